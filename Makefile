@@ -1,0 +1,36 @@
+# `make help` lists the targets. Two of them do all set-up on a fresh machine: demo and test.
+ROOMS := cluster core engine node proto storage
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help links install check test proto
+help:  ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+
+links:  ## Recreate src/perdure/<room> -> <room>/ after a checkout without symlinks.
+	for room in $(ROOMS); do ln -sfn ../../$$room src/perdure/$$room; done
+
+install: $(STAMP)  ## Make .venv with the server and the development tools in it.
+
+$(STAMP): pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[server]' --group dev
+	touch $@
+
+check: install  ## Lint, types, layout and tidy rules.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_tidy.py tests/test_errors.py
+
+test: install  ## The whole test suite.
+	$(BIN)/python -m pytest
+
+proto: install  ## Regenerate the bindings beside their .proto files.
+	$(BIN)/python -m pip install --quiet --group proto
+	$(BIN)/python -m grpc_tools.protoc -I perdure/proto=proto --python_out=src --pyi_out=src \
+		$(patsubst proto/%,perdure/proto/%,$(wildcard proto/*.proto))

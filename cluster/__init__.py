@@ -1,0 +1,1 @@
+"""Decides the order: metadata registers, the replicated log and who may write to it."""

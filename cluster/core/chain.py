@@ -1,0 +1,106 @@
+"""A partition's configuration register: who leads, and which segments form its log. Pure edits.
+
+One value per partition holds epoch, claim and chain, so one compare-and-set moves them together.
+Invariants: versions, epochs and segment indices only grow, and a closed segment never changes
+(I-11) · only the last segment is open · next base = previous base + tail.
+"""
+
+import msgspec
+
+from perdure.cluster.core.types import Member, SegmentParams, Writer
+from perdure.core.invariant import invariant
+
+FIRST_LSN = 1
+
+
+class SegmentMeta(msgspec.Struct, frozen=True, array_like=True):
+    """A segment in the chain; ``tail_lsn`` (exclusive) is None while it is open."""
+
+    index: int
+    base_lsn: int
+    tail_lsn: int | None
+    epoch: int
+    writer: Writer
+    nodeset: tuple[Member, ...]
+    replication: int
+
+    def params(self, partition: int) -> SegmentParams:
+        """The parameters its replicas and sequencer work with."""
+        return SegmentParams(
+            partition=partition,
+            index=self.index,
+            base_lsn=self.base_lsn,
+            epoch=self.epoch,
+            writer=self.writer,
+            nodeset=self.nodeset,
+            replication=self.replication,
+        )
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """Who has been given ``epoch`` and may extend the chain under it."""
+
+    writer: Writer
+    epoch: int
+    reason: str
+
+
+class PartitionMeta(msgspec.Struct, frozen=True, array_like=True):
+    """The register's value."""
+
+    epoch: int
+    claim: Claim | None
+    trim_lsn: int
+    chain: tuple[SegmentMeta, ...]
+
+
+def empty() -> PartitionMeta:
+    """A partition nobody has led yet."""
+    return PartitionMeta(0, None, FIRST_LSN, ())
+
+
+def claim(meta: PartitionMeta, writer: Writer, reason: str) -> PartitionMeta:
+    """Take the next epoch."""
+    epoch = meta.epoch + 1
+    return msgspec.structs.replace(meta, epoch=epoch, claim=Claim(writer, epoch, reason))
+
+
+def extend(
+    meta: PartitionMeta,
+    mine: Claim,
+    tail_offset: int,
+    nodeset: tuple[Member, ...],
+    replication: int,
+) -> PartitionMeta | None:
+    """Close the open segment at ``tail_offset`` and open the next one under my claim.
+
+    None: somebody else has claimed since.
+    """
+    if meta.claim != mine:
+        return None
+    chain = list(meta.chain)
+    index, base_lsn = 0, meta.trim_lsn
+    if chain:
+        last = chain[-1]
+        invariant(last.tail_lsn is None, "the last segment is open", segment=last.index)
+        invariant(mine.epoch > last.epoch, "epochs grow along the chain", epoch=mine.epoch)
+        base_lsn = last.base_lsn + tail_offset
+        index = last.index + 1
+        chain[-1] = msgspec.structs.replace(last, tail_lsn=base_lsn)
+    chain.append(SegmentMeta(index, base_lsn, None, mine.epoch, mine.writer, nodeset, replication))
+    return msgspec.structs.replace(meta, chain=tuple(chain))
+
+
+def trim_prefix(meta: PartitionMeta, below_lsn: int) -> PartitionMeta:
+    """Drop closed segments that end at or below ``below_lsn``."""
+    kept = tuple(s for s in meta.chain if s.tail_lsn is None or s.tail_lsn > below_lsn)
+    dropped = [s.tail_lsn for s in meta.chain if s.tail_lsn is not None and s not in kept]
+    trim = max([meta.trim_lsn, *dropped])
+    return msgspec.structs.replace(meta, chain=kept, trim_lsn=trim)
+
+
+def open_segment(meta: PartitionMeta) -> SegmentMeta | None:
+    """The last segment while it is open."""
+    if meta.chain and meta.chain[-1].tail_lsn is None:
+        return meta.chain[-1]
+    return None

@@ -1,0 +1,1 @@
+"""Linearizable registers that decide configuration: the port and its backends."""

@@ -1,0 +1,109 @@
+"""Taking over a partition: claim, seal, find the tail, close and extend the chain, then lead.
+
+The only way a segment is opened. Each start of a process goes through it: a sequencer never
+resumes a segment (cluster log design 2.6.2).
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import msgspec
+
+from perdure.cluster.core import chain
+from perdure.cluster.core.chain import PartitionMeta, SegmentMeta
+from perdure.cluster.core.recovery import Recovered, RecoveryCore
+from perdure.cluster.core.replica import ReplicaCore
+from perdure.cluster.core.types import Member, SegmentParams, Writer
+from perdure.cluster.log_server import LogServer
+from perdure.cluster.metadata.store import MetadataStore, Versioned
+from perdure.core.errors import MetadataConflict
+from perdure.core.invariant import invariant
+from perdure.core.telemetry import logger
+
+log = logger("log")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takeover:
+    """The chain as it is now; ``opened`` is the segment this process may write."""
+
+    meta: PartitionMeta
+    opened: SegmentParams
+
+
+def partition_key(partition: int) -> str:
+    """Metadata key of a partition's register."""
+    return f"p/{partition}"
+
+
+def decode_meta(found: Versioned | None) -> PartitionMeta:
+    """The register's value, or the empty one."""
+    if found is None:
+        return chain.empty()
+    return msgspec.msgpack.decode(found.value, type=PartitionMeta)
+
+
+async def take_over(
+    partition: int,
+    metadata: MetadataStore,
+    server: LogServer,
+    replicas: ReplicaCore,
+    me: tuple[Writer, Member],
+    durable_lsn: int,
+) -> Takeover:
+    """Run the steps for one partition whose only replica is in this process.
+
+    Closed segments that end at or below ``durable_lsn`` leave the chain.
+
+    Raises:
+        MetadataConflict: somebody else claimed the partition meanwhile.
+    """
+    writer, member = me
+    found = await metadata.get(partition_key(partition))
+    claimed = chain.claim(chain.trim_prefix(decode_meta(found), durable_lsn + 1), writer, "start")
+    version = await _cas(metadata, partition, found.version if found else None, claimed)
+    mine = claimed.claim
+    assert mine is not None
+    tail = 0
+    last = chain.open_segment(claimed)
+    if last is not None:
+        tail = await _seal_and_recover(partition, last, server, replicas, mine.epoch)
+    extended = chain.extend(claimed, mine, tail, (member,), 1)
+    invariant(extended is not None, "the claim just written is mine", partition=partition)
+    assert extended is not None
+    await _cas(metadata, partition, version, extended)
+    if last is not None:
+        server.close_segment((partition, last.index), tail)
+    server.drop_segments(partition, extended.chain[0].index)
+    opened = extended.chain[-1].params(partition)
+    log.debug(
+        "log.segment.opened",
+        partition=partition,
+        segment=opened.index,
+        base_lsn=opened.base_lsn,
+        epoch=opened.epoch,
+    )
+    return Takeover(meta=extended, opened=opened)
+
+
+async def _seal_and_recover(
+    partition: int, last: SegmentMeta, server: LogServer, replicas: ReplicaCore, epoch: int
+) -> int:
+    params = last.params(partition)
+    sealed = asyncio.Event()
+    server.seal(params, epoch, sealed.set)
+    await sealed.wait()
+    outcome = RecoveryCore(params).on_sealed(replicas.seal_reply(params.key))
+    invariant(isinstance(outcome, Recovered), "one replica is its own quorum", partition=partition)
+    assert isinstance(outcome, Recovered)
+    return outcome.tail
+
+
+async def _cas(
+    metadata: MetadataStore, partition: int, expected: int | None, value: PartitionMeta
+) -> int:
+    key = partition_key(partition)
+    outcome = await metadata.cas(key, expected, msgspec.msgpack.encode(value))
+    if not isinstance(outcome, Versioned):
+        raise MetadataConflict(f"metadata key {key} changed while this node claimed it: {outcome}")
+    return outcome.version

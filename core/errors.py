@@ -1,0 +1,361 @@
+"""Operating errors: one table, a stable code each, and a page each in docs/errors/.
+
+An error says what happened, where, and the next step. Broken invariants are not here: see
+``core/invariant.py``. Codes starting with META and RT are those that clients of the service
+protocol already know; the rest are perdure's own.
+"""
+
+from typing import ClassVar
+
+
+class PerdureError(Exception):
+    """Base of all operating errors.
+
+    ``retriable``: the same request may succeed later. ``http_status``: what a client is answered.
+    """
+
+    code: ClassVar[str] = "PER0000"
+    title: ClassVar[str] = "unclassified error"
+    http_status: ClassVar[int] = 500
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message}"
+
+
+# --- Configuration ------------------------------------------------------------------------------
+
+
+class InvalidConfiguration(PerdureError):
+    code = "CONF0001"
+    title = "a configuration value is not valid"
+    http_status = 400
+
+
+class UnreadableConfiguration(PerdureError):
+    code = "CONF0002"
+    title = "the configuration file can't be read"
+
+
+class AddressInUse(PerdureError):
+    code = "CONF0003"
+    title = "a listening address is taken or not ours"
+
+
+# --- Data directory -----------------------------------------------------------------------------
+
+
+class DataDirectoryLocked(PerdureError):
+    code = "DIR0001"
+    title = "another process holds the data directory"
+
+
+class DataDirectoryForeign(PerdureError):
+    code = "DIR0002"
+    title = "the data directory belongs to another cluster or node"
+
+
+class DataDirectoryTooNew(PerdureError):
+    code = "DIR0003"
+    title = "the data directory was written by a newer format"
+
+
+class DataDirectoryDamaged(PerdureError):
+    code = "DIR0004"
+    title = "the data directory's marker is damaged or contradicts its content"
+
+
+# --- Log ----------------------------------------------------------------------------------------
+
+
+class LogDamaged(PerdureError):
+    code = "LOG0001"
+    title = "synced bytes of the write-ahead log are damaged"
+
+
+class LogFailed(PerdureError):
+    code = "LOG0002"
+    title = "writing or syncing the write-ahead log failed"
+
+
+class DiskFull(PerdureError):
+    code = "LOG0003"
+    title = "the disk is full: the log takes no new records"
+    http_status = 503
+    retriable = True
+
+
+class RecordTooLarge(PerdureError):
+    code = "LOG0004"
+    title = "a log record exceeds the limit"
+    http_status = 413
+
+
+class Overloaded(PerdureError):
+    code = "LOG0005"
+    title = "too many proposals wait for the log"
+    http_status = 503
+    retriable = True
+
+
+class OutcomeUnknown(PerdureError):
+    code = "LOG0006"
+    title = "the log closed before a proposal's outcome was known"
+    http_status = 503
+    retriable = True
+
+
+class MetadataRegressed(PerdureError):
+    code = "LOG0007"
+    title = "metadata is older than what this node has acted on"
+
+
+# --- Partition store ----------------------------------------------------------------------------
+
+
+class StoreAheadOfLog(PerdureError):
+    code = "STO0001"
+    title = "a partition store has applied more than the log holds"
+
+
+class StoreUnreadable(PerdureError):
+    code = "STO0002"
+    title = "a partition store can't be opened"
+
+
+class PartitionUnavailable(PerdureError):
+    code = "PART0001"
+    title = "the partition has no leader here yet, or was halted"
+    http_status = 503
+    retriable = True
+
+
+# --- Registration (codes known to the clients of the admin API) -----------------------------------
+
+
+class DiscoveryFailed(PerdureError):
+    code = "META0003"
+    title = "the endpoint can't be reached or answered discovery with an error"
+
+
+class ReservedServiceName(PerdureError):
+    code = "META0005"
+    title = "the service name is reserved"
+    http_status = 400
+
+
+class ServiceTypeChanged(PerdureError):
+    code = "META0006"
+    title = "a service changed its type"
+    http_status = 409
+
+
+class ProtocolRangeUnsupported(PerdureError):
+    code = "META0012"
+    title = "no service protocol version in common with the endpoint"
+
+
+class BadManifest(PerdureError):
+    code = "META0013"
+    title = "the discovery answer is not a valid manifest"
+
+
+class EndpointSpeaksHttp1(PerdureError):
+    code = "META0014"
+    title = "the endpoint seems to speak HTTP/1.1 only"
+
+
+class StreamModeUnsupported(PerdureError):
+    code = "META0015"
+    title = "the endpoint's stream mode doesn't fit its transport"
+
+
+class IncompatibleUpdate(PerdureError):
+    code = "META0016"
+    title = "the updated deployment is not compatible with the registered one"
+    http_status = 400
+
+
+class InvalidRegistration(PerdureError):
+    code = "META0101"
+    title = "a service or handler is declared in a way that can't be served"
+    http_status = 400
+
+
+class DeploymentNotFound(PerdureError):
+    code = "META0102"
+    title = "no such deployment"
+    http_status = 404
+
+
+class ServiceNotFound(PerdureError):
+    code = "META0103"
+    title = "no such service or handler"
+    http_status = 404
+
+
+class MetadataConflict(PerdureError):
+    code = "META0104"
+    title = "somebody else changed the registry meanwhile"
+    http_status = 409
+    retriable = True
+
+
+# --- Requests -------------------------------------------------------------------------------------
+
+
+class BadRequest(PerdureError):
+    code = "REQ0001"
+    title = "the request is malformed"
+    http_status = 400
+
+
+class NotFound(PerdureError):
+    code = "REQ0002"
+    title = "there is nothing at this path or under this id"
+    http_status = 404
+
+
+class MethodNotAllowed(PerdureError):
+    code = "REQ0003"
+    title = "the path doesn't take this method"
+    http_status = 405
+
+
+class Conflict(PerdureError):
+    code = "REQ0004"
+    title = "the invocation's state doesn't allow this"
+    http_status = 409
+
+
+class BodyTooLarge(PerdureError):
+    code = "REQ0005"
+    title = "the request body exceeds the limit"
+    http_status = 413
+
+
+class TooManyRequests(PerdureError):
+    code = "REQ0006"
+    title = "the limit of concurrent requests is reached"
+    http_status = 429
+    retriable = True
+
+
+class NotReady(PerdureError):
+    code = "REQ0007"
+    title = "the invocation has not completed yet"
+    http_status = 470
+    retriable = True
+
+
+class NotImplementedHere(PerdureError):
+    code = "REQ0008"
+    title = "the request asks for something that is only done in another way"
+    http_status = 501
+
+
+# --- Attempts (codes known to the clients of the service protocol) --------------------------------
+
+
+class AttemptError(PerdureError):
+    """An attempt failed; subclasses say why. ``message`` becomes the failure's text."""
+
+    code = "RT0012"
+    title = "the service broke the protocol"
+
+
+class AbortTimeout(AttemptError):
+    code = "RT0001"
+    title = "the attempt made no progress and was aborted"
+
+
+class MessageTooLarge(AttemptError):
+    code = "RT0003"
+    title = "the service sent a message over the size limit"
+
+
+class HandlerFailed(AttemptError):
+    code = "RT0007"
+    title = "the handler failed with a retryable error"
+
+
+class ServiceUnreachable(AttemptError):
+    code = "RT0010"
+    title = "the service can't be reached"
+
+
+class NoDeployment(AttemptError):
+    code = "RT0011"
+    title = "no deployment serves the invocation"
+
+
+class IncompatibleEndpoint(AttemptError):
+    code = "RT0013"
+    title = "the deployment no longer speaks a supported protocol version"
+
+
+class CannotResume(AttemptError):
+    code = "RT0014"
+    title = "the invocation can't go on with the protocol version it is pinned to"
+
+
+class VersionRefused(AttemptError):
+    code = "RT0015"
+    title = "the SDK refused the negotiated protocol version"
+    http_status = 415
+
+
+class JournalMismatch(AttemptError):
+    code = "RT0016"
+    title = "the code no longer matches the journal"
+
+
+class CommandPrecondition(AttemptError):
+    code = "RT0017"
+    title = "a command is not allowed here"
+
+
+class HandlerNotFound(AttemptError):
+    code = "RT0018"
+    title = "a called handler doesn't exist"
+
+
+class PayloadRefused(AttemptError):
+    code = "RT0019"
+    title = "the service refused the payload as too large"
+
+
+class DeprecatedDeployment(AttemptError):
+    code = "RT0020"
+    title = "a called service is on a deployment whose protocol is no longer supported"
+
+
+class RateLimited(AttemptError):
+    code = "RT0023"
+    title = "the service asked to slow down"
+
+
+class ScopeUnsupported(AttemptError):
+    code = "RT0024"
+    title = "scopes and limit keys are not available"
+
+
+class FutureTooDeep(AttemptError):
+    code = "RT0025"
+    title = "the awaited future is nested too deeply"
+
+
+def catalogue() -> dict[str, type[PerdureError]]:
+    """Every error class by code."""
+    found: dict[str, type[PerdureError]] = {}
+    pending: list[type[PerdureError]] = [PerdureError]
+    while pending:
+        kind = pending.pop()
+        if "code" in vars(kind):
+            found[kind.code] = kind
+        pending.extend(kind.__subclasses__())
+    return found

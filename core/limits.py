@@ -1,0 +1,112 @@
+"""Every bound in one place, with its reason. Configuration may lower one, never exceed it silently.
+
+Units are in the names: ``_BYTES``, ``_MS``, ``_COUNT``; maxima end in ``_MAX``.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- Messages -----------------------------------------------------------------------------------
+# Largest request body, state value or journal entry that a user may send (spec: 32 MiB).
+MESSAGE_BYTES_MAX = 32 * MIB
+# A frame adds headers and small fields to the largest message.
+FRAME_BYTES_MAX = MESSAGE_BYTES_MAX + 256 * KIB
+# One log record holds one frame's payload and what the engine adds to it.
+RECORD_BYTES_MAX = FRAME_BYTES_MAX + 256 * KIB
+# Effects of one attempt that share a record: enough to batch, small enough not to stall a turn.
+EFFECTS_PER_RECORD_MAX = 256
+EFFECT_BYTES_PER_RECORD_MAX = 1 * MIB
+# Admin requests are small documents; the reference server's limit.
+ADMIN_BODY_BYTES_MAX = 2 * MIB
+# A discovery manifest with JSON schemas of hundreds of handlers stays far below.
+MANIFEST_BYTES_MAX = 16 * MIB
+# Names are path segments and table keys.
+NAME_BYTES_MAX = 255
+# Request heads are parsed before anyone is authenticated; HTTP libraries bound them near this.
+HEADER_LIST_BYTES_MAX = 64 * KIB
+
+# --- Write-ahead log ----------------------------------------------------------------------------
+# Zero-filled once, then recycled. What a boot may have to scan; the first file is small so that a
+# first start is quick.
+WAL_FILE_BYTES = 64 * MIB
+WAL_FIRST_FILE_BYTES = 8 * MIB
+# Groups start on a sector so that a torn write can't reach back into a synced group.
+SECTOR_BYTES = 512
+# What one write and sync may cover; beyond it the rest waits for the next group.
+WAL_GROUP_BYTES_MAX = 4 * MIB
+# After this silence a MARK frame names the last synced group (cluster log design, "Recovery").
+WAL_MARK_IDLE_MS = 5
+# Above this, syncing inline would stall the loop longer than handing over to the writer thread.
+WAL_INLINE_SYNC_MS_MAX = 0.5
+# Kept free for the checkpoint that lets a full log be trimmed.
+DISK_RESERVE_BYTES = 64 * MIB
+# Below this much free space nothing new is accepted.
+DISK_FREE_BYTES_MIN = 64 * MIB
+# How often a full disk is looked at again.
+DISK_FULL_RETRY_MS = 1_000
+
+# --- Sequencer (one partition) ------------------------------------------------------------------
+WINDOW_RECORDS_MAX = 1024
+WINDOW_BYTES_MAX = 16 * MIB
+# Proposals waiting for the window; beyond it callers are told to come back.
+WAITING_PROPOSALS_MAX = 16_384
+
+# --- Partition store ----------------------------------------------------------------------------
+MEMTABLE_FLUSH_BYTES = 4 * MIB
+MEMTABLE_FLUSH_INTERVAL_MS = 1_000
+# Past this, apply waits for the flush that is under way.
+MEMTABLE_BYTES_MAX = 64 * MIB
+# LMDB refuses longer keys in its usual build; longer ones end in a hash (storage/keys.py).
+LMDB_KEY_BYTES_MAX = 511
+LMDB_MAP_BYTES_INITIAL = 256 * MIB
+LMDB_READERS_MAX = 64
+PARTITIONS_SINGLE_NODE = 8
+PARTITIONS_MAX = 4096
+# Two partitions flush at once on the storage thread's disk without hurting the log.
+TIMER_WINDOW_COUNT = 4_096
+TIMERS_PER_RECORD_MAX = 256
+OUTBOX_TRIM_INTERVAL_MS = 50
+# Outbox messages in flight towards one partition; the rest stay in the table.
+OUTBOX_WINDOW_COUNT = 1_024
+
+# --- Invoker ------------------------------------------------------------------------------------
+# Running or backing off, per partition (spec 5.12).
+CONCURRENT_INVOCATIONS_MAX = 1_000
+EAGER_STATE_BYTES_MAX = MESSAGE_BYTES_MAX
+# Protobuf parsers stop at a nesting of 100 messages; nobody nests combinators that deep.
+FUTURE_DEPTH_MAX = 90
+# Unsent bytes per stream at which replay pauses until the service reads.
+STREAM_PENDING_BYTES_HIGH = 256 * KIB
+# Bytes received from services and not yet in the log, per connection, at which reading pauses.
+RECEIVE_PENDING_BYTES_HIGH = 4 * MIB
+# Read-and-discard after a terminal frame.
+DRAIN_MS = 5_000
+CONNECT_TIMEOUT_MS = 10_000
+KEEP_ALIVE_INTERVAL_MS = 40_000
+KEEP_ALIVE_TIMEOUT_MS = 20_000
+CONNECTION_IDLE_MS = 300_000
+STREAMS_PER_CONNECTION_MAX = 128
+CONNECTIONS_PER_ORIGIN_MAX = 1_024
+# Native HTTP/2 cores count suspicious frames over a connection's life; retire it well before.
+REQUESTS_PER_CONNECTION_MAX = 3_000
+RESETS_PER_CONNECTION_MAX = 100
+DISCOVERY_RETRIES_MAX = 4
+DISCOVERY_RETRY_INITIAL_MS = 100
+DISCOVERY_TIMEOUT_MS = 10_000
+
+# --- Ingress ------------------------------------------------------------------------------------
+INGRESS_DRAIN_MS = 5_000
+# Bodies being received at once; beyond it connections are not read.
+INGRESS_BUFFERED_BYTES_MAX = 256 * MIB
+INGRESS_PATH_SLASHES_MIN = 2
+INGRESS_PATH_SLASHES_MAX = 7
+
+# Relations: a limit that grows past another one must say so here.
+assert MESSAGE_BYTES_MAX < FRAME_BYTES_MAX < RECORD_BYTES_MAX
+# A group that is full but for one byte may still take the largest record.
+assert WAL_GROUP_BYTES_MAX + RECORD_BYTES_MAX + 16 * SECTOR_BYTES < WAL_FILE_BYTES
+assert WAL_FIRST_FILE_BYTES <= WAL_FILE_BYTES
+assert EFFECT_BYTES_PER_RECORD_MAX < RECORD_BYTES_MAX
+assert MEMTABLE_FLUSH_BYTES < MEMTABLE_BYTES_MAX
+assert RECORD_BYTES_MAX < MEMTABLE_BYTES_MAX
+assert PARTITIONS_SINGLE_NODE <= PARTITIONS_MAX

@@ -1,0 +1,1 @@
+"""The durable-execution machine: commands in, table writes and actions out. Pure."""

@@ -1,0 +1,219 @@
+"""What the log asks of a partition: the only way its tables ever change.
+
+Commands are encoded as tagged arrays; tags are never reused and fields are only appended. Whatever
+a command needs to know from outside (time, random ids, the registry) was decided by the leader
+that proposed it and is in the command or its record.
+"""
+
+import msgspec
+
+from perdure.core.ids import InvocationId
+from perdure.storage.tables.futures import Future
+from perdure.storage.tables.invocations import CallerSink, Failure, Pin, Source, Target
+from perdure.storage.tables.journal import AttemptFailure, CallInfo
+
+RECORD_KIND_COMMAND = 2
+"""``kind`` of a log record that holds a command of this module."""
+
+
+class Announce(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """First record of a segment: its writer leads once it has applied this."""
+
+    epoch: int
+    node: int
+    generation: int
+    incarnation: int
+    software: str
+
+
+class Invoke(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Accept an invocation. ``input``: payload of its Input entry. ``execute_at_ms`` 0: now."""
+
+    id: InvocationId
+    target: Target
+    source: Source
+    sink: CallerSink | None
+    execute_at_ms: int
+    idempotency_key: str | None
+    completion_retention_ms: int
+    journal_retention_ms: int
+    input: bytes
+
+
+class Append(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """The service sent a command; ``call`` is set for Call and OneWayCall."""
+
+    type: int
+    payload: bytes
+    call: CallInfo | None = None
+
+
+class CompleteRun(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The service proposed a run's result; ``payload`` is the notification to store."""
+
+    completion_id: int
+    payload: bytes
+    failed: bool
+
+
+class Suspend(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The attempt ended, waiting; ``delivered`` entries had reached it."""
+
+    awaiting: Future
+    delivered: int
+
+
+class End(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The attempt ended with the last Output as the result."""
+
+
+class Fail(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The invocation ends with this failure, whatever its journal says."""
+
+    failure: Failure
+    event: AttemptFailure | None = None
+
+
+class PauseAttempt(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The attempt failed and an operator has to look at it."""
+
+    event: AttemptFailure | None = None
+
+
+class AttemptFailed(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The attempt failed and will be retried: recorded for people."""
+
+    event: AttemptFailure
+
+
+Effect = Append | CompleteRun | Suspend | End | Fail | PauseAttempt | AttemptFailed
+
+
+class Effects(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """What one attempt did, in order. ``pin`` is stored with the first entry that is."""
+
+    id: InvocationId
+    session: int
+    pin: Pin
+    effects: list[Effect]
+
+
+class FireTimers(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """These timers are due (keys of the table ``timers``)."""
+
+    keys: list[bytes]
+
+
+class Signal(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Deliver a signal, by index or else by name; ``payload`` is the notification to store."""
+
+    id: InvocationId
+    index: int | None
+    name: str
+    payload: bytes
+    failed: bool
+
+
+class Complete(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The completion that a sink waits for; ``payload`` is the notification to store."""
+
+    sink: CallerSink
+    payload: bytes
+    failed: bool
+
+
+class Attach(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """A caller wants an invocation's result; unless ``wait``, only if it is there already."""
+
+    id: InvocationId
+    sink: CallerSink
+    wait: bool
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Ask an invocation to end."""
+
+    id: InvocationId
+
+
+class Kill(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """End an invocation and those it called."""
+
+    id: InvocationId
+
+
+class Purge(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Forget a completed invocation."""
+
+    id: InvocationId
+
+
+class PurgeJournal(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Forget the journal of a completed invocation."""
+
+    id: InvocationId
+
+
+class PatchState(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Replace an object's whole state, if its version is ``version`` (None: whatever it is)."""
+
+    service: str
+    key: str
+    is_locked_by_handlers: bool
+    version: str | None
+    entries: tuple[tuple[bytes, bytes], ...]
+
+
+class TrimOutbox(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """A partition has applied our messages up to ``sequence``."""
+
+    partition: int
+    sequence: int
+
+
+class Resume(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Let a paused or suspended invocation run again."""
+
+    id: InvocationId
+
+
+class Pause(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """Stop running an invocation until it is resumed."""
+
+    id: InvocationId
+
+
+Command = (
+    Announce
+    | Invoke
+    | Effects
+    | FireTimers
+    | Signal
+    | Complete
+    | Attach
+    | Cancel
+    | Kill
+    | Purge
+    | PurgeJournal
+    | PatchState
+    | TrimOutbox
+    | Resume
+    | Pause
+)
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+
+
+def encode_command(command: Command) -> bytes:
+    """The payload of a log record."""
+    return _ENCODER.encode(command)
+
+
+def decode_command(payload: bytes) -> Command:
+    """The command in a log record's payload.
+
+    Raises:
+        msgspec.DecodeError: not a command that this release knows.
+    """
+    return _DECODER.decode(payload)

@@ -1,0 +1,185 @@
+"""Writing to the journal of one invocation while its record is in hand.
+
+``Tape`` appends commands and notifications and counts them; ``notify`` is the one way by which a
+notification from elsewhere reaches an invocation, whatever state it is in.
+"""
+
+from perdure.core.ids import InvocationId
+from perdure.engine.actions import JournalGrew, StartAttempt
+from perdure.engine.futures import Lookup, settle
+from perdure.engine.turn import Turn
+from perdure.proto.frames import is_command
+from perdure.storage.keys import index_suffix
+from perdure.storage.partition_store import PartitionStore
+from perdure.storage.tables.invocations import (
+    Invoked,
+    Paused,
+    Pin,
+    Progress,
+    Started,
+    Suspended,
+)
+from perdure.storage.tables.journal import (
+    AttemptFailure,
+    CallInfo,
+    Entry,
+    Event,
+    EventKind,
+    completion_suffix,
+    named_signal_suffix,
+    pack_notification,
+    signal_suffix,
+    unpack_notification,
+)
+
+
+class Tape:
+    """The end of a journal. ``progress()`` is how far it got, to be put back into the row."""
+
+    __slots__ = (
+        "_commands",
+        "_events",
+        "_has_attachers",
+        "_id",
+        "_started_at_ms",
+        "_turn",
+        "length",
+        "modified_at_ms",
+        "pin",
+    )
+
+    def __init__(self, turn: Turn, invocation: InvocationId, progress: Progress) -> None:
+        self._turn = turn
+        self._id = invocation
+        self.length = progress.journal_length
+        self._commands = progress.command_count
+        self.pin = progress.pin
+        self.modified_at_ms = progress.modified_at_ms
+        self._started_at_ms = progress.started_at_ms
+        self._events = progress.event_count
+        self._has_attachers = progress.has_attachers
+
+    def append(self, type_code: int, payload: bytes, call: CallInfo | None = None) -> int:
+        """Record an entry; returns its index."""
+        index = self.length
+        turn = self._turn
+        turn.store.journal.put(
+            self._id,
+            index_suffix(index),
+            Entry(type_code, payload, turn.now_ms, call),
+            len(payload),
+        )
+        self.length = index + 1
+        if is_command(type_code):
+            self._commands += 1
+        self.modified_at_ms = turn.now_ms
+        return index
+
+    def complete(
+        self, type_code: int, completion_id: int, payload: bytes, failed: bool = False
+    ) -> int:
+        """Record a completion and where it stands."""
+        index = self.append(type_code, payload)
+        self._turn.store.notifications.put(
+            self._id, completion_suffix(completion_id), pack_notification(index, failed)
+        )
+        return index
+
+    def event(self, kind: EventKind, failure: AttemptFailure | None) -> None:
+        """Record something for people to see; the same failure in a row is recorded once."""
+        events = self._turn.store.events
+        event = Event(kind, self.length - 1, self._turn.now_ms, failure)
+        if kind is EventKind.TRANSIENT_ERROR and self._events:
+            last = events.get(self._id, index_suffix(self._events - 1))
+            same = (kind, event.after_index, failure)
+            if last is not None and (last.kind, last.after_index, last.failure) == same:
+                return
+        size = len(failure.message) + len(failure.stacktrace) if failure is not None else 0
+        events.put(self._id, index_suffix(self._events), event, size)
+        self._events += 1
+
+    def progress(self) -> Progress:
+        """The counters as they stand."""
+        return Progress(
+            self.length,
+            self._commands,
+            self.pin,
+            self.modified_at_ms,
+            self._started_at_ms,
+            self._events,
+            self._has_attachers,
+        )
+
+    def set_pin(self, pin: Pin) -> None:
+        """Stay with a deployment from here on."""
+        self.pin = pin
+        self.modified_at_ms = self._turn.now_ms
+
+
+def notify(
+    turn: Turn,
+    target: InvocationId,
+    row: Started,
+    entry: tuple[int, bytes],
+    key: tuple[bytes, bool],
+) -> None:
+    """Append a notification from elsewhere; wake the invocation if that is what it waited for.
+
+    ``entry``: type code and payload. ``key``: its suffix in ``notifications``, whether it failed.
+    """
+    tape = Tape(turn, target, row.progress)
+    index = tape.append(*entry)
+    turn.store.notifications.put(target, key[0], pack_notification(index, key[1]))
+    progress = tape.progress()
+    match row:
+        case Invoked():
+            turn.store.invocations.put(target, Invoked(row.spec, progress, row.session))
+            turn.actions.append(JournalGrew(target, progress.journal_length))
+        case Paused():
+            turn.store.invocations.put(target, Paused(row.spec, progress))
+        case Suspended():
+            lookup = lookup_of(turn.store, target, row.delivered)
+            rest = settle(row.awaiting, lookup)
+            if rest is None:
+                run(turn, target, Invoked(row.spec, progress, turn.lsn))
+            else:
+                suspended = Suspended(row.spec, progress, rest, row.delivered)
+                turn.store.invocations.put(target, suspended)
+
+
+def run(turn: Turn, target: InvocationId, row: Invoked) -> None:
+    """Make the invocation run under a new session."""
+    turn.store.invocations.put(target, row)
+    turn.store.invoked.put(target, row.session)
+    turn.actions.append(StartAttempt(target, row.session))
+
+
+def stop_running(turn: Turn, target: InvocationId) -> None:
+    """Take the invocation out of what a new leader would run."""
+    turn.store.invoked.delete(target)
+
+
+def lookup_of(store: PartitionStore, target: InvocationId, delivered: int) -> Lookup:
+    """Finds notifications of ``target``.
+
+    Signals count only from journal index ``delivered`` on: the same index or name may arrive many
+    times, and what was delivered before was consumed (spec 7.3, trap 36).
+    """
+    rows = store.notifications
+
+    def completion(completion_id: int) -> bool | None:
+        row = rows.get(target, completion_suffix(completion_id))
+        return None if row is None else unpack_notification(row)[1]
+
+    def recent(suffix: bytes) -> bool | None:
+        row = rows.get(target, suffix)
+        if row is None:
+            return None
+        index, failed = unpack_notification(row)
+        return failed if index >= delivered else None
+
+    return Lookup(
+        completion,
+        lambda index: recent(signal_suffix(index)),
+        lambda name: recent(named_signal_suffix(name)),
+    )

@@ -1,0 +1,1 @@
+"""Talks to the world: partition processors, invoker, ingress, admin, and the command line."""

@@ -1,0 +1,162 @@
+"""The interface that HTTP cores are held to, and the events they speak in.
+
+A core parses and serializes for one connection and does no I/O: bytes in, events out, bytes out.
+Two implementations pass one suite (tests/node/http): ``zttp_core`` (native, the default) and
+``hyper_core`` (h11 and h2, the careful alternative).
+"""
+
+from typing import NamedTuple, Protocol
+
+Headers = list[tuple[bytes, bytes]]
+"""Names in lower case, values as received, in received order."""
+
+
+class ProtocolBroken(Exception):
+    """The peer sent what HTTP doesn't allow; the connection is unusable."""
+
+
+class RequestHead(NamedTuple):
+    """A request begins. ``target`` is the raw path and query."""
+
+    stream: int
+    method: bytes
+    target: bytes
+    headers: Headers
+    expects_continue: bool
+
+
+class ResponseHead(NamedTuple):
+    """A response begins; interim 1xx heads are not reported."""
+
+    stream: int
+    status: int
+    headers: Headers
+
+
+class Body(NamedTuple):
+    """A piece of a body."""
+
+    stream: int
+    data: bytes
+
+
+class End(NamedTuple):
+    """The message is complete."""
+
+    stream: int
+
+
+class Reset(NamedTuple):
+    """The peer gave up the stream, or the core had to."""
+
+    stream: int
+    code: int
+
+
+class GoAway(NamedTuple):
+    """The peer takes no streams beyond ``last_stream`` on this connection."""
+
+    last_stream: int
+
+
+class Pong(NamedTuple):
+    """The answer to ``ping``."""
+
+
+class Writable(NamedTuple):
+    """The peer may have opened a window: look at ``pending`` again."""
+
+
+Event = RequestHead | ResponseHead | Body | End | Reset | GoAway | Pong | Writable
+
+
+class ClientCore(Protocol):
+    """One connection, seen from the side that asks. Streams are numbered by the core."""
+
+    http_version: str
+
+    def start(self) -> None:
+        """Queue what opens the connection."""
+        ...
+
+    def can_open(self) -> bool:
+        """Whether another stream may be opened now."""
+        ...
+
+    def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
+        """Begin a request with a body to follow; returns its stream."""
+        ...
+
+    def send(self, stream: int, data: bytes) -> None:
+        """Queue a piece of the request body."""
+        ...
+
+    def end(self, stream: int) -> None:
+        """End the request body."""
+        ...
+
+    def reset(self, stream: int) -> None:
+        """Give up the stream (RST_STREAM CANCEL); over HTTP/1.1 the connection goes with it."""
+        ...
+
+    def pending(self, stream: int) -> int:
+        """Body bytes queued that the peer's window doesn't let out yet."""
+        ...
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Events in ``data``; empty data is the end of the byte stream.
+
+        Raises:
+            ProtocolBroken: close the connection.
+        """
+        ...
+
+    def is_reusable(self) -> bool:
+        """Whether further streams may ever be opened here."""
+        ...
+
+    def ping(self) -> bool:
+        """Queue a ping; False where the protocol has none."""
+        ...
+
+    def output(self) -> bytes:
+        """Take the bytes to be written to the transport."""
+        ...
+
+
+class ServerCore(Protocol):
+    """One connection, seen from the side that answers."""
+
+    http_version: str
+
+    def start(self) -> None:
+        """Queue what opens the connection."""
+        ...
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Events in ``data``; empty data is the end of the byte stream.
+
+        Raises:
+            ProtocolBroken: close the connection.
+        """
+        ...
+
+    def proceed(self, stream: int) -> None:
+        """Tell a client that expects it to send its body (100 Continue)."""
+        ...
+
+    def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> list[Event]:
+        """Queue a whole response; returns events of a request that was waiting behind it."""
+        ...
+
+    def is_closing(self) -> bool:
+        """Whether the connection ends once its output is written and its streams are answered."""
+        ...
+
+    def shut_down(self) -> None:
+        """Take no further requests."""
+        ...
+
+    def output(self) -> bytes:
+        """Take the bytes to be written to the transport."""
+        ...

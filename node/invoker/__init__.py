@@ -1,0 +1,1 @@
+"""Runs invocations: one attempt at a time per invocation, many invocations at once."""

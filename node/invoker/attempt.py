@@ -1,0 +1,391 @@
+"""One attempt as a sans-IO machine: journal entries and the service's bytes in; bytes for the
+service and effects for the log out.
+
+The journal is sent by a cursor that only moves forward: what stood at the start is replayed
+verbatim, what is appended afterwards is streamed, and this attempt's own commands are not echoed.
+So live order is journal order, and nothing is ever sent twice (spec 3.2, 7.1).
+
+Invariants: ``cursor <= journal length`` · frames after a terminal one are ignored · effects leave
+in the order their frames came.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+
+from google.protobuf.message import DecodeError
+
+from perdure.core.errors import (
+    AttemptError,
+    FutureTooDeep,
+    HandlerFailed,
+    JournalMismatch,
+    MessageTooLarge,
+    PayloadRefused,
+    RateLimited,
+    ServiceUnreachable,
+    VersionRefused,
+)
+from perdure.core.limits import FRAME_BYTES_MAX, FUTURE_DEPTH_MAX
+from perdure.engine.actions import Recorded
+from perdure.engine.commands import Append, CompleteRun, Effect, Suspend
+from perdure.engine.futures import depth, is_empty
+from perdure.node.invoker.validation import Resolver, check_command, command_name
+from perdure.proto import service_pb2 as pb
+from perdure.proto.frames import (
+    CUSTOM_FIRST,
+    REQUESTED_ACK,
+    Frame,
+    FrameReader,
+    FrameTooLarge,
+    MessageType,
+    encode_frame,
+    encode_header,
+    is_command,
+)
+from perdure.storage.tables.futures import Combinator, Future
+from perdure.storage.tables.journal import AttemptFailure, Entry
+
+_MISMATCH_CODE = 570
+_VIOLATION_CODE = 571
+_FIRST_VERSION_WITH_TREES = 7
+
+
+class Behavior(Enum):
+    """What the service wants done about its error."""
+
+    RETRY = "retry"
+    PAUSE = "pause"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The attempt failed. ``retry_after_ms``: wait exactly that long, uncounted.
+
+    ``is_reached`` is False where the SDK never saw the invocation (spec 5.7): such a failure
+    doesn't count for what SDKs are told. ``is_unseen``: retry at once, as if nothing happened.
+    """
+
+    failure: AttemptFailure
+    behavior: Behavior = Behavior.RETRY
+    retry_after_ms: int | None = None
+    is_reached: bool = True
+    is_unseen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The service waits for this."""
+
+    awaiting: Future
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The service has given its output."""
+
+
+Terminal = Failed | Suspended | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a chunk brought: effects to record, acks to remember for them, and perhaps the end."""
+
+    effects: list[Effect]
+    flags: list[bool]
+    terminal: Terminal | None
+
+
+class Attempt:
+    """``journal_length`` and ``command_count`` as at the start; ``kind`` of the handler."""
+
+    def __init__(self, *, version: int, journal_length: int, command_count: int, kind: int) -> None:
+        self.version = version
+        self.known_entries = journal_length
+        self.cursor = 0
+        self.awaiting_on: Future | None = None
+        self._commands_received = command_count
+        self._commands_recorded = command_count
+        self._kind = kind
+        self._reader = FrameReader(FRAME_BYTES_MAX)
+        self._command_acks: dict[int, int] = {}
+        self._run_acks: dict[int, int] = {}
+        self._is_over = False
+
+    # --- Towards the service --------------------------------------------------------------------
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether entries of the start are still to be sent."""
+        return self.cursor < self.known_entries
+
+    @property
+    def commands_received(self) -> int:
+        """Commands seen on this attempt and replayed to it."""
+        return self._commands_received
+
+    def send(self, entry: Entry) -> list[bytes]:
+        """The bytes for the entry at the cursor, which moves on; none for own commands."""
+        index = self.cursor
+        self.cursor = index + 1
+        if index < self.known_entries:
+            return [encode_header(entry.type, len(entry.payload)), entry.payload]
+        parts: list[bytes] = []
+        if not is_command(entry.type):
+            completion_id = self._run_acks.pop(index, None)
+            if completion_id is not None:
+                ack = pb.ProposeRunCompletionAckMessage(completion_id=completion_id)
+                payload = ack.SerializeToString()
+                parts.append(encode_frame(MessageType.PROPOSE_RUN_COMPLETION_ACK, payload))
+            else:
+                parts.append(encode_header(entry.type, len(entry.payload)))
+                parts.append(entry.payload)
+        command_index = self._command_acks.pop(index, None)
+        if command_index is not None:
+            payload = pb.CommandAckMessage(command_index=command_index).SerializeToString()
+            parts.append(encode_frame(MessageType.COMMAND_ACK, payload))
+        return parts
+
+    def on_recorded(self, effects: list[Effect], flags: list[bool], outcome: Recorded) -> None:
+        """Effects of this attempt are in the journal: remember which places call for an ack.
+
+        To be called before the cursor passes them.
+        """
+        position = 0
+        for effect, wants_ack in zip(effects, flags, strict=True):
+            if not isinstance(effect, Append | CompleteRun):
+                continue
+            index = outcome.indices[position]
+            following = outcome.completions[position]
+            position += 1
+            if isinstance(effect, Append):
+                if wants_ack:
+                    self._command_acks[index + following] = self._commands_recorded
+                self._commands_recorded += 1
+            elif wants_ack and self.version >= _FIRST_VERSION_WITH_TREES:
+                self._run_acks[index] = effect.completion_id
+
+    # --- From the service -----------------------------------------------------------------------
+
+    def on_response(
+        self, status: int, content_type: str | None, retry_after_ms: int | None
+    ) -> Failed | None:
+        """The response head: None when it is as it should be (spec 1.4)."""
+        expected = content_type_of(self.version)
+        match status:
+            case 502 | 504:
+                error: AttemptError = ServiceUnreachable(
+                    f"service is temporary unavailable '{_status_text(status)}'"
+                )
+            case 503 | 429:
+                error = RateLimited(f"service is rate limited due to '{_status_text(status)}'")
+                return self._over(fail(error, retry_after_ms=retry_after_ms))
+            case 415:
+                error = VersionRefused(
+                    "cannot start the invocation because the SDK doesn't support the protocol "
+                    f"version '{self.version}' negotiated at discovery time"
+                )
+                return self._over(fail(error, is_reached=False))
+            case 413:
+                error = PayloadRefused("service replied with content too large")
+            case _ if not 200 <= status < 300:
+                error = AttemptError(f"unexpected http status code: {_status_text(status)}")
+            case _ if content_type != expected:
+                error = AttemptError(
+                    f"unexpected content type {content_type!r}; expected content type {expected!r}"
+                )
+            case _:
+                return None
+        return self._over(fail(error))
+
+    def on_bytes(self, data: bytes, resolver: Resolver) -> Received:
+        """Frames of the service. Once a terminal one was seen, the rest is ignored."""
+        effects: list[Effect] = []
+        flags: list[bool] = []
+        if self._is_over:
+            return Received(effects, flags, None)
+        try:
+            for frame in self._reader.feed(data):
+                terminal = self._on_frame(frame, resolver, effects, flags)
+                if terminal is not None:
+                    self._is_over = True
+                    return Received(effects, flags, terminal)
+        except FrameTooLarge as error:
+            limit = MessageTooLarge(
+                f"the service sent a {command_name(error.type)} of {error.length} bytes, the limit "
+                f"is {FRAME_BYTES_MAX}"
+            )
+            return Received(effects, flags, self._over(fail(limit)))
+        except AttemptError as error:
+            return Received(effects, flags, self._over(self._blame(error)))
+        return Received(effects, flags, None)
+
+    def on_end(self) -> Failed | None:
+        """The response ended; a failure unless a terminal frame came before."""
+        if self._is_over:
+            return None
+        if self._reader.is_between_frames:
+            return self._over(fail(AttemptError("unknown")))
+        return self._over(fail(AttemptError("the response ended in the middle of a frame")))
+
+    def _over(self, failed: Failed) -> Failed:
+        self._is_over = True
+        return failed
+
+    def _on_frame(
+        self, frame: Frame, resolver: Resolver, effects: list[Effect], flags: list[bool]
+    ) -> Terminal | None:
+        type_code = frame.type
+        wants_ack = bool(frame.flags & REQUESTED_ACK)
+        if is_command(type_code):
+            call = check_command(type_code, frame.payload, self._kind, resolver)
+            self._commands_received += 1
+            effects.append(Append(type_code, frame.payload, call))
+            flags.append(wants_ack)
+            return None
+        try:
+            match type_code:
+                case MessageType.PROPOSE_RUN_COMPLETION:
+                    effects.append(_run_completion(frame.payload))
+                    flags.append(wants_ack)
+                    return None
+                case MessageType.END:
+                    return Ended()
+                case MessageType.SUSPENSION:
+                    return Suspended(self._suspension(frame.payload))
+                case MessageType.ERROR:
+                    return self._error(frame.payload)
+                case MessageType.AWAITING_ON if self.version >= _FIRST_VERSION_WITH_TREES:
+                    message = pb.AwaitingOnMessage.FromString(frame.payload)
+                    self.awaiting_on = self._tree(message.awaiting_on, "AwaitingOn")
+                    return None
+                case _:
+                    pass
+        except DecodeError as error:
+            raise AttemptError(f"can't decode {command_name(type_code)}: {error}") from error
+        what = "custom entry" if type_code >= CUSTOM_FIRST else command_name(type_code)
+        raise AttemptError(f"received unexpected message: {what}")
+
+    def _suspension(self, payload: bytes) -> Future:
+        message = pb.SuspensionMessage.FromString(payload)
+        if self.version >= _FIRST_VERSION_WITH_TREES:
+            return self._tree(message.awaiting_on, "Suspension")
+        future = Future(
+            Combinator.UNKNOWN,
+            tuple(message.waiting_completions),
+            tuple(message.waiting_signals),
+            tuple(message.waiting_named_signals),
+        )
+        if is_empty(future):
+            raise AttemptError("got empty SuspensionMessage")
+        return future
+
+    def _tree(self, message: pb.Future, what: str) -> Future:
+        future = _decode_future(message)
+        if is_empty(future):
+            raise AttemptError(f"got empty {what}Message")
+        if depth(future) > FUTURE_DEPTH_MAX:
+            raise FutureTooDeep(
+                f"the awaited future is nested deeper than {FUTURE_DEPTH_MAX} levels"
+            )
+        return future
+
+    def _error(self, payload: bytes) -> Failed:
+        message = pb.ErrorMessage.FromString(payload)
+        match message.code:
+            case 570:
+                kind: type[AttemptError] = JournalMismatch
+            case 571:
+                kind = AttemptError
+            case _:
+                kind = HandlerFailed
+        has = message.HasField
+        failure = AttemptFailure(
+            message.code if message.code <= 0xFFFF else 500,
+            message.message,
+            message.stacktrace,
+            kind.code,
+            message.related_command_index if has("related_command_index") else None,
+            message.related_command_name if has("related_command_name") else None,
+            message.related_command_type if has("related_command_type") else None,
+        )
+        delay = message.next_retry_delay if has("next_retry_delay") else None
+        behavior = _BEHAVIORS.get(message.behavior, Behavior.RETRY)
+        return Failed(failure=failure, behavior=behavior, retry_after_ms=delay)
+
+    def _blame(self, error: AttemptError) -> Failed:
+        if isinstance(error, FutureTooDeep):
+            return fail(error, behavior=Behavior.PAUSE)
+        return fail(error, command_index=self._commands_received)
+
+
+def fail(
+    error: AttemptError,
+    *,
+    retry_after_ms: int | None = None,
+    is_reached: bool = True,
+    is_unseen: bool = False,
+    behavior: Behavior = Behavior.RETRY,
+    command_index: int | None = None,
+) -> Failed:
+    """A failure that the server found, in the words of its error."""
+    code = error.http_status
+    failure = AttemptFailure(code, error.message, "", error.code, command_index)
+    return Failed(
+        failure=failure,
+        behavior=behavior,
+        retry_after_ms=retry_after_ms,
+        is_reached=is_reached,
+        is_unseen=is_unseen,
+    )
+
+
+def suspend_effect(suspended: Suspended, delivered: int) -> Suspend:
+    """The effect of a suspension (see ``Suspend``)."""
+    return Suspend(suspended.awaiting, delivered)
+
+
+def content_type_of(version: int) -> str:
+    """Content type of both directions of an attempt."""
+    return f"application/vnd.restate.invocation.v{version}"
+
+
+def _run_completion(payload: bytes) -> CompleteRun:
+    message = pb.ProposeRunCompletionMessage.FromString(payload)
+    completion_id = message.result_completion_id
+    notification = pb.NotificationMessage(completion_id=completion_id)
+    match message.WhichOneof("result"):
+        case "value":
+            notification.value.content = message.value
+            failed = False
+        case "failure":
+            notification.failure.CopyFrom(message.failure)
+            failed = True
+        case _:
+            raise AttemptError("the run completion has no result")
+    return CompleteRun(completion_id, notification.SerializeToString(), failed)
+
+
+def _decode_future(message: pb.Future) -> Future:
+    if message.combinator_type not in _COMBINATORS:
+        raise AttemptError(f"unknown combinator {message.combinator_type}")
+    return Future(
+        message.combinator_type,
+        tuple(message.waiting_completions),
+        tuple(message.waiting_signals),
+        tuple(message.waiting_named_signals),
+        tuple(_decode_future(nested) for nested in message.nested_futures),
+    )
+
+
+def _status_text(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+_BEHAVIORS = {pb.RETRY: Behavior.RETRY, pb.PAUSE: Behavior.PAUSE, pb.FAIL: Behavior.FAIL}
+_COMBINATORS = frozenset(int(combinator) for combinator in Combinator)

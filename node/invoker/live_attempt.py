@@ -1,0 +1,307 @@
+"""An attempt on its stream: the shell around the machine, and the listener of the stream.
+
+Entries are pulled from the journal table as fast as the service reads them, so a slow service
+costs a cursor and not memory. Effects are proposed as they come; reading pauses while too much of
+what a connection brought is not yet in the log.
+"""
+
+import asyncio
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from functools import partial
+from urllib.parse import quote
+
+from perdure.core.errors import AbortTimeout, ServiceUnreachable
+from perdure.core.hashing import random_seed
+from perdure.core.ids import format_invocation_id
+from perdure.core.invariant import invariant
+from perdure.core.limits import DRAIN_MS
+from perdure.engine.actions import Outcome, Recorded, Stale
+from perdure.engine.commands import Append, Effect
+from perdure.engine.objects import state_entries
+from perdure.node.http.ports import Headers
+from perdure.node.http.stream import StreamFailure
+from perdure.node.invoker.attempt import Attempt, Failed, Terminal, content_type_of, fail
+from perdure.node.invoker.ports import Session, Stream
+from perdure.node.registry.effective import Route
+from perdure.node.registry.manifest import PROTOCOL_VERSION_MAX
+from perdure.proto import service_pb2 as pb
+from perdure.proto.frames import MessageType, encode_frame
+from perdure.storage.keys import index_suffix, object_group
+from perdure.storage.tables.invocations import Invoked
+
+
+class LiveAttempt:
+    """An attempt on its stream: the shell around the machine, and the listener of the stream."""
+
+    def __init__(self, run: Session, row: Invoked, route: Route, version: int) -> None:
+        self.run = run
+        self.route = route
+        self.attempt = Attempt(
+            version=version,
+            journal_length=row.progress.journal_length,
+            command_count=row.progress.command_count,
+            kind=row.spec.target.kind,
+        )
+        self._on_quiet: Callable[[], None] | None = None
+        self.is_closed = False
+        self.delivered = 0
+        self.started_at_ms = run.ports.clock.now_ms()
+        self.server: str | None = None
+        self._row = row
+        self._loop = asyncio.get_running_loop()
+        self._journal_length = row.progress.journal_length
+        self._is_bidirectional = (
+            route.is_bidirectional and route.effective.inactivity_timeout_ms > 0
+        )
+        self._is_half_closed = False
+        self._is_over = False
+        self._in_flight = 0
+        self._last_activity = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stream: Stream
+
+    # --- Asking ---------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the stream and send Start and as much of the journal as it takes."""
+        row, ports = self._row, self.run.ports
+        target = row.spec.target
+        content_type = content_type_of(self.attempt.version).encode()
+        headers: Headers = [
+            (b"content-type", content_type),
+            (b"accept", content_type),
+            (b"x-restate-invocation-id", format_invocation_id(self.run.id).encode()),
+        ]
+        if target.key is not None:
+            key = quote(target.key, safe="").encode()
+            headers.append((b"x-restate-service-key", key))
+        headers.extend(self.route.headers)
+        headers.append((b"x-restate-cluster-name", ports.cluster_name.encode()))
+        path = f"/invoke/{target.service}/{target.handler}"
+        self._stream = ports.caller.open(self.route, path, headers, self)
+        self._stream.write(self._start_frame())
+        self.pump()
+
+    def journal_grew(self, journal_length: int) -> None:
+        self._journal_length = max(self._journal_length, journal_length)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send entries from the cursor on while the stream takes them."""
+        attempt, store = self.attempt, self.run.ports.store
+        if self._is_half_closed or self._is_over:
+            return
+        limit = self._journal_length if self._is_bidirectional else attempt.known_entries
+        while attempt.cursor < limit:
+            if not self._stream.is_writable():
+                return
+            index = attempt.cursor
+            entry = store.journal.get(self.run.id, index_suffix(index))
+            invariant(entry is not None, "journals are dense", id=self.run.id, index=index)
+            assert entry is not None
+            parts = attempt.send(entry)
+            if parts:
+                self._last_activity = self._loop.time()
+            for part in parts:
+                self._stream.write(part)
+        if not self._is_bidirectional:
+            self._half_close()
+
+    def abort(self) -> None:
+        """Drop the stream at once."""
+        self._is_over = True
+        if not self.is_closed:
+            self._stream.reset()
+            self._closed()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the stream is closed and everything it brought is applied."""
+        return self.is_closed and self._in_flight == 0
+
+    def when_quiet(self, callback: Callable[[], None]) -> None:
+        """Call back, once, when nothing of this attempt is left; the last caller counts."""
+        if self.is_quiet:
+            callback()
+        else:
+            self._on_quiet = callback
+
+    def arm_timer(self) -> None:
+        """Watch over inactivity; called when the attempt has lived long enough to need it."""
+        if not self.is_closed and self._timer is None:
+            self._timer = self._loop.call_later(0, self._check_time)
+
+    # --- Listening --------------------------------------------------------------------------------
+
+    def on_response(self, status: int, headers: Headers) -> None:
+        self._last_activity = self._loop.time()
+        found = dict(reversed(headers))
+        content_type = found.get(b"content-type")
+        server = found.get(b"x-restate-server")
+        if server is not None and 200 <= status < 300:
+            self.server = server.decode("latin-1")
+        failed = self.attempt.on_response(
+            status,
+            content_type.decode("latin-1") if content_type is not None else None,
+            self._retry_after_ms(found.get(b"retry-after", b"")),
+        )
+        if failed is not None:
+            self._terminate(failed, [])
+
+    def on_body(self, data: bytes) -> None:
+        self._last_activity = self._loop.time()
+        size = len(data)
+        received = self.attempt.on_bytes(data, self.run.ports.resolver)
+        if received.terminal is not None:
+            self._stream.consumed(size)
+            self._terminate(received.terminal, received.effects)
+        elif received.effects:
+            self._in_flight += 1
+            done = partial(self._recorded, received.effects, received.flags, size)
+            self.run.propose(received.effects, done)
+        else:
+            self._stream.consumed(size)
+
+    def on_end(self) -> None:
+        failed = self.attempt.on_end() if not self._is_over else None
+        if failed is not None:
+            self._terminate(failed, [])
+        self._closed()
+
+    def on_failed(self, failure: StreamFailure) -> None:
+        if not self._is_over:
+            error = ServiceUnreachable(failure.message)
+            is_reached = failure.kind in ("lost", "broken")
+            is_unseen = failure.kind in ("lost", "refused")
+            self.is_closed = True
+            self._terminate(fail(error, is_reached=is_reached, is_unseen=is_unseen), [])
+        self._closed()
+
+    def on_writable(self) -> None:
+        self.pump()
+
+    # --- Inside -----------------------------------------------------------------------------------
+
+    def _terminate(self, terminal: Terminal, effects: list[Effect]) -> None:
+        """A terminal frame or a failure: half-close, drain, and let the run conclude."""
+        self._is_over = True
+        if not self.is_closed:
+            self._half_close()
+            self._loop.call_later(DRAIN_MS / 1000, self._drained)
+        commands = sum(isinstance(effect, Append) for effect in effects)
+        if commands and not isinstance(terminal, Failed):
+            self.run.retry_state.on_progress(commands)
+        self.run.conclude(terminal, effects)
+
+    def _recorded(
+        self, effects: list[Effect], flags: list[bool], size: int, outcome: Outcome
+    ) -> None:
+        self._in_flight -= 1
+        if not self.is_closed:
+            self._stream.consumed(size)
+        if not isinstance(outcome, Recorded):
+            invariant(isinstance(outcome, Stale), "effects are recorded or stale", outcome=outcome)
+            self.run.abort()
+            self._settle()
+            return
+        commands = sum(isinstance(effect, Append) for effect in effects)
+        self.run.retry_state.on_progress(commands)
+        self.attempt.on_recorded(effects, flags, outcome)
+        if not self._is_over:
+            self.journal_grew(outcome.journal_length)
+        self._settle()
+
+    def _half_close(self) -> None:
+        if not self._is_half_closed:
+            self._is_half_closed = True
+            if not self._is_over:
+                self.delivered = self.attempt.cursor
+            self._stream.end()
+
+    def _drained(self) -> None:
+        if not self.is_closed:
+            self._stream.reset()
+            self._closed()
+
+    def _closed(self) -> None:
+        self.is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.is_quiet and self._on_quiet is not None:
+            on_quiet, self._on_quiet = self._on_quiet, None
+            on_quiet()
+
+    def _check_time(self) -> None:
+        self._timer = None
+        if self.is_closed or self._is_over:
+            return
+        idle_ms = (self._loop.time() - self._last_activity) * 1000
+        effective = self.route.effective
+        if not self._is_half_closed:
+            left = effective.inactivity_timeout_ms - idle_ms
+            if self.attempt.is_replaying or self._in_flight:
+                left = effective.inactivity_timeout_ms
+            elif left <= 0:
+                self._half_close()
+                self._last_activity = self._loop.time()
+                left = effective.abort_timeout_ms
+        else:
+            left = effective.abort_timeout_ms - idle_ms
+            if left <= 0:
+                error = AbortTimeout(
+                    "the invocation stream was closed after the 'abort timeout' "
+                    f"({effective.abort_timeout_ms} ms) fired."
+                )
+                self._terminate(fail(error), [])
+                return
+        self._timer = self._loop.call_later(max(left, 10) / 1000, self._check_time)
+
+    def _start_frame(self) -> bytes:
+        row = self._row
+        target, progress = row.spec.target, row.progress
+        start = pb.StartMessage(
+            id=self.run.id,
+            debug_id=format_invocation_id(self.run.id),
+            known_entries=progress.journal_length,
+            retry_count_since_last_stored_entry=self.run.retry_state.failures_since_command,
+            duration_since_last_stored_entry=max(self.started_at_ms - progress.modified_at_ms, 0),
+            random_seed=random_seed(self.run.id),
+        )
+        if target.key is None:
+            start.partial_state = True
+        else:
+            start.key = target.key
+            limit = self.route.effective.eager_state_bytes_max
+            start.partial_state = self._fill_state(start, limit) if limit else True
+        if self.attempt.version >= PROTOCOL_VERSION_MAX and row.spec.idempotency_key is not None:
+            start.idempotency_key = row.spec.idempotency_key
+        return encode_frame(MessageType.START, start.SerializeToString())
+
+    def _fill_state(self, start: pb.StartMessage, limit: int) -> bool:
+        """Add state by ascending key up to the limit; True when some was left out."""
+        target = self._row.spec.target
+        assert target.key is not None
+        size = 0
+        for entry in state_entries(self.run.ports.store, object_group(target.service, target.key)):
+            size += len(entry.key) + len(entry.value)
+            if size > limit:
+                return True
+            start.state_map.add(key=entry.key, value=entry.value)
+        return False
+
+    def _retry_after_ms(self, value: bytes) -> int | None:
+        text = value.decode("latin-1").strip()
+        if not text:
+            return None
+        if text.isdigit():
+            return int(text) * 1000
+        try:
+            moment = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        delay = int(moment.timestamp() * 1000) - self.run.ports.clock.now_ms()
+        return delay if delay > 0 else None

@@ -1,0 +1,81 @@
+"""What running an invocation needs of the rest of the node."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from perdure.core.clock import Clock
+from perdure.core.entropy import Entropy
+from perdure.core.ids import InvocationId
+from perdure.engine.actions import Outcome
+from perdure.engine.commands import Effect, Effects
+from perdure.node.http.ports import Headers
+from perdure.node.http.stream import StreamListener
+from perdure.node.invoker.attempt import Terminal
+from perdure.node.invoker.retries import RetryState
+from perdure.node.invoker.validation import Resolver
+from perdure.node.registry.effective import Catalogue, Route
+from perdure.storage.partition_store import PartitionStore
+
+
+class Stream(Protocol):
+    """What an attempt needs of a request stream (node/http/stream.py)."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def is_writable(self) -> bool: ...
+
+    def consumed(self, size: int) -> None: ...
+
+
+class Caller(Protocol):
+    """Opens request streams to deployments."""
+
+    def open(
+        self, route: Route, path: str, headers: Headers, listener: StreamListener
+    ) -> Stream: ...
+
+
+Propose = Callable[[Effects, Callable[[Outcome], None]], None]
+"""Append effects to the partition's log; the callback gets the outcome once they are applied.
+
+May raise PerdureError when the log takes nothing; the callback is not called then.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPorts:
+    """What all runs of a partition share."""
+
+    store: PartitionStore
+    propose: Propose
+    caller: Caller
+    catalogue: Callable[[], Catalogue]
+    resolver: Resolver
+    clock: Clock
+    entropy: Entropy
+    cluster_name: str
+
+
+class Session(Protocol):
+    """The run that an attempt belongs to (run.py)."""
+
+    id: InvocationId
+    ports: RunPorts
+    retry_state: RetryState
+
+    def propose(self, effects: list[Effect], done: Callable[[Outcome], None]) -> None:
+        """Put effects of the attempt into the log."""
+        ...
+
+    def conclude(self, terminal: Terminal, effects: list[Effect]) -> None:
+        """The attempt is over, with these last effects."""
+        ...
+
+    def abort(self) -> None:
+        """The invocation no longer runs."""
+        ...

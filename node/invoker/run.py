@@ -1,0 +1,210 @@
+"""One running session of an invocation: its attempts, one after the other, and the waits between.
+
+A ``Run`` starts when the invocation becomes Invoked and ends when it suspends, pauses, ends, or is
+taken away. Everything happens in callbacks on the event loop. An attempt's effects are proposed in
+the order they came; the next attempt starts only when all of them are applied and the old stream
+is closed, so nothing of the old can meet the new (spec 7.2).
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from perdure.core.errors import AttemptError, CannotResume, NoDeployment, PerdureError
+from perdure.core.ids import InvocationId, format_invocation_id
+from perdure.core.telemetry import logger
+from perdure.engine.actions import NoOutput, Outcome, Recorded
+from perdure.engine.commands import Append, Effect, Effects, End, Suspend
+from perdure.node.invoker.attempt import Ended, Failed, Suspended, Terminal, fail
+from perdure.node.invoker.live_attempt import LiveAttempt
+from perdure.node.invoker.ports import RunPorts
+from perdure.node.invoker.retries import GiveUp, RetryState
+from perdure.node.registry.effective import Route
+from perdure.node.registry.manifest import PROTOCOL_VERSION_MAX
+from perdure.storage.tables.invocations import Invoked, Pin
+
+log = logger("invoker")
+
+
+_REFUSED_RETRY_MS = 1_000.0
+
+
+class Run:
+    """One session of one invocation."""
+
+    def __init__(
+        self,
+        ports: RunPorts,
+        invocation: InvocationId,
+        session: int,
+        on_over: Callable[["Run"], None],
+        on_attempt: Callable[[LiveAttempt], None],
+    ) -> None:
+        self.id = invocation
+        self.session = session
+        self.ports = ports
+        self.retry_state = RetryState()
+        self.last_failure: Failed | None = None
+        self.next_retry_at_ms = 0
+        self._loop = asyncio.get_running_loop()
+        self._on_over = on_over
+        self._on_attempt = on_attempt
+        self._live: LiveAttempt | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._route: Route | None = None
+        self._is_over = False
+
+    @property
+    def live(self) -> LiveAttempt | None:
+        """The attempt under way, or the one whose stream is still closing."""
+        return self._live
+
+    @property
+    def is_backing_off(self) -> bool:
+        return self._timer is not None
+
+    def start(self) -> None:
+        """Begin the next attempt, now."""
+        self._timer = None
+        row = self.ports.store.invocations.get(self.id)
+        if self._is_over or not isinstance(row, Invoked) or row.session != self.session:
+            self._end()
+            return
+        try:
+            route, version = self._choose(row)
+        except AttemptError as error:
+            self.conclude(fail(error, is_reached=False), [])
+            return
+        self._route = route
+        self._live = LiveAttempt(self, row, route, version)
+        self._on_attempt(self._live)
+        self._live.open()
+
+    def retry_now(self) -> None:
+        """Cut a wait short."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self.start()
+
+    def journal_grew(self, journal_length: int) -> None:
+        """Notifications were appended."""
+        if self._live is not None:
+            self._live.journal_grew(journal_length)
+
+    def abort(self) -> None:
+        """The invocation no longer runs, or this node no longer leads: drop everything."""
+        if self._live is not None:
+            self._live.abort()
+        self._end()
+
+    def conclude(self, terminal: Terminal, effects: list[Effect]) -> None:
+        """An attempt is over: put what follows into the log behind its last ``effects``."""
+        match terminal:
+            case Ended():
+                self._propose_last([*effects, End()], None)
+            case Suspended():
+                delivered = self._live.delivered if self._live is not None else 0
+                self._propose_last([*effects, Suspend(terminal.awaiting, delivered)], None)
+            case Failed():
+                self._on_failed(terminal, effects)
+
+    def propose(self, effects: list[Effect], done: Callable[[Outcome], None]) -> None:
+        """Append effects of the attempt under way."""
+        route = self._route
+        pin = Pin(
+            route.deployment_id if route is not None else "",
+            self._live.attempt.version if self._live is not None else 0,
+        )
+        try:
+            self.ports.propose(Effects(self.id, self.session, pin, effects), done)
+        except PerdureError as error:
+            # The log takes nothing now. What the service sent is as if it had never come.
+            log.debug("invoker.effects.refused", id=format_invocation_id(self.id), reason=error)
+            if self._live is not None:
+                self._live.abort()
+            self._wait_for_quiet(_REFUSED_RETRY_MS)
+
+    def _on_failed(self, failed: Failed, effects: list[Effect]) -> None:
+        self.last_failure = failed
+        catalogue = self.ports.catalogue()
+        if self._route is not None:
+            policy = self._route.effective.retry
+            on_max = self._route.effective.on_max_attempts
+        else:
+            policy, on_max = catalogue.defaults.retry, catalogue.defaults.on_max_attempts
+        if any(isinstance(effect, Append) for effect in effects):
+            self.retry_state.on_progress(1)
+        decision = self.retry_state.on_failed(failed, policy, on_max, self.ports.entropy)
+        if not failed.is_unseen and log.is_debug():
+            log.debug(
+                "invoker.attempt.failed",
+                id=format_invocation_id(self.id),
+                code=failed.failure.error_code,
+                message=failed.failure.message,
+            )
+        if isinstance(decision, GiveUp):
+            self._propose_last([*effects, decision.effect], None)
+            return
+        recorded = [*effects, *decision.effects]
+        if recorded:
+            self._propose_last(recorded, decision.delay_ms)
+        else:
+            self._wait_for_quiet(decision.delay_ms)
+
+    def _propose_last(self, effects: list[Effect], retry_ms: float | None) -> None:
+        self.propose(effects, partial(self._last_recorded, retry_ms))
+
+    def _last_recorded(self, retry_ms: float | None, outcome: Outcome) -> None:
+        match outcome:
+            case NoOutput():
+                error = AttemptError("the service ended the invocation without an Output")
+                self.conclude(fail(error), [])
+            case Recorded() if outcome.is_running and retry_ms is not None:
+                self._wait_for_quiet(retry_ms)
+            case _:
+                self._end()
+
+    def _wait_for_quiet(self, delay_ms: float) -> None:
+        """Schedule the next attempt for when nothing of the old one is left, and the delay over."""
+        if self._live is not None:
+            self._live.when_quiet(partial(self._retry_in, delay_ms))
+        else:
+            self._retry_in(delay_ms)
+
+    def _retry_in(self, delay_ms: float) -> None:
+        if self._is_over:
+            return
+        self._live = None
+        self.next_retry_at_ms = self.ports.clock.now_ms() + int(delay_ms)
+        self._timer = self._loop.call_later(delay_ms / 1000, self.start)
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._on_over(self)
+
+    def _choose(self, row: Invoked) -> tuple[Route, int]:
+        target, pin = row.spec.target, row.progress.pin
+        catalogue = self.ports.catalogue()
+        if pin is None:
+            route = catalogue.latest(target.service, target.handler)
+            if route is None:
+                raise NoDeployment(f"no deployment serves {target.service}/{target.handler}")
+            return route, min(route.protocol_version_max, PROTOCOL_VERSION_MAX)
+        route = catalogue.pinned(pin.deployment_id, target.service, target.handler)
+        if route is None:
+            raise NoDeployment(
+                f"the pinned deployment {pin.deployment_id} no longer serves "
+                f"{target.service}/{target.handler}"
+            )
+        version = pin.protocol_version
+        if not route.protocol_version_min <= version <= route.protocol_version_max:
+            raise CannotResume(
+                f"the invocation is pinned to protocol version {version}, deployment "
+                f"{pin.deployment_id} now speaks {route.protocol_version_min} to "
+                f"{route.protocol_version_max}"
+            )
+        return route, version

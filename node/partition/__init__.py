@@ -1,0 +1,1 @@
+"""A partition on this node: applies its log, and leads it."""

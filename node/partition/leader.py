@@ -1,0 +1,234 @@
+"""Leading a partition: the one place where applied records have effects on the world.
+
+``act`` turns actions into work for the invoker, the timers, the shuffle, and whoever waits outside
+for a result. On taking office everything is found again by scanning tables; actions are only hints.
+"""
+
+from collections.abc import Callable
+
+from perdure.cluster.core.sequencer import Proposal
+from perdure.cluster.log import SegmentLog
+from perdure.core.clock import Clock
+from perdure.core.errors import OutcomeUnknown, PartitionUnavailable
+from perdure.core.ids import InvocationId, PartitionId, partition_key_of
+from perdure.core.telemetry import logger
+from perdure.engine.actions import (
+    AbortAttempt,
+    Action,
+    InvocationEnded,
+    JournalGrew,
+    LeaderAnnounced,
+    MessageApplied,
+    Outcome,
+    SendMessage,
+    SetTimer,
+    StartAttempt,
+)
+from perdure.engine.commands import (
+    RECORD_KIND_COMMAND,
+    Announce,
+    Command,
+    Effects,
+    FireTimers,
+    TrimOutbox,
+    decode_command,
+    encode_command,
+)
+from perdure.node.invoker.invoker import Invoker
+from perdure.node.partition.processor import Processor, Proposed
+from perdure.node.partition.shuffle import Shuffle
+from perdure.node.partition.timers import TimerService
+from perdure.storage.tables.invocations import Result
+from perdure.storage.tables.timers import Outgoing
+from perdure.storage.wal_format import ProducerKind
+
+log = logger("partition")
+
+_SCAN_COUNT = 1024
+Waiter = Callable[[Result], None]
+
+
+class Leader:
+    """Holds office from its own announcement until ``resign``."""
+
+    def __init__(
+        self,
+        processor: Processor,
+        segment_log: SegmentLog[Proposed],
+        announcement: Announce,
+        clock: Clock,
+        route_message: Callable[[PartitionId, int, int, Outgoing], None],
+        route_applied: Callable[[PartitionId, int, int], None],
+    ) -> None:
+        self._processor = processor
+        self._log = segment_log
+        self._announcement = announcement
+        self._clock = clock
+        self._route_applied = route_applied
+        self._waiters: dict[InvocationId, list[Waiter]] = {}
+        self._is_leading = False
+        self._on_leading: Callable[[], None] | None = None
+        store = processor.store
+        self.shuffle = Shuffle(
+            store,
+            lambda target, sequence, message: route_message(
+                processor.partition, target, sequence, message
+            ),
+            lambda target, sequence: self._propose_own(TrimOutbox(target, sequence)),
+        )
+        self.timers = TimerService(
+            lambda lower, limit: [key for key, _ in store.timers.scan(lower, limit)],
+            clock,
+            lambda keys: self._propose_own(FireTimers(keys)),
+        )
+        self.invoker: Invoker
+
+    @property
+    def is_leading(self) -> bool:
+        return self._is_leading
+
+    def announce(self, on_leading: Callable[[], None]) -> None:
+        """Propose our announcement; ``on_leading`` once it was read back and office is taken."""
+        self._on_leading = on_leading
+        self._propose_own(self._announcement)
+
+    def propose(
+        self, command: Command, partition_key: int, on_applied: Callable[[Outcome], None] | None
+    ) -> None:
+        """Append a command of this partition; the callback gets its outcome once applied.
+
+        Raises:
+            PartitionUnavailable: not leading, or halted.
+            Overloaded, RecordTooLarge: the log doesn't take it now, or ever.
+        """
+        if not self._is_leading:
+            raise PartitionUnavailable(
+                f"partition {self._processor.partition} has no leader here yet: try again shortly"
+            )
+        self._processor.check_available()
+        self._append(encode_command(command), command, partition_key, on_applied)
+
+    def propose_effects(self, effects: Effects, on_applied: Callable[[Outcome], None]) -> None:
+        """``propose`` for the invoker."""
+        self.propose(effects, partition_key_of(effects.id), on_applied)
+
+    def receive(self, source: int, sequence: int, message: Outgoing) -> None:
+        """Append a message of another partition's outbox.
+
+        Raises:
+            PerdureError: as ``propose``; the source tries again.
+        """
+        if not self._is_leading:
+            raise PartitionUnavailable("not leading yet")
+        self._processor.check_available()
+        proposal = Proposal(
+            kind=RECORD_KIND_COMMAND,
+            payload=message.payload,
+            created_at_ms=self._clock.now_ms(),
+            key_hash=message.partition_key,
+            producer_kind=ProducerKind.PARTITION,
+            producer_id=source,
+            producer_seq=sequence,
+        )
+        self._log.append(proposal, Proposed(decode_command(message.payload), None))
+
+    def wait(self, invocation: InvocationId, waiter: Waiter) -> Callable[[], None]:
+        """Call ``waiter`` with the result when the invocation ends; returns how to stop waiting."""
+        self._waiters.setdefault(invocation, []).append(waiter)
+
+        def forget() -> None:
+            waiters = self._waiters.get(invocation)
+            if waiters is not None and waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._waiters[invocation]
+
+        return forget
+
+    def act(self, actions: list[Action]) -> None:
+        """Do what applied records ask for."""
+        if not self._is_leading:
+            for action in actions:
+                if isinstance(action, LeaderAnnounced):
+                    self._take_office(action)
+            return
+        for action in actions:
+            match action:
+                case StartAttempt():
+                    self.invoker.start(action.id, action.session)
+                case JournalGrew():
+                    self.invoker.journal_grew(action.id, action.journal_length)
+                case InvocationEnded():
+                    for waiter in self._waiters.pop(action.id, ()):
+                        waiter(action.result)
+                case SetTimer():
+                    self.timers.add(action.key)
+                case SendMessage():
+                    self.shuffle.stored(action.partition, action.sequence)
+                case MessageApplied():
+                    self._route_applied(
+                        self._processor.partition, action.partition, action.sequence
+                    )
+                case AbortAttempt():
+                    self.invoker.abort(action.id)
+                case LeaderAnnounced():
+                    pass  # our own, repeated: office is held already
+
+    def resign(self) -> None:
+        """Stop every effect; proposals still under way have an unknown outcome."""
+        self._is_leading = False
+        self.invoker.stop()
+        self.timers.stop()
+        self.shuffle.stop()
+        self._waiters.clear()
+        self._log.abandon()
+
+    def waiting(self) -> int:
+        """How many invocations somebody outside waits for."""
+        return len(self._waiters)
+
+    def _take_office(self, announced: LeaderAnnounced) -> None:
+        mine = (self._announcement.epoch, self._announcement.incarnation)
+        if (announced.epoch, announced.incarnation) != mine:
+            return
+        self._is_leading = True
+        store = self._processor.store
+        lower = b""
+        resumed = 0
+        while found := store.invoked.scan(lower, _SCAN_COUNT):
+            for key, session in found:
+                self.invoker.start(InvocationId(key), session)
+            resumed += len(found)
+            lower = found[-1][0] + b"\0"
+        self.timers.start()
+        self.shuffle.start()
+        log.debug(
+            "partition.leader.started",
+            partition=self._processor.partition,
+            epoch=announced.epoch,
+            resumed=resumed,
+        )
+        if self._on_leading is not None:
+            self._on_leading()
+
+    def _propose_own(self, command: Command) -> None:
+        if not isinstance(command, Announce):
+            self._processor.check_available()
+        self._append(encode_command(command), command, 0, None)
+
+    def _append(
+        self,
+        payload: bytes,
+        command: Command,
+        partition_key: int,
+        on_applied: Callable[[Outcome], None] | None,
+    ) -> None:
+        if self._log.is_stopped:
+            raise OutcomeUnknown("the log was taken over by another leader")
+        proposal = Proposal(
+            kind=RECORD_KIND_COMMAND,
+            payload=payload,
+            created_at_ms=self._clock.now_ms(),
+            key_hash=partition_key,
+        )
+        self._log.append(proposal, Proposed(command, on_applied))

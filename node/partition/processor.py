@@ -1,0 +1,238 @@
+"""Applies a partition's log to its tables, in LSN order, and keeps the tables flushed.
+
+Replay and leadership use the same path; a leader hears outcomes and actions besides. When memory
+is full, applying waits for the flush. A broken invariant halts the partition: nothing of the record
+at hand is ever flushed, and the node says so.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from perdure.cluster.core.sequencer import Proposal
+from perdure.cluster.log import CommittedRecord
+from perdure.core.errors import PartitionUnavailable
+from perdure.core.ids import PartitionId
+from perdure.core.invariant import InvariantViolation
+from perdure.core.limits import (
+    MEMTABLE_BYTES_MAX,
+    MEMTABLE_FLUSH_BYTES,
+    MEMTABLE_FLUSH_INTERVAL_MS,
+)
+from perdure.core.offload import Offload
+from perdure.core.telemetry import logger
+from perdure.engine.actions import Action, Outcome
+from perdure.engine.apply import Machine, Origin
+from perdure.engine.commands import Command, decode_command
+from perdure.storage.env import MapFull
+from perdure.storage.partition_store import Flush, PartitionStore
+from perdure.storage.wal_format import ProducerKind, Record
+
+log = logger("partition")
+
+_FLUSH_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What the leader remembers of a proposal: the decoded command, and who waits for it."""
+
+    command: Command
+    on_applied: Callable[[Outcome], None] | None
+
+
+class LeaderDuties(Protocol):
+    """What happens for applied records on the leader only."""
+
+    def act(self, actions: list[Action]) -> None: ...
+
+
+class Processor:
+    """One partition replica."""
+
+    def __init__(
+        self,
+        partition: PartitionId,
+        partition_count: int,
+        store: PartitionStore,
+        storage: Offload,
+        on_durable: Callable[[PartitionId, int], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.partition = partition
+        self.store = store
+        self.leader: LeaderDuties | None = None
+        self.halted: InvariantViolation | None = None
+        self._machine = Machine(store, partition, partition_count)
+        self._storage = storage
+        self._on_durable = on_durable
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._committed: deque[CommittedRecord[Proposed]] = deque()
+        self._is_applying = False
+        self._epoch = 0
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._flushed: list[Callable[[], None]] = []
+
+    # --- Applying -------------------------------------------------------------------------------
+
+    def replay(self, records: Iterable[Record]) -> int:
+        """Apply records read back from the log; returns how many. Flushes where memory asks."""
+        count = 0
+        for record in records:
+            self._apply(
+                record.lsn,
+                record.epoch,
+                record.created_at_ms,
+                decode_command(record.payload),
+                _origin(record.producer_kind, record.producer_id, record.producer_seq),
+            )
+            count += 1
+            if self.store.active.bytes > MEMTABLE_FLUSH_BYTES:
+                flush = self.store.freeze()
+                self._run_flush_inline(flush)
+        return count
+
+    def on_committed(self, epoch: int, records: list[CommittedRecord[Proposed]]) -> None:
+        """Records of our own segment are committed: apply them from memory."""
+        self._epoch = epoch
+        self._committed.extend(records)
+        self._drain()
+
+    @property
+    def backlog(self) -> int:
+        """Committed records not yet applied."""
+        return len(self._committed)
+
+    def check_available(self) -> None:
+        """Refuse when the partition was halted.
+
+        Raises:
+            PartitionUnavailable: with the reason.
+        """
+        if self.halted is not None:
+            raise PartitionUnavailable(
+                f"partition {self.partition} was halted: {self.halted}. Restart the node; if it "
+                "halts again, keep the data directory and report it"
+            )
+
+    def _drain(self) -> None:
+        if self._is_applying:
+            return  # a callback proposed and it committed inline: the outer loop goes on
+        self._is_applying = True
+        try:
+            while self._committed and self.halted is None:
+                if self.store.active.bytes > MEMTABLE_BYTES_MAX and self.store.frozen is not None:
+                    return  # the flush that is under way will call again
+                self._apply_committed(self._committed.popleft())
+        finally:
+            self._is_applying = False
+        self._consider_flush()
+
+    def _apply_committed(self, item: CommittedRecord[Proposed]) -> None:
+        proposal: Proposal = item.proposal
+        origin = _origin(proposal.producer_kind, proposal.producer_id, proposal.producer_seq)
+        try:
+            outcome, actions = self._apply(
+                item.lsn, self._epoch, proposal.created_at_ms, item.context.command, origin
+            )
+        except InvariantViolation as violation:
+            self._halt(violation)
+            return
+        if item.context.on_applied is not None:
+            item.context.on_applied(outcome)
+        if actions and self.leader is not None:
+            self.leader.act(actions)
+
+    def _apply(
+        self, lsn: int, epoch: int, now_ms: int, command: Command, origin: Origin | None
+    ) -> tuple[Outcome, list[Action]]:
+        return self._machine.apply(lsn, epoch, now_ms, command, origin)
+
+    def _halt(self, violation: InvariantViolation) -> None:
+        self.halted = violation
+        self._committed.clear()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        log.error("partition.halted", cause=violation, partition=self.partition)
+
+    # --- Flushing -------------------------------------------------------------------------------
+
+    def flush(self, flushed: Callable[[], None]) -> None:
+        """Make everything applied so far durable in the tables; then call ``flushed``."""
+        self._flushed.append(flushed)
+        self._start_flush()
+
+    def close(self) -> None:
+        """Stop timers; what was not flushed is in the log."""
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+
+    def _consider_flush(self) -> None:
+        if self.store.active.bytes > MEMTABLE_FLUSH_BYTES:
+            self._start_flush()
+        elif self._flush_timer is None and self.store.is_dirty():
+            self._flush_timer = self._loop.call_later(
+                MEMTABLE_FLUSH_INTERVAL_MS / 1000, self._on_flush_timer
+            )
+
+    def _on_flush_timer(self) -> None:
+        self._flush_timer = None
+        self._start_flush()
+
+    def _start_flush(self) -> None:
+        if self.halted is not None or self.store.frozen is not None:
+            return
+        if not self.store.is_dirty():
+            self._report_flushed()
+            return
+        self._submit_flush(self.store.freeze())
+
+    def _submit_flush(self, flush: Flush) -> None:
+        self._storage.submit(
+            flush.run,
+            lambda _: self._flush_done(flush),
+            lambda error: self._flush_failed(flush, error),
+        )
+
+    def _flush_done(self, flush: Flush) -> None:
+        self.store.finish(flush)
+        self._on_durable(self.partition, self.store.durable_lsn)
+        if self._flushed and self.store.is_dirty():
+            self._start_flush()
+        else:
+            self._report_flushed()
+        self._drain()
+
+    def _report_flushed(self) -> None:
+        flushed, self._flushed = self._flushed, []
+        for callback in flushed:
+            callback()
+
+    def _flush_failed(self, flush: Flush, error: BaseException) -> None:
+        if isinstance(error, MapFull):
+            self.store.env.grow()
+            self._submit_flush(flush)
+        elif isinstance(error, OSError):
+            # Nothing is lost: the log keeps what the tables don't have yet.
+            log.error("partition.flush.failed", cause=error, partition=self.partition)
+            self._loop.call_later(_FLUSH_RETRY_SECONDS, self._submit_flush, flush)
+        else:
+            self._on_failure(error)
+
+    def _run_flush_inline(self, flush: Flush) -> None:
+        while True:
+            try:
+                flush.run()
+                break
+            except MapFull:
+                self.store.env.grow()
+        self.store.finish(flush)
+
+
+def _origin(producer_kind: int, producer_id: int, producer_seq: int) -> Origin | None:
+    if producer_kind == ProducerKind.PARTITION:
+        return Origin(producer_id, producer_seq)
+    return None

@@ -1,0 +1,124 @@
+"""Due times of a partition: the near ones in memory, the rest in the table.
+
+``TimerWindow`` is pure: a heap of timer keys below a horizon, which is raised by reading the next
+keys from the table when the heap runs low. A million far timers cost disk, not memory.
+``TimerService`` wakes up and proposes what is due.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable
+
+from perdure.core.clock import Clock
+from perdure.core.errors import PerdureError
+from perdure.core.limits import TIMER_WINDOW_COUNT, TIMERS_PER_RECORD_MAX
+
+_REFUSED_RETRY_SECONDS = 0.1
+# Wake up this often at least, to notice that the wall clock was set.
+_SLEEP_SECONDS_MAX = 5.0
+
+Scan = Callable[[bytes, int], list[bytes]]
+"""Up to ``limit`` timer keys from ``lower`` on, ascending."""
+
+
+class TimerWindow:
+    """Invariant: every stored timer below ``horizon`` is in the heap or was taken from it."""
+
+    def __init__(self, scan: Scan, window: int = TIMER_WINDOW_COUNT) -> None:
+        self._scan = scan
+        self._window = window
+        self._heap: list[bytes] = []
+        self._horizon: bytes | None = b""
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, key: bytes) -> bool:
+        """A timer was stored; True when it is the next to fire now."""
+        if self._horizon is not None and key >= self._horizon:
+            return False
+        heapq.heappush(self._heap, key)
+        if len(self._heap) > 2 * self._window:
+            self._heap.sort()
+            self._horizon = self._heap[self._window]
+            del self._heap[self._window :]
+        return self._heap[0] is key
+
+    def next_at_ms(self) -> int | None:
+        """When the next timer is due; None when there is none."""
+        if not self._heap:
+            self._refill()
+        return int.from_bytes(self._heap[0][:8]) if self._heap else None
+
+    def take_due(self, now_ms: int, limit: int) -> list[bytes]:
+        """Remove and return up to ``limit`` timers due at ``now_ms``, in order."""
+        due: list[bytes] = []
+        while len(due) < limit:
+            at_ms = self.next_at_ms()
+            if at_ms is None or at_ms > now_ms:
+                break
+            due.append(heapq.heappop(self._heap))
+        return due
+
+    def give_back(self, keys: list[bytes]) -> None:
+        """Timers that could not be proposed after all."""
+        for key in keys:
+            heapq.heappush(self._heap, key)
+
+    def _refill(self) -> None:
+        if self._horizon is None:
+            return
+        keys = self._scan(self._horizon, self._window + 1)
+        if len(keys) > self._window:
+            self._horizon = keys.pop()
+        else:
+            self._horizon = None
+        self._heap = keys  # sorted, hence a heap
+
+
+class TimerService:
+    """Proposes timers when they are due. ``fire`` may raise PerdureError: tried again shortly."""
+
+    def __init__(self, scan: Scan, clock: Clock, fire: Callable[[list[bytes]], None]) -> None:
+        self._window = TimerWindow(scan)
+        self._clock = clock
+        self._fire = fire
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to watch the table's timers."""
+        self._arm()
+
+    def add(self, key: bytes) -> None:
+        """A timer was stored."""
+        if self._window.add(key):
+            self._arm()
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def __len__(self) -> int:
+        return len(self._window)
+
+    def _arm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        at_ms = self._window.next_at_ms()
+        if at_ms is not None:
+            delay = max(at_ms - self._clock.now_ms(), 0) / 1000
+            self._handle = self._loop.call_later(min(delay, _SLEEP_SECONDS_MAX), self._wake)
+
+    def _wake(self) -> None:
+        self._handle = None
+        now_ms = self._clock.now_ms()
+        while due := self._window.take_due(now_ms, TIMERS_PER_RECORD_MAX):
+            try:
+                self._fire(due)
+            except PerdureError:
+                self._window.give_back(due)
+                self._handle = self._loop.call_later(_REFUSED_RETRY_SECONDS, self._wake)
+                return
+        self._arm()

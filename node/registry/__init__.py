@@ -1,0 +1,1 @@
+"""What is deployed where: deployments, services, handlers, and the settings that govern calls."""

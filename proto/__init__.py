@@ -1,0 +1,1 @@
+"""What crosses a process: message definitions, generated bindings, and the frame codec."""

@@ -1,0 +1,1 @@
+"""Keeps the bytes: write-ahead log, partition store, data directory. Synchronous throughout."""

@@ -1,0 +1,132 @@
+"""One ordered key-value environment per partition: the port, and LMDB behind it.
+
+LMDB commits are synced before they return, so a torn database can't exist and what a commit wrote
+is durable. Reads see one committed state until ``refresh``. Writes come from one storage thread.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import lmdb
+
+from perdure.core.errors import StoreUnreadable
+from perdure.core.limits import LMDB_MAP_BYTES_INITIAL, LMDB_READERS_MAX
+
+# Rows per native call: large enough to amortise the call, small enough to hand over the
+# interpreter lock often.
+_PUT_BATCH_COUNT = 256
+
+
+class MapFull(Exception):
+    """The environment's map is too small for the commit; ``grow`` it and commit again."""
+
+
+class Env(Protocol):
+    """An ordered map of bytes to bytes with atomic, durable commits."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value in the state that reads see."""
+        ...
+
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Entries with keys in ``[lower, upper)``, ascending. Not across ``refresh``."""
+        ...
+
+    def commit(
+        self,
+        cleared: Sequence[tuple[bytes, bytes]],
+        deleted: Sequence[bytes],
+        written: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        """Remove the ranges ``[lower, upper)`` and keys, then write entries: all or nothing.
+
+        Durable on return. May run on the storage thread while others read.
+
+        Raises:
+            MapFull: nothing was written.
+            OSError: the disk failed or is full; nothing was written.
+        """
+        ...
+
+    def refresh(self) -> None:
+        """Let reads see the last commit."""
+        ...
+
+    def grow(self) -> None:
+        """Double the map after ``MapFull``; no commit or scan may be under way."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LmdbEnv:
+    """An LMDB environment in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._env = lmdb.open(
+                str(folder),
+                map_size=LMDB_MAP_BYTES_INITIAL,
+                max_readers=LMDB_READERS_MAX,
+                max_spare_txns=2,
+            )
+            self._grow_to_content()
+            self._reader = self._env.begin(buffers=False)
+        except lmdb.Error as error:
+            raise StoreUnreadable(f"can't open the store at {folder}: {error}") from error
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._reader.get(key)
+
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._reader.cursor() as cursor:
+            if not cursor.set_range(lower):
+                return
+            for key, value in cursor:
+                if key >= upper:
+                    return
+                yield key, value
+
+    def commit(
+        self,
+        cleared: Sequence[tuple[bytes, bytes]],
+        deleted: Sequence[bytes],
+        written: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        try:
+            with self._env.begin(write=True) as txn, txn.cursor() as cursor:
+                for lower, upper in cleared:
+                    found = cursor.set_range(lower)
+                    while found and cursor.key() < upper:
+                        found = cursor.delete()
+                for key in deleted:
+                    txn.delete(key)
+                for start in range(0, len(written), _PUT_BATCH_COUNT):
+                    cursor.putmulti(written[start : start + _PUT_BATCH_COUNT])
+        except lmdb.MapFullError as error:
+            raise MapFull from error
+        except lmdb.DiskError as error:
+            raise OSError(str(error)) from error
+
+    def refresh(self) -> None:
+        self._reader.reset()
+        self._reader.renew()
+
+    def grow(self) -> None:
+        self._reader.abort()
+        self._env.set_mapsize(self._env.info()["map_size"] * 2)
+        self._reader = self._env.begin(buffers=False)
+
+    def close(self) -> None:
+        self._reader.abort()
+        self._env.close()
+
+    def _grow_to_content(self) -> None:
+        info = self._env.info()
+        used = (info["last_pgno"] + 1) * self._env.stat()["psize"]
+        size = info["map_size"]
+        while size < used * 2:
+            size *= 2
+        if size != info["map_size"]:
+            self._env.set_mapsize(size)

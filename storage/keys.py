@@ -1,0 +1,121 @@
+"""The ordered key codec: byte strings that sort as the tuples they stand for. Pure.
+
+A pair of texts is escaped (0x00 becomes 0x00FF) and terminated (0x0000), so that pairs sort as
+tuples and none is a prefix of another. LMDB keys are short: what would exceed the room keeps its
+head and ends in a SHA-256 of the whole, which preserves uniqueness, and order up to the head.
+"""
+
+import hashlib
+
+from perdure.core.ids import InvocationId
+from perdure.core.limits import LMDB_KEY_BYTES_MAX
+
+GROUP_BYTES_MAX = 248
+SUFFIX_BYTES_MAX = 248  # and one byte more where kinds of suffixes share a table
+_HASH_BYTES = 32
+_TERMINATOR = b"\x00\x00"
+
+# One byte of table number goes in front of group and suffix.
+assert 1 + GROUP_BYTES_MAX + SUFFIX_BYTES_MAX + 1 <= LMDB_KEY_BYTES_MAX
+
+
+def object_group(service: str, key: str) -> bytes:
+    """The group of everything that belongs to one virtual object or workflow key."""
+    return _fit(_escape(service) + _escape(key), GROUP_BYTES_MAX)
+
+
+def split_object_group(group: bytes) -> tuple[str, str] | None:
+    """Service and key of a group; None when it ends in a hash and can't tell."""
+    if is_hashed_group(group):
+        return None
+    service, end = _unescape(group, 0)
+    if service is None:
+        return None
+    key, end = _unescape(group, end)
+    if key is None or end != len(group):
+        return None
+    return service, key
+
+
+def is_hashed_group(group: bytes) -> bool:
+    """Whether the group lost its names: plain ones are shorter than the room."""
+    return len(group) == GROUP_BYTES_MAX
+
+
+def text_suffix(text: str) -> bytes:
+    """A promise's name below its workflow's group."""
+    return _fit(text.encode(), SUFFIX_BYTES_MAX)
+
+
+def state_suffix(key: bytes) -> bytes:
+    """A state key below its object's group."""
+    return _fit(key, SUFFIX_BYTES_MAX)
+
+
+def index_suffix(index: int) -> bytes:
+    """A u32 ordinal below an invocation."""
+    return index.to_bytes(4)
+
+
+def sequence_suffix(sequence: int) -> bytes:
+    """A u64 ordinal below an object."""
+    return sequence.to_bytes(8)
+
+
+def timer_key(fire_at_ms: int, kind: int, invocation_id: InvocationId, number: int) -> bytes:
+    """Timers sort by time (u64 ms); then kind (u8), invocation and number (u32) tell them apart."""
+    return b"".join((fire_at_ms.to_bytes(8), kind.to_bytes(1), invocation_id, number.to_bytes(4)))
+
+
+def split_timer_key(key: bytes) -> tuple[int, int, InvocationId, int]:
+    """Time in ms, kind, invocation and number of a timer."""
+    return (
+        int.from_bytes(key[:8]),
+        key[8],
+        InvocationId(key[9:33]),
+        int.from_bytes(key[33:37]),
+    )
+
+
+def outbox_key(target_partition: int, sequence: int) -> bytes:
+    """Messages to one partition sort by their sequence."""
+    return target_partition.to_bytes(4) + sequence.to_bytes(8)
+
+
+def split_outbox_key(key: bytes) -> tuple[int, int]:
+    """Target partition and sequence of an outbox message."""
+    return int.from_bytes(key[:4]), int.from_bytes(key[4:12])
+
+
+def after_prefix(prefix: bytes) -> bytes:
+    """The smallest key behind every key that starts with ``prefix``."""
+    head = prefix.rstrip(b"\xff")
+    if not head:
+        return b"\xff" * (LMDB_KEY_BYTES_MAX + 1)
+    return head[:-1] + bytes((head[-1] + 1,))
+
+
+def _escape(text: str) -> bytes:
+    return text.encode().replace(b"\x00", b"\x00\xff") + _TERMINATOR
+
+
+def _unescape(buffer: bytes, start: int) -> tuple[str | None, int]:
+    position = start
+    while True:
+        position = buffer.find(b"\x00", position)
+        if position < 0 or position + 1 >= len(buffer):
+            return None, 0
+        if buffer[position + 1] == 0:
+            break
+        position += 2
+    try:
+        text = buffer[start:position].replace(b"\x00\xff", b"\x00").decode()
+    except UnicodeDecodeError:
+        return None, 0
+    return text, position + 2
+
+
+def _fit(encoded: bytes, room: int) -> bytes:
+    if len(encoded) < room:
+        return encoded
+    return encoded[: room - _HASH_BYTES] + hashlib.sha256(encoded).digest()

@@ -1,0 +1,46 @@
+"""The memtable: what was applied since the last flush, as plain dictionaries.
+
+A plain table maps keys to rows. A grouped table maps a group to its rows by suffix, and can be
+cleared as a whole. A row of None is a tombstone: it hides what lies below. Rows are immutable, so
+a frozen memtable may be encoded by another thread.
+"""
+
+from typing import Final
+
+
+class Group:
+    """Rows of one group; ``cleared``: nothing below this memtable belongs to it any more."""
+
+    __slots__ = ("cleared", "rows")
+
+    def __init__(self) -> None:
+        self.cleared = False
+        self.rows: dict[bytes, object] = {}
+
+
+class Memtable:
+    """Rows by table number. ``bytes`` estimates what they weigh."""
+
+    __slots__ = ("bytes", "groups", "rows")
+
+    def __init__(self, table_count: int) -> None:
+        self.rows: list[dict[bytes, object]] = [{} for _ in range(table_count)]
+        self.groups: list[dict[bytes, Group]] = [{} for _ in range(table_count)]
+        self.bytes = 0
+
+    def group(self, table: int, group: bytes) -> Group:
+        """The group's rows, made if there are none yet."""
+        found = self.groups[table].get(group)
+        if found is None:
+            found = self.groups[table][group] = Group()
+        return found
+
+    def is_empty(self) -> bool:
+        return not any(self.rows) and not any(self.groups)
+
+
+MISSING: Final = object()
+"""Stands for "this layer doesn't know", where None means "deleted"."""
+
+ROW_OVERHEAD_BYTES: Final = 160
+"""What a row costs beyond its payload: key, dictionary slot, small struct."""

@@ -1,0 +1,180 @@
+"""Invocations: who was called by whom, and how far it got.
+
+Table ``invocations`` (id -> Invocation), ``invoked`` (id -> session: the index a new leader starts
+from), ``results`` (id -> Result, kept as long as the completion), ``attachers`` (id, caller and
+completion id -> CallerSink: who else waits for the result).
+"""
+
+from enum import IntEnum
+
+import msgspec
+
+from perdure.core.ids import InvocationId
+from perdure.storage.tables.futures import Future
+
+
+class HandlerKind(IntEnum):
+    """What a handler may do and how its calls are ordered."""
+
+    SERVICE = 0
+    EXCLUSIVE = 1
+    SHARED = 2
+    WORKFLOW_RUN = 3
+    WORKFLOW_SHARED = 4
+
+
+class Target(msgspec.Struct, frozen=True, array_like=True):
+    """What an invocation runs. ``key`` is None for plain services only."""
+
+    service: str
+    handler: str
+    key: str | None
+    kind: int
+
+    def text(self) -> str:
+        """``Service/handler`` or ``Service/key/handler``."""
+        if self.key is None:
+            return f"{self.service}/{self.handler}"
+        return f"{self.service}/{self.key}/{self.handler}"
+
+
+class SourceKind(IntEnum):
+    INGRESS = 0
+    SERVICE = 1
+    RESTART = 2
+
+
+class Source(msgspec.Struct, frozen=True, array_like=True):
+    """Who asked. ``invocation`` is the caller, or the one restarted; ``target`` the caller's."""
+
+    kind: int
+    invocation: InvocationId | None = None
+    target: str | None = None
+
+
+class CallerSink(msgspec.Struct, frozen=True, array_like=True):
+    """An invocation that waits: a completion of ``type`` for ``completion_id`` goes to it.
+
+    ``accepted_lsn`` tells the caller apart from a later invocation under the same id.
+    """
+
+    caller: InvocationId
+    accepted_lsn: int
+    completion_id: int
+    type: int
+
+
+class Spec(msgspec.Struct, frozen=True, array_like=True):
+    """What is fixed when an invocation is accepted. Times in ms since the epoch, 0 for none.
+
+    ``accepted_lsn`` is unique: ids that are derived from keys come back, this never does.
+    """
+
+    accepted_lsn: int
+    target: Target
+    source: Source
+    sink: CallerSink | None
+    created_at_ms: int
+    execute_at_ms: int
+    idempotency_key: str | None
+    completion_retention_ms: int
+    journal_retention_ms: int
+
+
+class Pin(msgspec.Struct, frozen=True, array_like=True):
+    """The deployment and protocol version that an invocation stays with."""
+
+    deployment_id: str
+    protocol_version: int
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """How far a started invocation got.
+
+    ``journal_length`` counts all entries, ``command_count`` commands only (Input included).
+    ``modified_at_ms`` moves with stored entries, pinning, suspension and resume, nothing else.
+    """
+
+    journal_length: int
+    command_count: int
+    pin: Pin | None
+    modified_at_ms: int
+    started_at_ms: int
+    event_count: int
+    has_attachers: bool
+
+
+class Scheduled(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """Waits for its execution time."""
+
+    spec: Spec
+    has_attachers: bool
+
+
+class Inboxed(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Waits for its key's lock, at ``sequence`` of the key's inbox."""
+
+    spec: Spec
+    has_attachers: bool
+    sequence: int
+    inboxed_at_ms: int
+
+
+class Invoked(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Runs, or is about to. ``session``: LSN of the record that made it so; fences attempts."""
+
+    spec: Spec
+    progress: Progress
+    session: int
+
+
+class Suspended(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Waits for what remains of ``awaiting``; ``delivered`` entries had reached the service."""
+
+    spec: Spec
+    progress: Progress
+    awaiting: Future
+    delivered: int
+
+
+class Paused(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Waits for an operator."""
+
+    spec: Spec
+    progress: Progress
+
+
+class Completed(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Ended; the result is in ``results`` while retained. ``journal_length`` 0: journal purged."""
+
+    spec: Spec
+    progress: Progress
+    completed_at_ms: int
+    is_success: bool
+
+
+Started = Invoked | Suspended | Paused
+Invocation = Scheduled | Inboxed | Invoked | Suspended | Paused | Completed
+
+
+class Success(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """A value."""
+
+    value: bytes
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A terminal error; ``code`` fits 16 bits."""
+
+    code: int
+    message: str
+    metadata: tuple[tuple[str, str], ...] = ()
+    stacktrace: str = ""
+
+
+Result = Success | Failure
+
+
+def attacher_suffix(caller: InvocationId, completion_id: int) -> bytes:
+    """Key of a waiting caller below the invocation it waits for."""
+    return caller + completion_id.to_bytes(4)

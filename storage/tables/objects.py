@@ -1,0 +1,58 @@
+"""Virtual objects and workflows: locks, inboxes, state, promises.
+
+All are grouped by the object (``keys.object_group``). Table ``locks`` (group -> Lock), ``inbox``
+(group, u64 sequence -> Waiting), ``state`` (group, state key -> StateEntry), ``promises`` (group,
+name -> Promise), ``names`` (group -> names, only for groups that end in a hash).
+"""
+
+import msgspec
+
+from perdure.core.ids import InvocationId
+from perdure.storage.tables.invocations import CallerSink, Result
+
+
+class Lock(msgspec.Struct, frozen=True, array_like=True):
+    """Held by an exclusive invocation; the inbox behind it is ``[head, tail)``, with holes."""
+
+    holder: InvocationId
+    acquired_at_ms: int
+    head: int
+    tail: int
+
+
+class WaitingInvocation(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """An invocation in the inbox."""
+
+    id: InvocationId
+
+
+class WaitingMutation(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """An operator's replacement of the whole state; ``version`` guards it unless None."""
+
+    version: str | None
+    entries: tuple[tuple[bytes, bytes], ...]
+
+
+Waiting = WaitingInvocation | WaitingMutation
+
+
+class StateEntry(msgspec.Struct, frozen=True, array_like=True):
+    """A state value with its key in full (the row's own key may end in a hash)."""
+
+    key: bytes
+    value: bytes
+
+
+class Promise(msgspec.Struct, frozen=True, array_like=True):
+    """A workflow's once-set value: either a result, or those who wait for it."""
+
+    name: str
+    result: Result | None
+    listeners: tuple[CallerSink, ...] = ()
+
+
+class ObjectNames(msgspec.Struct, frozen=True, array_like=True):
+    """What a hashed group stands for."""
+
+    service: str
+    key: str

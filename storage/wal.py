@@ -1,0 +1,365 @@
+"""The write-ahead log of a node: one sequence of frames for all its replicas.
+
+Called by the log writer (cluster/wal_writer.py), one call at a time; ``ensure_spare`` and
+``recycle`` may run beside it on another thread. Files are zero-filled once and recycled, because
+syncing an overwritten block is several times cheaper than syncing a new one.
+
+Invariants: group k+1 is written only after the sync of group k returned · nothing is acknowledged
+before its sync · a failed write or sync is never retried (the caller stops for good) · a file is
+recycled only when every extent in it is dead and a younger file holds a checkpoint.
+"""
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from perdure.core.entropy import Entropy
+from perdure.core.failpoint import failpoint
+from perdure.core.invariant import invariant
+from perdure.core.limits import (
+    DISK_FREE_BYTES_MIN,
+    SECTOR_BYTES,
+    WAL_FILE_BYTES,
+    WAL_FIRST_FILE_BYTES,
+)
+from perdure.core.telemetry import logger
+from perdure.storage.disk import Disk, DiskFullError, File
+from perdure.storage.wal_format import (
+    FLAG_GROUP_END,
+    FRAME_HEADER_BYTES,
+    FileHeader,
+    Frame,
+    FrameHeader,
+    FrameType,
+    decode_frame_header,
+    encode_file_header,
+    encode_frame_header,
+    padding,
+)
+
+FOLDER = "wal"
+_SPARE_PREFIX = "spare-"
+_SPARES_MAX = 1
+
+log = logger("wal")
+
+SegmentKey = tuple[int, int]
+"""Partition and segment index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalIdentity:
+    """Whose log this is; stamped into each file."""
+
+    fingerprint: bytes
+    storage_uuid: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalSizes:
+    """Sizes of files in bytes; tests make them small."""
+
+    first_file: int = WAL_FIRST_FILE_BYTES
+    file: int = WAL_FILE_BYTES
+    free_min: int = DISK_FREE_BYTES_MIN
+
+
+@dataclass(slots=True)
+class WalFile:
+    """A live file. ``extents``: highest offset end per segment of the STORE frames in it."""
+
+    seq: int
+    nonce: int
+    size: int
+    file: File
+    extents: dict[SegmentKey, int] = field(default_factory=dict[SegmentKey, int])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalTail:
+    """Where the next group goes and what it continues. Offsets in bytes."""
+
+    position: int
+    frame_seq: int
+    prev_crc: int
+    group_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class WalStatistics:
+    """Counters since the log was opened."""
+
+    files: int
+    spares: int
+    groups: int
+    frames: int
+    bytes_written: int
+
+
+def file_name(seq: int) -> str:
+    """Path of log file ``seq`` on the disk."""
+    return f"{FOLDER}/{seq:016d}.log"
+
+
+def index_name(seq: int) -> str:
+    """Path of the sidecar that lists a full file's extents."""
+    return f"{FOLDER}/{seq:016d}.idx"
+
+
+class Wal:
+    """An open log positioned at its tail. Make one with ``open_wal`` (wal_recovery.py)."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        identity: WalIdentity,
+        sizes: WalSizes,
+        entropy: Entropy,
+        files: list[WalFile],
+        tail: WalTail,
+    ) -> None:
+        self._disk = disk
+        self._identity = identity
+        self._sizes = sizes
+        self._entropy = entropy
+        self._files = files
+        self._tail = tail
+        self._spares: list[tuple[str, int]] = []
+        self._housekeeping = threading.Lock()
+        self._groups = self._frames = self._bytes = 0
+        self._synced_group = tail.group_id - 1
+        self._checkpoint_file_seq = -1
+        self.wants_checkpoint = True
+        for name in disk.list_folder(FOLDER):
+            if name.startswith(_SPARE_PREFIX):
+                self._adopt_spare(f"{FOLDER}/{name}")
+
+    @property
+    def synced_group(self) -> int:
+        """Id of the last group whose sync returned."""
+        return self._synced_group
+
+    def append(self, frames: Sequence[Frame]) -> None:
+        """Write one group; it is durable after the next ``sync``.
+
+        Raises:
+            DiskFullError: a new file is needed and there is no room; nothing was written.
+            OSError: the write failed; the log must not be used again.
+        """
+        size = sum(FRAME_HEADER_BYTES + sum(map(len, frame.body)) for frame in frames)
+        file = self._files[-1]
+        if self._tail.position + size > file.size:
+            invariant(
+                SECTOR_BYTES + size <= self._sizes.file, "a group fits into a file", size=size
+            )
+            file = self._roll()
+        tail = self._tail
+        parts: list[bytes] = []
+        frame_seq, prev_crc, last = tail.frame_seq, tail.prev_crc, len(frames) - 1
+        for number, frame in enumerate(frames):
+            header, prev_crc = encode_frame_header(
+                frame,
+                flags=FLAG_GROUP_END if number == last else 0,
+                frame_seq=frame_seq,
+                prev_crc=prev_crc,
+                group=(tail.group_id, number + 1),
+                nonce=file.nonce,
+            )
+            frame_seq += 1
+            parts.append(header)
+            parts.extend(frame.body)
+            if frame.type == FrameType.STORE:
+                file.extents[frame.partition, frame.segment] = frame.first_offset + frame.count
+            elif frame.type == FrameType.CHECKPOINT:
+                self._checkpoint_file_seq = file.seq
+                self.wants_checkpoint = False
+        parts.append(padding(size))
+        failpoint("wal.before_write")
+        file.file.write(parts, tail.position)
+        self._groups += 1
+        self._frames += len(frames)
+        self._bytes += size
+        self._tail = WalTail(
+            position=tail.position + size + len(parts[-1]),
+            frame_seq=frame_seq,
+            prev_crc=prev_crc,
+            group_id=(tail.group_id + 1) & 0xFFFF_FFFF,
+        )
+
+    def sync(self) -> None:
+        """Make everything appended durable.
+
+        Raises:
+            OSError: the log must not be used again: a retried sync proves nothing.
+        """
+        failpoint("wal.before_sync")
+        self._files[-1].file.sync_data()
+        failpoint("wal.after_sync")
+        self._synced_group = (self._tail.group_id - 1) & 0xFFFF_FFFF
+
+    def mark(self) -> None:
+        """Append a MARK frame that names the last synced group (sync is the caller's)."""
+        name = self._synced_group.to_bytes(4, "little")
+        self.append([Frame(FrameType.MARK, 0, 0, 0, 0, 0, 0, 0, (name,))])
+
+    def recycle(self, is_dead: Callable[[SegmentKey, int], bool]) -> int:
+        """Turn the oldest files into spares while all they hold is dead; returns how many.
+
+        ``is_dead(segment, offset end)``: every record of the segment below the end is durable in
+        its partition store.
+        """
+        freed = 0
+        with self._housekeeping:
+            while len(self._files) > 1 and self._files[0].seq < self._checkpoint_file_seq:
+                file = self._files[0]
+                if not all(is_dead(segment, end) for segment, end in file.extents.items()):
+                    break
+                self._retire(file)
+                del self._files[0]
+                freed += 1
+            if freed:
+                self._disk.sync_folder(FOLDER)
+                log.debug("wal.files.recycled", count=freed, oldest_seq=self._files[0].seq)
+        return freed
+
+    def ensure_spare(self) -> None:
+        """Have a zero-filled file ready for the next roll.
+
+        Raises:
+            DiskFullError: no room for it.
+        """
+        with self._housekeeping:
+            if len(self._spares) >= _SPARES_MAX:
+                return
+            if self._disk.free_bytes() < self._sizes.file + self._sizes.free_min:
+                raise DiskFullError(f"{self._disk.free_bytes()} bytes free")
+            name = f"{FOLDER}/{_SPARE_PREFIX}{self._entropy.bits(64):016x}"
+            self._disk.create_zeroed(name, self._sizes.file).close()
+            self._spares.append((name, self._sizes.file))
+
+    def read_frame(self, file_seq: int, position: int) -> tuple[FrameHeader, bytes]:
+        """A frame that recovery has seen at this place, checked again."""
+        file = next(item for item in self._files if item.seq == file_seq)
+        header = decode_frame_header(file.file.read(FRAME_HEADER_BYTES, position))
+        invariant(header is not None, "a frame is read back", file=file_seq, position=position)
+        assert header is not None
+        body = file.file.read(header.body_length, position + FRAME_HEADER_BYTES)
+        invariant(
+            zlib.crc32(body) == header.body_crc,
+            "a frame's body is read back unchanged",
+            file=file_name(file_seq),
+            position=position,
+        )
+        return header, body
+
+    def statistics(self) -> WalStatistics:
+        return WalStatistics(
+            len(self._files), len(self._spares), self._groups, self._frames, self._bytes
+        )
+
+    def close(self) -> None:
+        for file in self._files:
+            file.file.close()
+
+    def _roll(self) -> WalFile:
+        with self._housekeeping:
+            old = self._files[-1]
+            if self._spares:
+                name, size = self._spares.pop()
+                handle = self._disk.open(name)
+            else:
+                if self._disk.free_bytes() < self._sizes.file + self._sizes.free_min:
+                    raise DiskFullError(f"{self._disk.free_bytes()} bytes free")
+                name, size = f"{FOLDER}/{_SPARE_PREFIX}{self._entropy.bits(64):016x}", 0
+                handle = self._disk.create_zeroed(name, self._sizes.file)
+                size = self._sizes.file
+            file = activate(
+                self._disk, self._identity, name, handle, self._header(old.seq + 1, size)
+            )
+            self._files.append(file)
+            self._disk.replace(index_name(old.seq), encode_index(old))
+        self._tail = WalTail(
+            position=SECTOR_BYTES,
+            frame_seq=self._tail.frame_seq,
+            prev_crc=self._tail.prev_crc,
+            group_id=self._tail.group_id,
+        )
+        self.wants_checkpoint = True
+        log.debug("wal.file.rolled", seq=file.seq)
+        return file
+
+    def _header(self, seq: int, size: int) -> FileHeader:
+        return FileHeader(
+            file_seq=seq,
+            nonce=self._entropy.bits(32),
+            file_bytes=size,
+            first_frame_seq=self._tail.frame_seq,
+            prev_crc=self._tail.prev_crc,
+            first_group_id=self._tail.group_id,
+            fingerprint=self._identity.fingerprint,
+            storage_uuid=self._identity.storage_uuid,
+        )
+
+    def _retire(self, file: WalFile) -> None:
+        file.file.close()
+        if self._disk.exists(index_name(file.seq)):
+            self._disk.remove(index_name(file.seq))
+        if file.size == self._sizes.file and len(self._spares) < _SPARES_MAX:
+            spare = f"{FOLDER}/{_SPARE_PREFIX}{self._entropy.bits(64):016x}"
+            self._disk.rename(file_name(file.seq), spare)
+            self._spares.append((spare, file.size))
+        else:
+            self._disk.remove(file_name(file.seq))
+
+    def _adopt_spare(self, name: str) -> None:
+        file = self._disk.open(name)
+        size = file.size()
+        file.close()
+        if size == self._sizes.file and len(self._spares) < _SPARES_MAX:
+            self._spares.append((name, size))
+        else:
+            self._disk.remove(name)
+
+
+def activate(
+    disk: Disk, identity: WalIdentity, spare: str, handle: File, header: FileHeader
+) -> WalFile:
+    """Turn a spare into log file ``header.file_seq``: header first, then the name, both durable."""
+    handle.write([encode_file_header(header)], 0)
+    handle.sync_data()
+    disk.rename(spare, file_name(header.file_seq))
+    disk.sync_folder(FOLDER)
+    return WalFile(header.file_seq, header.nonce, header.file_bytes, handle)
+
+
+class _Index(msgspec.Struct, array_like=True, frozen=True):
+    seq: int
+    extents: list[tuple[int, int, int]]
+
+
+def encode_index(file: WalFile) -> bytes:
+    """The sidecar of a full file: its extents and a CRC."""
+    extents = sorted((*segment, end) for segment, end in file.extents.items())
+    body = msgspec.msgpack.encode(_Index(file.seq, extents))
+    return zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def decode_index(content: bytes, seq: int) -> dict[SegmentKey, int] | None:
+    """The extents in a sidecar; None when it isn't intact or of another file."""
+    if int.from_bytes(content[:4], "little") != zlib.crc32(content[4:]):
+        return None
+    index = msgspec.msgpack.decode(content[4:], type=_Index)
+    if index.seq != seq:
+        return None
+    return {(partition, segment): end for partition, segment, end in index.extents}
+
+
+def iterate_names(disk: Disk) -> Iterator[int]:
+    """Sequence numbers of the log files on the disk, ascending."""
+    for name in disk.list_folder(FOLDER):
+        stem, dot, kind = name.partition(".")
+        if dot and kind == "log" and stem.isdigit():
+            yield int(stem)
