@@ -80,11 +80,12 @@ class SegmentLog(Generic[C]):
         self._in_flight: deque[CommittedRecord[C]] = deque()
         self._waiting: deque[tuple[Proposal, C]] = deque()
         self._is_dirty = False
+        self._is_abandoned = False
 
     @property
     def is_stopped(self) -> bool:
-        """Whether a replica refused us: this log takes nothing more."""
-        return self._core.stopped is not None
+        """Whether a replica refused us, or we gave up: this log takes nothing more."""
+        return self._is_abandoned or self._core.stopped is not None
 
     def append(self, proposal: Proposal, context: C) -> None:
         """Propose a record; it comes back through ``on_committed``, in order, or never.
@@ -118,6 +119,7 @@ class SegmentLog(Generic[C]):
 
     def abandon(self) -> list[C]:
         """Give up: contexts of proposals whose outcome is unknown now."""
+        self._is_abandoned = True
         left = [item.context for item in self._in_flight]
         left.extend(context for _, context in self._waiting)
         self._in_flight.clear()
@@ -141,6 +143,8 @@ class SegmentLog(Generic[C]):
         if isinstance(reply, Refused):
             stopped = self._core.on_refused(reply)
             self._on_stopped(stopped.reason)
+            return
+        if self._is_abandoned:
             return
         committed = self._core.on_ack(self._node, reply)
         if committed is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from perdure.cluster.core.sequencer import Proposal
 from perdure.cluster.log import SegmentLog
 from perdure.core.clock import Clock
-from perdure.core.errors import OutcomeUnknown, PartitionUnavailable
+from perdure.core.errors import OutcomeUnknown, PartitionUnavailable, PerdureError
 from perdure.core.ids import InvocationId, PartitionId, partition_key_of
 from perdure.core.telemetry import logger
 from perdure.engine.actions import (
@@ -45,7 +45,8 @@ from perdure.storage.wal_format import ProducerKind
 log = logger("partition")
 
 _SCAN_COUNT = 1024
-Waiter = Callable[[Result], None]
+Waiter = Callable[[Result | PerdureError], None]
+"""Told an invocation's result, or why it will not be told."""
 
 
 class Leader:
@@ -93,9 +94,15 @@ class Leader:
         self._propose_own(self._announcement)
 
     def propose(
-        self, command: Command, partition_key: int, on_applied: Callable[[Outcome], None] | None
+        self,
+        command: Command,
+        partition_key: int,
+        on_applied: Callable[[Outcome], None],
+        on_lost: Callable[[PerdureError], None] | None = None,
     ) -> None:
-        """Append a command of this partition; the callback gets its outcome once applied.
+        """Append a command of this partition; ``on_applied`` gets its outcome once applied.
+
+        ``on_lost`` is called instead when the outcome will never be known here.
 
         Raises:
             PartitionUnavailable: not leading, or halted.
@@ -106,7 +113,7 @@ class Leader:
                 f"partition {self._processor.partition} has no leader here yet: try again shortly"
             )
         self._processor.check_available()
-        self._append(encode_command(command), command, partition_key, on_applied)
+        self._append(encode_command(command), Proposed(command, on_applied, on_lost), partition_key)
 
     def propose_effects(self, effects: Effects, on_applied: Callable[[Outcome], None]) -> None:
         """``propose`` for the invoker."""
@@ -176,12 +183,24 @@ class Leader:
 
     def resign(self) -> None:
         """Stop every effect; proposals still under way have an unknown outcome."""
+        self._leave(OutcomeUnknown("this node stops leading: ask again under the same id"))
+
+    def on_halted(self, error: PerdureError) -> None:
+        """The partition can't go on: everybody who waits is told."""
+        self._leave(error)
+
+    def _leave(self, error: PerdureError) -> None:
         self._is_leading = False
         self.invoker.stop()
         self.timers.stop()
         self.shuffle.stop()
-        self._waiters.clear()
-        self._log.abandon()
+        for proposed in self._log.abandon():
+            if proposed.on_lost is not None:
+                proposed.on_lost(error)
+        waiting, self._waiters = self._waiters, {}
+        for waiters in waiting.values():
+            for waiter in waiters:
+                waiter(error)
 
     def waiting(self) -> int:
         """How many invocations somebody outside waits for."""
@@ -214,15 +233,9 @@ class Leader:
     def _propose_own(self, command: Command) -> None:
         if not isinstance(command, Announce):
             self._processor.check_available()
-        self._append(encode_command(command), command, 0, None)
+        self._append(encode_command(command), Proposed(command, None), 0)
 
-    def _append(
-        self,
-        payload: bytes,
-        command: Command,
-        partition_key: int,
-        on_applied: Callable[[Outcome], None] | None,
-    ) -> None:
+    def _append(self, payload: bytes, proposed: Proposed, partition_key: int) -> None:
         if self._log.is_stopped:
             raise OutcomeUnknown("the log was taken over by another leader")
         proposal = Proposal(
@@ -231,4 +244,4 @@ class Leader:
             created_at_ms=self._clock.now_ms(),
             key_hash=partition_key,
         )
-        self._log.append(proposal, Proposed(command, on_applied))
+        self._log.append(proposal, proposed)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from perdure.cluster.core.sequencer import Proposal
 from perdure.cluster.log import CommittedRecord
-from perdure.core.errors import PartitionUnavailable
+from perdure.core.errors import PartitionUnavailable, PerdureError
 from perdure.core.ids import PartitionId
 from perdure.core.invariant import InvariantViolation
 from perdure.core.limits import (
@@ -41,12 +41,15 @@ class Proposed:
 
     command: Command
     on_applied: Callable[[Outcome], None] | None
+    on_lost: Callable[[PerdureError], None] | None = None
 
 
 class LeaderDuties(Protocol):
     """What happens for applied records on the leader only."""
 
     def act(self, actions: list[Action]) -> None: ...
+
+    def on_halted(self, error: PerdureError) -> None: ...
 
 
 class Processor:
@@ -113,10 +116,7 @@ class Processor:
             PartitionUnavailable: with the reason.
         """
         if self.halted is not None:
-            raise PartitionUnavailable(
-                f"partition {self.partition} was halted: {self.halted}. Restart the node; if it "
-                "halts again, keep the data directory and report it"
-            )
+            raise self._halted_error(self.halted)
 
     def _drain(self) -> None:
         if self._is_applying:
@@ -153,10 +153,22 @@ class Processor:
 
     def _halt(self, violation: InvariantViolation) -> None:
         self.halted = violation
-        self._committed.clear()
+        lost, self._committed = self._committed, deque()
         if self._flush_timer is not None:
             self._flush_timer.cancel()
         log.error("partition.halted", cause=violation, partition=self.partition)
+        error = self._halted_error(violation)
+        for item in lost:
+            if item.context.on_lost is not None:
+                item.context.on_lost(error)
+        if self.leader is not None:
+            self.leader.on_halted(error)
+
+    def _halted_error(self, violation: InvariantViolation) -> PartitionUnavailable:
+        return PartitionUnavailable(
+            f"partition {self.partition} was halted: {violation}. Restart the node; if it halts "
+            "again, keep the data directory and report it"
+        )
 
     # --- Flushing -------------------------------------------------------------------------------
 

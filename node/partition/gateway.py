@@ -1,0 +1,96 @@
+"""All partitions as ingress and admin see them: ask for a change, wait for a result, look.
+
+Everything is called on the event loop and answers through callbacks on it, so that a partition led
+by another node can stand behind the same port. Raised errors are ``PerdureError``; a caller that
+gets one may repeat the same command, because commands carry their ids.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from perdure.core.errors import PerdureError
+from perdure.core.ids import InvocationId, PartitionId, partition_key_of, partition_of
+from perdure.engine.actions import Outcome
+from perdure.engine.commands import Command
+from perdure.node.invoker.run import Run
+from perdure.node.partition.leader import Leader, Waiter
+from perdure.node.partition.processor import Processor
+from perdure.storage.partition_store import PartitionStore
+
+
+@dataclass(frozen=True, slots=True)
+class LedPartition:
+    """A partition of this node, with its leader."""
+
+    processor: Processor
+    leader: Leader
+
+
+class Gateway(Protocol):
+    """What the outside asks of the partitions."""
+
+    @property
+    def partition_count(self) -> int: ...
+
+    def propose(
+        self,
+        command: Command,
+        partition_key: int,
+        on_applied: Callable[[Outcome], None],
+        on_lost: Callable[[PerdureError], None],
+    ) -> None:
+        """Have a command applied by the partition of ``partition_key``.
+
+        ``on_applied`` gets the outcome once it is committed and applied; ``on_lost`` is called
+        instead when the outcome will never be known here. Exactly one is called, once.
+
+        Raises:
+            PartitionUnavailable, Overloaded, RecordTooLarge, OutcomeUnknown: not taken.
+        """
+        ...
+
+    def wait(self, invocation: InvocationId, waiter: Waiter) -> Callable[[], None]:
+        """Call ``waiter`` when the invocation ends (it must not have); returns how to stop."""
+        ...
+
+    def store(self, partition_key: int) -> PartitionStore:
+        """The tables that hold a partition key, to be read between two callbacks only."""
+        ...
+
+    def run_of(self, invocation: InvocationId) -> Run | None:
+        """The invocation's running session, if it has one: for people to look at."""
+        ...
+
+
+class LocalGateway:
+    """The gateway of a node that leads every partition."""
+
+    def __init__(self, partitions: Sequence[LedPartition]) -> None:
+        self._partitions = partitions
+
+    @property
+    def partition_count(self) -> int:
+        return len(self._partitions)
+
+    def propose(
+        self,
+        command: Command,
+        partition_key: int,
+        on_applied: Callable[[Outcome], None],
+        on_lost: Callable[[PerdureError], None],
+    ) -> None:
+        self._of(partition_key).leader.propose(command, partition_key, on_applied, on_lost)
+
+    def wait(self, invocation: InvocationId, waiter: Waiter) -> Callable[[], None]:
+        return self._of(partition_key_of(invocation)).leader.wait(invocation, waiter)
+
+    def store(self, partition_key: int) -> PartitionStore:
+        return self._of(partition_key).processor.store
+
+    def run_of(self, invocation: InvocationId) -> Run | None:
+        return self._of(partition_key_of(invocation)).leader.invoker.run_of(invocation)
+
+    def _of(self, partition_key: int) -> LedPartition:
+        partition: PartitionId = partition_of(partition_key, len(self._partitions))
+        return self._partitions[partition]
