@@ -42,7 +42,7 @@ class _Pool:
 
     def submit(self, stream: RequestStream) -> None:
         """Give the stream to a connection, now or as soon as there is one."""
-        connection = self._choose() if not self._waiting else None
+        connection = None if self._waiting else self._choose()
         if connection is not None:
             connection.open(stream, self.origin.authority)
         else:
@@ -58,11 +58,11 @@ class _Pool:
             if self._waiting[0].is_closed:
                 self._waiting.popleft()
                 continue
-            connection = self._choose()
-            if connection is None:
+            free = self._choose()
+            if free is None:
                 self._connect_more()
                 return
-            connection.open(self._waiting.popleft(), self.origin.authority)
+            free.open(self._waiting.popleft(), self.origin.authority)
 
     def remove(self, connection: Connection) -> None:
         """The connection is lost."""
