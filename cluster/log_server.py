@@ -47,6 +47,12 @@ class LogServer:
         if (frame := self._core.close(key, tail)) is not None:
             self._writer.stage(frame, None)
 
+    def trim(self, key: SegmentKey, up_to: int) -> None:
+        """Committed records below ``up_to`` are durable in tables: their place may go."""
+        self._core.release(key, up_to)
+        if (frame := self._core.trim(key, up_to)) is not None:
+            self._writer.stage(frame, None)
+
     def drop_segments(self, partition: int, below_index: int) -> None:
         """Forget segments that the chain no longer lists."""
         self._core.drop(partition, below_index)

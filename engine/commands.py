@@ -43,7 +43,7 @@ class Invoke(msgspec.Struct, frozen=True, array_like=True, tag=1):
 class Append(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """The service sent a command; ``call`` is set for Call and OneWayCall."""
 
-    type: int
+    type_code: int
     payload: bytes
     call: CallInfo | None = None
 

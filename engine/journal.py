@@ -61,8 +61,8 @@ class Journaling:
 
 def append_command(run: Journaling, command: Append) -> tuple[int, int]:
     """Apply and record a command: its journal index, and how many completions follow it."""
-    index = run.tape.append(command.type, command.payload, command.call)
-    effect = _EFFECTS.get(command.type)
+    index = run.tape.append(command.type_code, command.payload, command.call)
+    effect = _EFFECTS.get(command.type_code)
     if effect is not None:
         effect(run, command)
     return index, run.tape.length - index - 1

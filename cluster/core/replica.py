@@ -193,6 +193,8 @@ class ReplicaCore:
         if segment is None or up_to <= segment.trim:
             return None
         invariant(up_to <= segment.kgt, "only committed records are trimmed", key=key, trim=up_to)
+        for offset in range(segment.trim, up_to):
+            segment.crcs.pop(offset, None)
         segment.trim = up_to
         return self._meta_frame(FrameType.TRIM, key, segment, segment.epoch, up_to)
 

@@ -1,0 +1,333 @@
+"""The durable half of a node: its log, its tables, its partitions, led from here.
+
+``Host.open`` reads as the list of steps that lead from a data directory to partitions with
+leaders; ``close`` undoes them. What the steps touch (disk, tables, clock, chance, threads, the way
+to services) comes in as ports, so the simulator opens the very same host.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from perdure.cluster.core.chain import PartitionMeta
+from perdure.cluster.core.replica import ReplicaCore
+from perdure.cluster.core.types import Member, NodeId, SegmentKey, Writer
+from perdure.cluster.log import LogBatcher, SegmentLog
+from perdure.cluster.log_reader import ReplayIndex, liveness
+from perdure.cluster.log_server import LogServer
+from perdure.cluster.metadata.store import MetadataStore
+from perdure.cluster.takeover import Takeover, decode_meta, partition_key, take_over
+from perdure.cluster.wal_writer import WalWriter
+from perdure.core.clock import Clock
+from perdure.core.entropy import Entropy
+from perdure.core.errors import DataDirectoryForeign, DataDirectoryTooNew, StoreAheadOfLog
+from perdure.core.ids import PartitionId
+from perdure.core.offload import Offload
+from perdure.core.telemetry import logger
+from perdure.engine.commands import Announce
+from perdure.node.identity import Identity
+from perdure.node.invoker.invoker import Invoker
+from perdure.node.invoker.ports import Caller, RunPorts
+from perdure.node.invoker.validation import CatalogueResolver
+from perdure.node.partition.gateway import LedPartition, LocalGateway
+from perdure.node.partition.leader import Leader
+from perdure.node.partition.processor import Processor, Proposed
+from perdure.node.registry.effective import Catalogue
+from perdure.storage.disk import Disk
+from perdure.storage.env import Env
+from perdure.storage.partition_store import STORE_FORMAT_VERSION, PartitionStore
+from perdure.storage.tables.timers import Outgoing
+from perdure.storage.wal import Wal, WalIdentity, WalSizes
+from perdure.storage.wal_recovery import open_wal
+
+log = logger("node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPorts:
+    """What a host stands on. ``open_env`` gives the tables of a partition."""
+
+    disk: Disk
+    open_env: Callable[[PartitionId], Env]
+    metadata: MetadataStore
+    clock: Clock
+    entropy: Entropy
+    log_thread: Offload
+    housekeeping_thread: Offload
+    storage_thread: Offload
+    caller: Caller
+    catalogue: Callable[[], Catalogue]
+    on_failure: Callable[[BaseException], None]
+    wal_sizes: WalSizes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """``slots``: attempts at once per partition. ``software``: version named in announcements."""
+
+    slots: int
+    software: str
+
+
+@dataclass(frozen=True, slots=True)
+class BootFigures:
+    """What opening found: frames scanned, records replayed, where a torn tail was cut."""
+
+    frames_scanned: int
+    records_replayed: int
+    torn_at: str | None
+
+
+class Host:
+    """Open it once; then ``gateway`` serves until ``close``."""
+
+    def __init__(self, identity: Identity, ports: HostPorts, options: HostOptions) -> None:
+        self.identity = identity
+        self._ports = ports
+        self._options = options
+        self._partitions = [PartitionId(number) for number in range(identity.partition_count)]
+        self._member = Member(NodeId(identity.node_id), identity.storage_uuid)
+        self._stores: list[PartitionStore] = []
+        self._durable_lsns: dict[int, int] = {}
+        self._chains: dict[int, PartitionMeta] = {}
+        self._is_dead: Callable[[SegmentKey, int], bool] = lambda _segment, _end: False
+        self._wal: Wal | None = None
+        self.writer: WalWriter
+        self.log_server: LogServer
+        self.led: list[LedPartition] = []
+        self.gateway = LocalGateway(self.led)
+        self.figures = BootFigures(0, 0, None)
+
+    # --- Opening --------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Recover from the data directory and lead every partition.
+
+        Raises:
+            PerdureError: the directory can't be served; nothing of it was changed but claims.
+        """
+        await self._open_stores()
+        replicas = ReplicaCore(self._member)
+        index = ReplayIndex(replicas, self._is_dead)
+        wal = self._open_log(index)
+        self._start_log(wal, replicas)
+        takeovers = await self._take_over(replicas)
+        self._build(takeovers)
+        self._replay(index, wal, takeovers)
+        await self._lead()
+        self._recycle()
+
+    async def _open_stores(self) -> None:
+        for partition in self._partitions:
+            store = PartitionStore(
+                self._ports.open_env(partition), self.identity.fingerprint, partition
+            )
+            self._stores.append(store)
+            self._check_store(store, partition)
+            self._durable_lsns[partition] = store.durable_lsn
+            found = await self._ports.metadata.get(partition_key(partition))
+            self._chains[partition] = decode_meta(found)
+        self._is_dead = liveness(self._chains, self._durable_lsns)
+
+    def _check_store(self, store: PartitionStore, partition: PartitionId) -> None:
+        opened = store.opened
+        if opened.format > STORE_FORMAT_VERSION:
+            raise DataDirectoryTooNew(
+                f"the tables of partition {partition} have format {opened.format}, this release "
+                f"reads up to {STORE_FORMAT_VERSION}: start the release that wrote them"
+            )
+        if (opened.fingerprint, opened.partition) != (self.identity.fingerprint, partition):
+            raise DataDirectoryForeign(
+                f"the tables in the folder of partition {partition} are those of partition "
+                f"{opened.partition} of cluster {opened.fingerprint.hex()}, this is cluster "
+                f"{self.identity.fingerprint.hex()}: put the right folder back"
+            )
+
+    def _open_log(self, index: ReplayIndex) -> Wal:
+        identity = WalIdentity(
+            fingerprint=self.identity.fingerprint, storage_uuid=self.identity.storage_uuid
+        )
+        ports = self._ports
+        found = open_wal(
+            ports.disk, identity, ports.entropy, index.visit, self._is_dead, ports.wal_sizes
+        )
+        self.figures = BootFigures(found.frames, 0, found.torn_at)
+        self._wal = found.wal
+        return found.wal
+
+    def _start_log(self, wal: Wal, replicas: ReplicaCore) -> None:
+        ports = self._ports
+        self.writer = WalWriter(
+            wal,
+            ports.clock,
+            ports.log_thread,
+            ports.housekeeping_thread,
+            ports.on_failure,
+            replicas.checkpoint,
+        )
+        self.log_server = LogServer(replicas, self.writer)
+
+    async def _take_over(self, replicas: ReplicaCore) -> list[Takeover]:
+        me = Writer(self._member.node, self.identity.generation, self.identity.incarnation)
+        takeovers = await asyncio.gather(
+            *(
+                take_over(
+                    partition,
+                    self._ports.metadata,
+                    self.log_server,
+                    replicas,
+                    (me, self._member),
+                    self._durable_lsns[partition],
+                )
+                for partition in self._partitions
+            )
+        )
+        for partition, takeover in zip(self._partitions, takeovers, strict=True):
+            self._chains[partition] = takeover.meta
+        self._is_dead = liveness(self._chains, self._durable_lsns)
+        return takeovers
+
+    def _build(self, takeovers: list[Takeover]) -> None:
+        batcher = LogBatcher(self.writer)
+        for partition, takeover in zip(self._partitions, takeovers, strict=True):
+            store = self._stores[partition]
+            if store.applied_lsn >= takeover.opened.base_lsn:
+                raise StoreAheadOfLog(
+                    f"partition {partition} has applied record {store.applied_lsn}, its log ends "
+                    f"before {takeover.opened.base_lsn}: a log file was lost or rolled back; "
+                    "restore the data directory from a backup, or wipe it"
+                )
+            processor = Processor(
+                partition,
+                len(self._partitions),
+                store,
+                self._ports.storage_thread,
+                self._on_durable,
+                self._ports.on_failure,
+            )
+            segment_log: SegmentLog[Proposed] = SegmentLog(
+                takeover.opened,
+                self._member,
+                self.log_server,
+                batcher,
+                partial(processor.on_committed, takeover.opened.epoch),
+                partial(self._on_log_stopped, partition),
+            )
+            announcement = Announce(
+                takeover.opened.epoch,
+                self.identity.node_id,
+                self.identity.generation,
+                self.identity.incarnation,
+                self._options.software,
+            )
+            leader = Leader(
+                processor,
+                segment_log,
+                announcement,
+                self._ports.clock,
+                self._route_message,
+                self._route_applied,
+            )
+            leader.invoker = Invoker(self._run_ports(leader, store), self._options.slots)
+            self.led.append(LedPartition(processor, leader))
+
+    def _run_ports(self, leader: Leader, store: PartitionStore) -> RunPorts:
+        ports = self._ports
+        return RunPorts(
+            store=store,
+            propose=leader.propose_effects,
+            caller=ports.caller,
+            catalogue=ports.catalogue,
+            resolver=CatalogueResolver(ports.catalogue, ports.clock, ports.entropy),
+            clock=ports.clock,
+            entropy=ports.entropy,
+            cluster_name=self.identity.cluster,
+        )
+
+    def _replay(self, index: ReplayIndex, wal: Wal, takeovers: list[Takeover]) -> None:
+        replayed = 0
+        for led, takeover in zip(self.led, takeovers, strict=True):
+            processor = led.processor
+            after = processor.store.applied_lsn
+            replayed += processor.replay(
+                index.records(wal, processor.partition, takeover.meta, after)
+            )
+            processor.leader = led.leader
+        self.figures = BootFigures(self.figures.frames_scanned, replayed, self.figures.torn_at)
+
+    async def _lead(self) -> None:
+        leading = asyncio.Event()
+        waiting = len(self.led)
+
+        def on_leading() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0:
+                leading.set()
+
+        for led in self.led:
+            led.leader.announce(on_leading)
+        await leading.wait()
+
+    # --- While it runs --------------------------------------------------------------------------
+
+    def on_catalogue_change(self) -> None:
+        """The registry changed: what failed for want of a deployment may work now."""
+        for led in self.led:
+            led.leader.invoker.on_catalogue_change()
+
+    def _route_message(
+        self, source: PartitionId, target: int, sequence: int, message: Outgoing
+    ) -> None:
+        self.led[target].leader.receive(source, sequence, message)
+
+    def _route_applied(self, target: PartitionId, source: int, sequence: int) -> None:
+        self.led[source].leader.shuffle.applied(target, sequence)
+
+    def _on_durable(self, partition: PartitionId, lsn: int) -> None:
+        self._durable_lsns[partition] = lsn
+        opened = self._chains[partition].chain[-1]
+        if lsn >= opened.base_lsn:
+            self.log_server.trim((partition, opened.index), lsn + 1 - opened.base_lsn)
+        self._recycle()
+
+    def _recycle(self) -> None:
+        if self._wal is not None and self._wal.statistics().files > 1:
+            self.writer.recycle(self._is_dead)
+
+    def _on_log_stopped(self, partition: PartitionId, reason: str) -> None:
+        log.error("partition.log.stopped", partition=partition, reason=reason)
+        self.led[partition].leader.resign()
+
+    # --- Closing --------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Stop leading, flush what is applied, close log and tables."""
+        for led in self.led:
+            led.leader.resign()
+        await asyncio.gather(*(self._flush(led) for led in self.led))
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of everything at once; the log keeps what tables don't have."""
+        for led in self.led:
+            led.processor.close()
+        if self._wal is not None:
+            self.writer.close()
+        for thread in (
+            self._ports.log_thread,
+            self._ports.housekeeping_thread,
+            self._ports.storage_thread,
+        ):
+            thread.close()
+        if self._wal is not None:
+            self._wal.close()
+        for store in self._stores:
+            store.close()
+
+    async def _flush(self, led: LedPartition) -> None:
+        if led.processor.halted is None:
+            flushed = asyncio.Event()
+            led.processor.flush(flushed.set)
+            await flushed.wait()
