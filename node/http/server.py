@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Protocol
+from typing import Protocol, cast
 
 from perdure.core.clock import Clock
 from perdure.core.limits import (
@@ -40,9 +40,21 @@ _SWEEP_SECONDS = 30.0
 
 
 class Exchange:
-    """A request, complete, and the way to answer it. Answer once; later answers are dropped."""
+    """A request, complete, and the way to answer it. Answer once; later answers are dropped.
 
-    __slots__ = ("_connection", "_stream", "body", "headers", "is_answered", "method", "target")
+    ``on_gone``, if set, is called when the client gives up before it is answered.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_stream",
+        "body",
+        "headers",
+        "is_answered",
+        "method",
+        "on_gone",
+        "target",
+    )
 
     def __init__(self, connection: "_Connection", head: RequestHead) -> None:
         self._connection = connection
@@ -52,6 +64,7 @@ class Exchange:
         self.headers = head.headers
         self.body = b""
         self.is_answered = False
+        self.on_gone: Callable[[], None] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header (lower-case name)."""
@@ -65,6 +78,13 @@ class Exchange:
         if not self.is_answered:
             self.is_answered = True
             self._connection.respond(self._stream, status, headers, body)
+
+    def give_up(self) -> None:
+        """The client is gone: nobody is left to answer."""
+        if not self.is_answered:
+            self.is_answered = True
+            if self.on_gone is not None:
+                self.on_gone()
 
 
 class Application(Protocol):
@@ -112,7 +132,7 @@ class _Connection(asyncio.Protocol):
         self._core: ServerCore | None = None
         self._head = b""
         self._incoming: dict[int, _Incoming] = {}
-        self._open: set[int] = set()
+        self._open: dict[int, Exchange] = {}
         self._is_flush_scheduled = False
         self._taken = 0
         self.idle_since = self._loop.time()
@@ -122,7 +142,7 @@ class _Connection(asyncio.Protocol):
         return len(self._open)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._transport = transport
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -143,23 +163,27 @@ class _Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self._core is not None:
             self._handle(self._core, b"")
-        # HTTP/1 clients may close their side and wait for the answer.
-        return bool(self._open)
+        # A client that went away can't be told from one that only closed its sending side, which
+        # hardly any does. Waiting for either would keep connections of clients long gone.
+        self._flush()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         for incoming in self._incoming.values():
             self._server.buffered_bytes -= incoming.size
         self._incoming.clear()
-        self._open.clear()
         self._transport = None
         self._server.left(self)
+        abandoned, self._open = self._open, {}
+        for exchange in abandoned.values():
+            exchange.give_up()
 
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None:
         """Answer a stream; what was waiting behind it on this connection comes next."""
         core = self._core
         if core is None or self._transport is None or stream not in self._open:
             return
-        self._open.discard(stream)
+        del self._open[stream]
         self.idle_since = self._loop.time()
         fields = [*headers, (b"content-length", str(len(body)).encode()), self._server.date()]
         if self._taken >= REQUESTS_PER_CONNECTION_MAX:
@@ -219,14 +243,16 @@ class _Connection(asyncio.Protocol):
                 case End():
                     self._complete(event.stream)
                 case Reset():
-                    self._open.discard(event.stream)
                     self._discard(event.stream)
+                    abandoned = self._open.pop(event.stream, None)
+                    if abandoned is not None:
+                        abandoned.give_up()
                 case _:
                     pass
 
     def _begin(self, core: ServerCore, head: RequestHead) -> None:
         exchange = Exchange(self, head)
-        self._open.add(head.stream)
+        self._open[head.stream] = exchange
         self._taken += 1
         declared = exchange.header(b"content-length")
         if declared is not None and declared.isdigit() and self._is_oversize(int(declared)):

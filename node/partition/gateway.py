@@ -51,7 +51,11 @@ class Gateway(Protocol):
         ...
 
     def wait(self, invocation: InvocationId, waiter: Waiter) -> Callable[[], None]:
-        """Call ``waiter`` when the invocation ends (it must not have); returns how to stop."""
+        """Call ``waiter`` when the invocation ends (it must not have); returns how to stop.
+
+        Raises:
+            PartitionUnavailable: nobody here would learn of the end.
+        """
         ...
 
     def store(self, partition_key: int) -> PartitionStore:

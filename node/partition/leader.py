@@ -140,7 +140,16 @@ class Leader:
         self._log.append(proposal, Proposed(decode_command(message.payload), None))
 
     def wait(self, invocation: InvocationId, waiter: Waiter) -> Callable[[], None]:
-        """Call ``waiter`` with the result when the invocation ends; returns how to stop waiting."""
+        """Call ``waiter`` with the result when the invocation ends; returns how to stop waiting.
+
+        Raises:
+            PartitionUnavailable: not leading, or halted: nobody would ever be told.
+        """
+        if not self._is_leading:
+            self._processor.check_available()
+            raise PartitionUnavailable(
+                f"partition {self._processor.partition} has no leader here: try again shortly"
+            )
         self._waiters.setdefault(invocation, []).append(waiter)
 
         def forget() -> None:
