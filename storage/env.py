@@ -110,8 +110,8 @@ class LmdbEnv:
             raise OSError(str(error)) from error
 
     def refresh(self) -> None:
-        self._reader.reset()
-        self._reader.renew()
+        self._reader.abort()
+        self._reader = self._env.begin(buffers=False)
 
     def grow(self) -> None:
         self._reader.abort()

@@ -8,6 +8,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from perdure.core.entropy import Entropy
 from perdure.core.limits import CONNECT_TIMEOUT_MS, CONNECTIONS_PER_ORIGIN_MAX
@@ -156,7 +157,7 @@ class _Opening(asyncio.Protocol):
         self.connection: Connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         version = self._version
         if version is None:
             tls = transport.get_extra_info("ssl_object")

@@ -6,6 +6,7 @@ back through ``is_writable``. Pings keep it honest, idleness ends it.
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from perdure.core.entropy import Entropy
 from perdure.core.limits import (
@@ -131,7 +132,7 @@ class Connection(asyncio.Protocol):
     # --- What the transport tells -----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._transport = transport
         self.core.start()
         self._schedule_flush()

@@ -6,7 +6,7 @@ the place and the reason (spec 1.2).
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -63,13 +63,13 @@ class _Settings(msgspec.Struct, rename="camel"):
 class _Input(msgspec.Struct, rename="camel"):
     required: bool = False
     content_type: str | None = None
-    json_schema: msgspec.Raw | None = None
+    json_schema: msgspec.Raw = msgspec.Raw()
 
 
 class _Output(msgspec.Struct, rename="camel"):
     content_type: str | None = None
     set_content_type_if_empty: bool = False
-    json_schema: msgspec.Raw | None = None
+    json_schema: msgspec.Raw = msgspec.Raw()
 
 
 class _Handler(_Settings, kw_only=True, rename="camel"):
@@ -234,13 +234,9 @@ def _options(stated: _Settings, workflow_completion_retention: _Millis) -> Optio
     )
 
 
-def _schema(raw: msgspec.Raw | None) -> msgspec.Raw | None:
-    if raw is None:
-        return None
-    parsed: Any = msgspec.json.decode(raw)
-    if parsed is None:
-        return None
-    return msgspec.Raw(bytes(raw))
+def _schema(raw: msgspec.Raw) -> bytes | None:
+    text = bytes(raw)
+    return None if text in (b"", b"null") else text
 
 
 def _check_name(name: str, pattern: re.Pattern[str], what: str) -> None:

@@ -51,20 +51,20 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class InputRules(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a handler takes. ``is_open``: the manifest said nothing."""
+    """What a handler takes. ``is_open``: the manifest said nothing. ``json_schema``: JSON text."""
 
     is_open: bool = False
     required: bool = False
     content_type: str | None = None
-    json_schema: msgspec.Raw | None = None
+    json_schema: bytes | None = None
 
 
 class OutputRules(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a handler gives."""
+    """What a handler gives. ``json_schema``: JSON text."""
 
     content_type: str | None = None
     sets_content_type_if_empty: bool = False
-    json_schema: msgspec.Raw | None = None
+    json_schema: bytes | None = None
 
 
 class Handler(msgspec.Struct, frozen=True, omit_defaults=True):
