@@ -101,7 +101,15 @@ class Received:
 class Attempt:
     """``journal_length`` and ``command_count`` as at the start; ``kind`` of the handler."""
 
-    def __init__(self, *, version: int, journal_length: int, command_count: int, kind: int) -> None:
+    def __init__(
+        self,
+        *,
+        version: int,
+        journal_length: int,
+        command_count: int,
+        kind: int,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
+    ) -> None:
         self.version = version
         self.known_entries = journal_length
         self.cursor = 0
@@ -109,7 +117,8 @@ class Attempt:
         self._commands_received = command_count
         self._commands_recorded = command_count
         self._kind = kind
-        self._reader = FrameReader(FRAME_BYTES_MAX)
+        self._frame_bytes_max = frame_bytes_max
+        self._reader = FrameReader(frame_bytes_max)
         self._command_acks: dict[int, int] = {}
         self._run_acks: dict[int, int] = {}
         self._is_over = False
@@ -215,7 +224,7 @@ class Attempt:
         except FrameTooLarge as error:
             limit = MessageTooLarge(
                 f"the service sent a {command_name(error.type)} of {error.length} bytes, the limit "
-                f"is {FRAME_BYTES_MAX}"
+                f"is {self._frame_bytes_max}"
             )
             return Received(effects, flags, self._over(fail(limit)))
         except AttemptError as error:

@@ -42,6 +42,7 @@ class LiveAttempt:
             journal_length=row.progress.journal_length,
             command_count=row.progress.command_count,
             kind=row.spec.target.kind,
+            frame_bytes_max=run.ports.frame_bytes_max,
         )
         self._on_quiet: Callable[[], None] | None = None
         self.is_closed = False
@@ -77,6 +78,7 @@ class LiveAttempt:
             key = quote(target.key, safe="").encode()
             headers.append((b"x-restate-service-key", key))
         headers.extend(self.route.headers)
+        headers.extend(ports.additional_headers)
         headers.append((b"x-restate-cluster-name", ports.cluster_name.encode()))
         path = f"/invoke/{target.service}/{target.handler}"
         self._stream = ports.caller.open(self.route, path, headers, self)

@@ -7,6 +7,7 @@ from typing import Protocol
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.ids import InvocationId
+from perdure.core.limits import FRAME_BYTES_MAX
 from perdure.engine.actions import Outcome
 from perdure.engine.commands import Effect, Effects
 from perdure.node.http.ports import Headers
@@ -59,6 +60,8 @@ class RunPorts:
     clock: Clock
     entropy: Entropy
     cluster_name: str
+    additional_headers: tuple[tuple[bytes, bytes], ...] = ()
+    frame_bytes_max: int = FRAME_BYTES_MAX
 
 
 class Session(Protocol):

@@ -23,6 +23,7 @@ from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import DataDirectoryForeign, DataDirectoryTooNew, StoreAheadOfLog
 from perdure.core.ids import PartitionId
+from perdure.core.limits import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX
 from perdure.core.offload import Offload
 from perdure.core.telemetry import logger
 from perdure.engine.commands import Announce
@@ -68,6 +69,8 @@ class HostOptions:
 
     slots: int
     software: str
+    additional_headers: tuple[tuple[bytes, bytes], ...] = ()
+    message_bytes_max: int = MESSAGE_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +246,8 @@ class Host:
             clock=ports.clock,
             entropy=ports.entropy,
             cluster_name=self.identity.cluster,
+            additional_headers=self._options.additional_headers,
+            frame_bytes_max=self._options.message_bytes_max + FRAME_BYTES_MAX - MESSAGE_BYTES_MAX,
         )
 
     def _replay(self, index: ReplayIndex, wal: Wal, takeovers: list[Takeover]) -> None:
