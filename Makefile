@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SEEDS ?= 2000
+KILLS ?= 200
 
-.PHONY: help links install check test proto
+.PHONY: help links install demo check test proto bench crash sim soak-http
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -19,6 +21,9 @@ $(STAMP): pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[server]' --group dev
 	touch $@
+
+demo: install  ## A checkout that survives kill -9, step by step.
+	$(BIN)/python -m examples.demo
 
 check: install  ## Lint, types, layout and tidy rules.
 	$(BIN)/ruff check .
@@ -34,3 +39,15 @@ proto: install  ## Regenerate the bindings beside their .proto files.
 	$(BIN)/python -m pip install --quiet --group proto
 	$(BIN)/python -m grpc_tools.protoc -I perdure/proto=proto --python_out=src --pyi_out=src \
 		$(patsubst proto/%,perdure/proto/%,$(wildcard proto/*.proto))
+
+bench: install  ## Side by side with the reference server; one page and JSON in bench/results/.
+	$(BIN)/python -m bench
+
+crash: install  ## kill -9 under random load, KILLS times, and a boot with 100,000 invocations.
+	PERDURE_CRASH_KILLS=$(KILLS) $(BIN)/python -m pytest tests/process -m 'slow or not slow' -s
+
+sim: install  ## The power-loss simulation over SEEDS seeds (or SEED=n for one).
+	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/sim -s
+
+soak-http: install  ## A million HTTP streams through one client and server.
+	SOAK_STREAMS=1000000 $(BIN)/python -m pytest tests/node/http -k soak -s
