@@ -1,0 +1,344 @@
+"""The configuration: every setting with its key, default, unit, bounds and meaning, stated once.
+
+The classes are the values that the node reads; ``settings()`` is the table that parsing, the
+``perdure config`` command and docs/configuration.md are driven by. A setting's key is its field's
+name in kebab case without the unit (``abort_timeout_ms`` is ``abort-timeout``); nested classes are
+tables of the file. Pure.
+"""
+
+# Defaults are made by ``_setting``, which is ``dataclasses.field`` with the rest of the row.
+# ruff: noqa: RUF009
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import TypeVar
+
+from perdure.core.limits import (
+    CONCURRENT_INVOCATIONS_MAX,
+    CONNECT_TIMEOUT_MS,
+    EAGER_STATE_BYTES_MAX,
+    KIB,
+    MESSAGE_BYTES_MAX,
+    PARTITIONS_MAX,
+    PARTITIONS_SINGLE_NODE,
+)
+from perdure.node.config.kinds import (
+    ADDRESS,
+    BOOLEAN,
+    HEADERS,
+    HOST,
+    NAME,
+    PATH,
+    URL,
+    Kind,
+    choice,
+    count,
+    duration,
+    factor,
+    optional,
+    size,
+)
+from perdure.node.config.values import Address
+from perdure.node.registry.model import OnMaxAttempts
+
+T = TypeVar("T")
+
+_SECOND_MS = 1_000
+_MINUTE_MS = 60 * _SECOND_MS
+_HOUR_MS = 60 * _MINUTE_MS
+_DAY_MS = 24 * _HOUR_MS
+_COUNT_MAX = 1_000_000
+
+
+class LogLevel(Enum):
+    """Events of this level and above are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(Enum):
+    """How events are written."""
+
+    PRETTY = "pretty"
+    COMPACT = "compact"
+    JSON = "json"
+
+
+class LogColours(Enum):
+    """Whether lines are coloured; ``AUTO``: if stderr is a terminal."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class HttpCore(Enum):
+    """Which protocol core HTTP stands on."""
+
+    AUTO = "auto"
+    ZTTP = "zttp"
+    HYPER = "hyper"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table. ``default``: as the field holds it."""
+
+    path: tuple[str, ...]
+    field_path: tuple[str, ...]
+    kind: Kind[object]
+    default: object
+    meaning: str
+
+    @property
+    def key(self) -> str:
+        """The key in full, such as ``ingress.bind-address``."""
+        return ".".join(self.path)
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "PERDURE_" + variable_stem(self.path)
+
+
+def variable_stem(path: tuple[str, ...]) -> str:
+    """A key path as it stands in variables, behind the prefix."""
+    return "__".join(part.replace("-", "_").upper() for part in path)
+
+
+def _setting(default: T, kind: Kind[T], meaning: str) -> T:
+    return field(default=default, metadata={"kind": kind, "meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngressConfig:
+    """Where calls to services come in."""
+
+    bind_address: Address = _setting(
+        Address("127.0.0.1", 8080), ADDRESS, "Where callers connect to."
+    )
+    advertised_address: str | None = _setting(
+        None,
+        optional(URL, "auto"),
+        "How callers reach the ingress; shown by `/version` and in OpenAPI documents. "
+        "`auto`: made of the bind address.",
+    )
+    concurrent_requests_max: int | None = _setting(
+        None,
+        optional(count(1, _COUNT_MAX), "unlimited"),
+        "Requests served at once, waiting ones included; more are answered 429.",
+    )
+    request_bytes_max: int = _setting(
+        MESSAGE_BYTES_MAX,
+        size(1 * KIB, MESSAGE_BYTES_MAX),
+        "Largest request body; larger ones are answered 413.",
+    )
+    cors: bool = _setting(
+        True, BOOLEAN, "Let scripts of any web origin call the ingress, with credentials."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminConfig:
+    """Where the node is administered: registration, invocations, state."""
+
+    bind_address: Address = _setting(
+        Address("127.0.0.1", 9070), ADDRESS, "Where operators and tools connect to."
+    )
+    advertised_address: str | None = _setting(
+        None,
+        optional(URL, "auto"),
+        "How operators reach the admin API. `auto`: made of the bind address.",
+    )
+    concurrent_requests_max: int | None = _setting(
+        None,
+        optional(count(1, _COUNT_MAX), "unlimited"),
+        "Requests served at once; more are answered 429.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """How this node's work is divided."""
+
+    partition_count: int = _setting(
+        PARTITIONS_SINGLE_NODE,
+        count(1, PARTITIONS_MAX),
+        "Number of partitions. Read at the first start only: it is part of the data from then on.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvokerConfig:
+    """How services are called. Services and handlers may override the timeouts."""
+
+    inactivity_timeout_ms: int = _setting(
+        _MINUTE_MS,
+        duration(),
+        "After this silence an attempt is asked to suspend; it goes on when there is news for it. "
+        "`0s`: at once.",
+    )
+    abort_timeout_ms: int = _setting(
+        10 * _MINUTE_MS,
+        duration(),
+        "After this further silence an attempt that was asked to suspend is aborted and retried.",
+    )
+    concurrent_invocations_max: int = _setting(
+        CONCURRENT_INVOCATIONS_MAX,
+        count(1, _COUNT_MAX),
+        "Invocations of one partition that run or back off at once; more wait their turn.",
+    )
+    message_bytes_max: int = _setting(
+        MESSAGE_BYTES_MAX,
+        size(1 * KIB, MESSAGE_BYTES_MAX),
+        "Largest message taken from a service; an attempt that sends a larger one fails.",
+    )
+    eager_state_bytes_max: int = _setting(
+        EAGER_STATE_BYTES_MAX,
+        size(0, EAGER_STATE_BYTES_MAX),
+        "State sent along with an attempt's start; what is left out is fetched when asked for.",
+    )
+    connect_timeout_ms: int = _setting(
+        CONNECT_TIMEOUT_MS,
+        duration(1, _HOUR_MS),
+        "Limit for connecting to a service, TLS included.",
+    )
+    additional_request_headers: tuple[tuple[str, str], ...] = _setting(
+        (), HEADERS, "Headers sent with each request to services, discovery included."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig:
+    """How long things are kept after an invocation is over; services and handlers may override."""
+
+    journal_ms: int = _setting(
+        _DAY_MS, duration(), "How long the journal is kept. `0s`: not at all."
+    )
+    idempotency_ms: int = _setting(
+        _DAY_MS, duration(), "How long the result of a call with an idempotency key is kept."
+    )
+    workflow_completion_ms: int = _setting(
+        _DAY_MS, duration(), "How long a workflow's result, state and promises are kept."
+    )
+    journal_ms_max: int | None = _setting(
+        None, optional(duration(), "unlimited"), "Clamps what services ask for."
+    )
+    idempotency_ms_max: int | None = _setting(
+        None, optional(duration(), "unlimited"), "Clamps what services ask for."
+    )
+    workflow_completion_ms_max: int | None = _setting(
+        None, optional(duration(), "unlimited"), "Clamps what services ask for."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryConfig:
+    """How a failed attempt is retried; services and handlers may override."""
+
+    initial_interval_ms: int = _setting(500, duration(1, _DAY_MS), "Wait before the first retry.")
+    exponentiation_factor: float = _setting(
+        2.0, factor(1, 100), "By how much each further wait is longer."
+    )
+    interval_ms_max: int | None = _setting(
+        _MINUTE_MS, optional(duration(1), "unlimited"), "Longest wait."
+    )
+    attempts_max: int | None = _setting(
+        70, optional(count(1, _COUNT_MAX), "unlimited"), "Attempts in all, the first included."
+    )
+    on_max_attempts: OnMaxAttempts = _setting(
+        OnMaxAttempts.PAUSE,
+        choice(OnMaxAttempts),
+        "What happens after the last attempt: `pause` waits for an operator, `kill` ends the "
+        "invocation with the failure.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything an operator may set. Immutable; where values came from is not its business."""
+
+    node_name: str = _setting(
+        "node-1",
+        NAME,
+        "Names the node and its folder in the data directory. Not the host name by default: a "
+        "container that is replaced must find its data again.",
+    )
+    cluster_name: str = _setting(
+        "localcluster", NAME, "Guards against mixing up data directories; told to services."
+    )
+    base_dir: Path = _setting(
+        Path("perdure-data"), PATH, "The data directory; relative to the working directory."
+    )
+    bind_ip: str | None = _setting(
+        None,
+        optional(HOST, "none"),
+        "Host of each listener whose own bind address isn't set; `0.0.0.0` in containers.",
+    )
+    bind_address: Address = _setting(
+        Address("127.0.0.1", 5122), ADDRESS, "The node's own port: health, metrics, other nodes."
+    )
+    shutdown_timeout_ms: int = _setting(
+        _MINUTE_MS, duration(0, _DAY_MS), "After this a shutdown no longer waits for requests."
+    )
+    log_level: LogLevel = _setting(
+        LogLevel.INFO, choice(LogLevel), "Events of this level and above are written to stderr."
+    )
+    log_format: LogFormat = _setting(LogFormat.PRETTY, choice(LogFormat), "How they are written.")
+    log_colours: LogColours = _setting(
+        LogColours.AUTO, choice(LogColours), "`auto`: coloured if stderr is a terminal."
+    )
+    http_core: HttpCore = _setting(
+        HttpCore.AUTO,
+        choice(HttpCore),
+        "The HTTP implementation: `zttp` is native and fast, `hyper` is pure Python and careful.",
+    )
+    ingress: IngressConfig = field(default_factory=IngressConfig)
+    admin: AdminConfig = field(default_factory=AdminConfig)
+    worker: WorkerConfig = field(default_factory=WorkerConfig)
+    invoker: InvokerConfig = field(default_factory=InvokerConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
+    retry: RetryConfig = field(default_factory=RetryConfig)
+
+
+TABLES: dict[str, type] = {
+    "ingress": IngressConfig,
+    "admin": AdminConfig,
+    "worker": WorkerConfig,
+    "invoker": InvokerConfig,
+    "retention": RetentionConfig,
+    "retry": RetryConfig,
+}
+
+
+def settings() -> Iterator[Setting]:
+    """The table, in the order of the classes: the top level first."""
+    yield from _rows(Config, ())
+    for name, table in TABLES.items():
+        yield from _rows(table, (name,))
+
+
+def advertised(explicit: str | None, address: Address, port: int) -> str:
+    """The URL to tell others of a listener that got ``port``."""
+    if explicit is not None:
+        return explicit
+    return f"http://{Address(address.reachable_host, port)}/"
+
+
+def _rows(table: type, prefix: tuple[str, ...]) -> Iterator[Setting]:
+    for item in fields(table):
+        if "kind" not in item.metadata:
+            continue
+        key = "-".join(part for part in item.name.split("_") if part != "ms")
+        yield Setting(
+            path=(*prefix, key),
+            field_path=(*prefix, item.name),
+            kind=item.metadata["kind"],
+            default=item.default,
+            meaning=item.metadata["meaning"],
+        )
