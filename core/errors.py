@@ -258,6 +258,13 @@ class NotImplementedHere(PerdureError):
     http_status = 501
 
 
+class Draining(PerdureError):
+    code = "REQ0009"
+    title = "the node is stopping and answers nothing new"
+    http_status = 503
+    retriable = True
+
+
 # --- Attempts (codes known to the clients of the service protocol) --------------------------------
 
 

@@ -38,9 +38,9 @@ WAL_GROUP_BYTES_MAX = 4 * MIB
 WAL_MARK_IDLE_MS = 5
 # Above this, syncing inline would stall the loop longer than handing over to the writer thread.
 WAL_INLINE_SYNC_MS_MAX = 0.5
-# Kept free for the checkpoint that lets a full log be trimmed.
-DISK_RESERVE_BYTES = 64 * MIB
-# Below this much free space nothing new is accepted.
+# Held by a file that is given up when the disk is full: room for the flushes that free log files.
+DISK_RESERVE_BYTES = 16 * MIB
+# The log grows by a file only while this much stays free for everything else.
 DISK_FREE_BYTES_MIN = 64 * MIB
 # How often a full disk is looked at again.
 DISK_FULL_RETRY_MS = 1_000
@@ -79,6 +79,8 @@ FUTURE_DEPTH_MAX = 90
 STREAM_PENDING_BYTES_HIGH = 256 * KIB
 # Bytes received from services and not yet in the log, per connection, at which reading pauses.
 RECEIVE_PENDING_BYTES_HIGH = 4 * MIB
+# Services may ask for any delay; beyond this a date no longer fits anywhere.
+RETRY_DELAY_MS_MAX = 100 * 365 * 24 * 3600 * 1000
 # Read-and-discard after a terminal frame.
 DRAIN_MS = 5_000
 CONNECT_TIMEOUT_MS = 10_000
@@ -87,26 +89,50 @@ KEEP_ALIVE_TIMEOUT_MS = 20_000
 CONNECTION_IDLE_MS = 300_000
 STREAMS_PER_CONNECTION_MAX = 128
 CONNECTIONS_PER_ORIGIN_MAX = 1_024
-# Native HTTP/2 cores count suspicious frames over a connection's life; retire it well before.
+# Native HTTP/2 cores count streams (4,096) and resets (256) over a connection's life and then drop
+# it; retire it well before, with room for what is under way.
 REQUESTS_PER_CONNECTION_MAX = 3_000
 RESETS_PER_CONNECTION_MAX = 100
+# What an HTTP/2 core may hold of a body beyond the peer's window.
+FEED_BYTES_MAX = 64 * KIB
 DISCOVERY_RETRIES_MAX = 4
 DISCOVERY_RETRY_INITIAL_MS = 100
 DISCOVERY_TIMEOUT_MS = 10_000
 
 # --- Ingress ------------------------------------------------------------------------------------
 INGRESS_DRAIN_MS = 5_000
-# Bodies being received at once; beyond it connections are not read.
+# Bodies being received at once; beyond it requests are answered 503. As much again may wait for
+# clients that are slow to read; beyond it the slow are disconnected.
 INGRESS_BUFFERED_BYTES_MAX = 256 * MIB
+# A socket each; a Linux process commonly may open a million files, but memory ends before.
+SERVER_CONNECTIONS_MAX = 16_384
+# From the first byte of a connection or request to the end of its head.
+REQUEST_HEAD_MS = 30_000
+# Between two pieces of a body, and between two bytes of a response that a client takes.
+REQUEST_STALL_MS = 60_000
+RESPONSE_STALL_MS = 60_000
+# What is read and dropped, and for how long, so that an early answer reaches a client that sends.
+LINGER_MS = 2_000
+# Requests sent ahead on an HTTP/1.1 connection; beyond it the connection is not read.
+PIPELINED_BYTES_MAX = 64 * KIB
 INGRESS_PATH_SLASHES_MIN = 2
 INGRESS_PATH_SLASHES_MAX = 7
+# Delayed further than this is a mistake; the date must also stay within four digits of a year.
+DELAY_MS_MAX = 36_500 * 24 * 3600 * 1000
 
 # Relations: a limit that grows past another one must say so here.
 assert MESSAGE_BYTES_MAX < FRAME_BYTES_MAX < RECORD_BYTES_MAX
-# A group that is full but for one byte may still take the largest record.
-assert WAL_GROUP_BYTES_MAX + RECORD_BYTES_MAX + 16 * SECTOR_BYTES < WAL_FILE_BYTES
 assert WAL_FIRST_FILE_BYTES <= WAL_FILE_BYTES
 assert EFFECT_BYTES_PER_RECORD_MAX < RECORD_BYTES_MAX
 assert MEMTABLE_FLUSH_BYTES < MEMTABLE_BYTES_MAX
 assert RECORD_BYTES_MAX < MEMTABLE_BYTES_MAX
 assert PARTITIONS_SINGLE_NODE <= PARTITIONS_MAX
+assert REQUESTS_PER_CONNECTION_MAX + 2 * STREAMS_PER_CONNECTION_MAX < 4_096
+assert RESETS_PER_CONNECTION_MAX + STREAMS_PER_CONNECTION_MAX < 256
+assert INGRESS_BUFFERED_BYTES_MAX > 2 * MESSAGE_BYTES_MAX
+# A window that is full but for one byte takes one more record, becomes one STORE frame, and its
+# group may end with a checkpoint; all of it fits into a log file.
+assert WAL_GROUP_BYTES_MAX + WINDOW_BYTES_MAX + RECORD_BYTES_MAX + 4 * MIB < WAL_FILE_BYTES
+# The number of frames in a group is a u16, and the shortest frame has 78 bytes.
+assert WAL_GROUP_BYTES_MAX // 78 < 1 << 16
+assert DISK_RESERVE_BYTES <= DISK_FREE_BYTES_MIN

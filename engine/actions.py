@@ -13,7 +13,7 @@ from perdure.storage.tables.invocations import Result
 
 @dataclass(frozen=True, slots=True)
 class StartAttempt:
-    """The invocation is Invoked under ``session``: run it."""
+    """The invocation is Invoked under ``session``: run it, now if it was backing off."""
 
     id: InvocationId
     session: int

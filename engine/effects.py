@@ -17,7 +17,6 @@ from perdure.engine.lifecycle import end_with_output, finish
 from perdure.engine.tape import Tape, lookup_of, run, stop_running
 from perdure.engine.turn import Turn
 from perdure.proto.frames import MessageType
-from perdure.storage.keys import object_group
 from perdure.storage.tables.invocations import Invoked, Paused, Suspended
 from perdure.storage.tables.journal import EventKind
 
@@ -31,7 +30,7 @@ def apply_effects(turn: Turn, command: Effects) -> Recorded | Stale | NoOutput:
     target = row.spec.target
     group = b""
     if target.key is not None:
-        group = object_group(target.service, target.key)
+        group = turn.object(target.service, target.key)
     journaling = Journaling(turn, command.id, row.spec, tape, group)
     indices: list[int] = []
     completions: list[int] = []

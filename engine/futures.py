@@ -81,7 +81,7 @@ def _combine(combinator: int, outcomes: list[State], rest: Future) -> Future | S
     is_settled = is_empty(rest)
     match combinator:
         case Combinator.FIRST_COMPLETED:
-            return outcomes[0] if outcomes else rest
+            return _agreed(outcomes) if outcomes else rest
         case Combinator.ALL_COMPLETED:
             return State.SUCCESS if is_settled else rest
         case Combinator.FIRST_SUCCEEDED_OR_ALL_FAILED:
@@ -98,6 +98,11 @@ def _combine(combinator: int, outcomes: list[State], rest: Future) -> Future | S
             return State.SUCCESS if is_settled else rest
         case _:
             return State.INDETERMINATE if outcomes else rest
+
+
+def _agreed(outcomes: list[State]) -> State:
+    """What the first of several was, when which came first can't be told from here."""
+    return outcomes[0] if len(set(outcomes)) == 1 else State.INDETERMINATE
 
 
 def _pending(

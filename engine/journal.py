@@ -32,6 +32,7 @@ from perdure.proto.frames import MessageType as T
 from perdure.storage.tables.invocations import (
     CallerSink,
     Failure,
+    HandlerKind,
     Result,
     Source,
     SourceKind,
@@ -214,7 +215,9 @@ def _invoke_child(
     payload = notifications.invocation_id(completion_id, format_invocation_id(call.child))
     run.tape.complete(T.CALL_INVOCATION_ID_COMPLETION, completion_id, payload)
     headers = [(header.key, header.value) for header in message.headers]
-    idempotency_key = message.idempotency_key if message.HasField("idempotency_key") else None
+    # A workflow's run is one per key already: an idempotency key changes nothing.
+    has_key = message.HasField("idempotency_key") and call.kind != HandlerKind.WORKFLOW_RUN
+    idempotency_key = message.idempotency_key if has_key else None
     child = Invoke(
         call.child,
         Target(message.service_name, message.handler_name, call.key, call.kind),

@@ -10,7 +10,7 @@ import msgspec
 from perdure.core.ids import InvocationId
 from perdure.core.invariant import invariant
 from perdure.engine import notifications
-from perdure.engine.actions import AbortAttempt, InvocationEnded, Verdict
+from perdure.engine.actions import AbortAttempt, InvocationEnded, StartAttempt, Verdict
 from perdure.engine.commands import Complete, Kill
 from perdure.engine.invoke import start
 from perdure.engine.objects import apply_mutation
@@ -33,6 +33,7 @@ from perdure.storage.tables.invocations import (
     Started,
     Success,
     Suspended,
+    weight,
 )
 from perdure.storage.tables.journal import EventKind, signal_suffix
 from perdure.storage.tables.objects import Lock, WaitingMutation
@@ -56,8 +57,7 @@ def finish(
         store.events.clear(target)
         progress = msgspec.structs.replace(progress, journal_length=0, command_count=0)
     if spec.completion_retention_ms > 0:
-        size = len(result.value) if isinstance(result, Success) else len(result.message)
-        store.results.put(target, result, size)
+        store.results.put(target, result, weight(result))
         store.invocations.put(
             target, Completed(spec, progress, turn.now_ms, isinstance(result, Success))
         )
@@ -239,6 +239,8 @@ def resume(turn: Turn, target: InvocationId) -> Verdict:
             run(turn, target, Invoked(row.spec, progress, turn.lsn))
             return Verdict.DONE
         case Invoked():
+            # If it is backing off, the leader cuts the wait short.
+            turn.actions.append(StartAttempt(target, row.session))
             return Verdict.DONE
 
 

@@ -8,7 +8,7 @@ from perdure.engine.commands import Complete, PatchState
 from perdure.engine.turn import Turn
 from perdure.storage.keys import sequence_suffix, state_suffix, text_suffix
 from perdure.storage.partition_store import PartitionStore
-from perdure.storage.tables.invocations import CallerSink, Failure, Result
+from perdure.storage.tables.invocations import CallerSink, Failure, Result, weight
 from perdure.storage.tables.objects import Lock, Promise, StateEntry, WaitingMutation
 
 
@@ -89,7 +89,7 @@ def complete_promise(turn: Turn, group: bytes, name: str, result: Result) -> boo
     promise = turn.store.promises.get(group, text_suffix(name))
     if promise is not None and promise.result is not None:
         return False
-    turn.store.promises.put(group, text_suffix(name), Promise(name, result), 64)
+    turn.store.promises.put(group, text_suffix(name), Promise(name, result), weight(result))
     for sink in promise.listeners if promise is not None else ():
         payload = notifications.result(sink.completion_id, result)
         turn.send(sink.caller, Complete(sink, payload, isinstance(result, Failure)))

@@ -14,6 +14,9 @@ from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.objects import ObjectNames
 from perdure.storage.tables.timers import Outgoing, TimerKind, outbox_counter
 
+TIME_MS_MAX = 0xFFFF_FFFF_FFFF_FFFF
+"""Never: what lies behind the last moment that a timer's key can name."""
+
 Message = Invoke | Signal | Complete | Attach | Kill
 
 
@@ -56,7 +59,7 @@ class Turn:
         self, fire_at_ms: int, kind: TimerKind, target: InvocationId, lsn: int, number: int = 0
     ) -> None:
         """Store a timer for the invocation accepted at ``lsn``."""
-        key = timer_key(fire_at_ms, kind, target, number)
+        key = timer_key(min(fire_at_ms, TIME_MS_MAX), kind, target, number)
         self.store.timers.put(key, lsn)
         self.actions.append(SetTimer(key))
 

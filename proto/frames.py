@@ -79,13 +79,11 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-class FrameTooLarge(Exception):
-    """A header announces a payload at or over the limit."""
+class Oversize(NamedTuple):
+    """A header announced a payload at or over the limit."""
 
-    def __init__(self, type_code: int, length: int) -> None:
-        super().__init__(f"frame 0x{type_code:04x} of {length} bytes")
-        self.type = type_code
-        self.length = length
+    type: int
+    length: int
 
 
 def encode_frame(type_code: int, payload: bytes, flags: int = 0) -> bytes:
@@ -101,13 +99,14 @@ def encode_header(type_code: int, length: int, flags: int = 0) -> bytes:
 class FrameReader:
     """Cuts a byte stream into frames; keeps at most one incomplete frame."""
 
-    __slots__ = ("_limit", "_missing", "_parts", "_size")
+    __slots__ = ("_limit", "_missing", "_parts", "_size", "oversize")
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._parts: list[bytes] = []
         self._size = 0
         self._missing = HEADER_BYTES
+        self.oversize: Oversize | None = None
 
     @property
     def is_between_frames(self) -> bool:
@@ -117,9 +116,11 @@ class FrameReader:
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that ``chunk`` completes.
 
-        Raises:
-            FrameTooLarge: a header announces ``limit_bytes`` or more; the reader is unusable then.
+        A header that announces ``limit_bytes`` or more sets ``oversize``; the frames before it still
+        come out, and nothing after it ever does.
         """
+        if self.oversize is not None:
+            return []
         if self._parts:
             self._parts.append(chunk)
             self._size += len(chunk)
@@ -136,7 +137,8 @@ class FrameReader:
         while end - position >= HEADER_BYTES:
             type_code, flags, length = _HEADER.unpack_from(chunk, position)
             if length >= self._limit:
-                raise FrameTooLarge(type_code, length)
+                self.oversize = Oversize(type_code, length)
+                return frames
             after = position + HEADER_BYTES + length
             if after > end:
                 self._missing = HEADER_BYTES + length

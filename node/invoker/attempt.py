@@ -26,9 +26,14 @@ from perdure.core.errors import (
     ServiceUnreachable,
     VersionRefused,
 )
-from perdure.core.limits import FRAME_BYTES_MAX, FUTURE_DEPTH_MAX
+from perdure.core.limits import (
+    EFFECT_BYTES_PER_RECORD_MAX,
+    EFFECTS_PER_RECORD_MAX,
+    FRAME_BYTES_MAX,
+    FUTURE_DEPTH_MAX,
+)
 from perdure.engine.actions import Recorded
-from perdure.engine.commands import Append, CompleteRun, Effect, Suspend
+from perdure.engine.commands import Append, CompleteRun, Effect
 from perdure.engine.futures import depth, is_empty
 from perdure.node.invoker.validation import Resolver, check_command, command_name
 from perdure.proto import service_pb2 as pb
@@ -37,14 +42,13 @@ from perdure.proto.frames import (
     REQUESTED_ACK,
     Frame,
     FrameReader,
-    FrameTooLarge,
     MessageType,
     encode_frame,
     encode_header,
     is_command,
 )
 from perdure.storage.tables.futures import Combinator, Future
-from perdure.storage.tables.journal import AttemptFailure, Entry
+from perdure.storage.tables.journal import AttemptFailure, CallInfo, Entry
 
 _MISMATCH_CODE = 570
 _VIOLATION_CODE = 571
@@ -221,14 +225,15 @@ class Attempt:
                 if terminal is not None:
                     self._is_over = True
                     return Received(effects, flags, terminal)
-        except FrameTooLarge as error:
-            limit = MessageTooLarge(
-                f"the service sent a {command_name(error.type)} of {error.length} bytes, the limit "
-                f"is {self._frame_bytes_max}"
-            )
-            return Received(effects, flags, self._over(fail(limit)))
         except AttemptError as error:
             return Received(effects, flags, self._over(self._blame(error)))
+        oversize = self._reader.oversize
+        if oversize is not None:
+            limit = MessageTooLarge(
+                f"the service sent a {command_name(oversize.type)} of {oversize.length} bytes, "
+                f"the limit is {self._frame_bytes_max}"
+            )
+            return Received(effects, flags, self._over(fail(limit)))
         return Received(effects, flags, None)
 
     def on_end(self) -> Failed | None:
@@ -249,7 +254,7 @@ class Attempt:
         type_code = frame.type
         wants_ack = bool(frame.flags & REQUESTED_ACK)
         if is_command(type_code):
-            call = check_command(type_code, frame.payload, self._kind, resolver)
+            call = self._check(type_code, frame.payload, resolver)
             self._commands_received += 1
             effects.append(Append(type_code, frame.payload, call))
             flags.append(wants_ack)
@@ -276,6 +281,13 @@ class Attempt:
             raise AttemptError(f"can't decode {command_name(type_code)}: {error}") from error
         what = "custom entry" if type_code >= CUSTOM_FIRST else command_name(type_code)
         raise AttemptError(f"received unexpected message: {what}")
+
+    def _check(self, type_code: int, payload: bytes, resolver: Resolver) -> CallInfo | None:
+        try:
+            return check_command(type_code, payload, self._kind, resolver)
+        except AttemptError as error:
+            where = f"{command_name(type_code)} (command index {self._commands_received})"
+            raise type(error)(f"{where}: {error.message}") from error
 
     def _suspension(self, payload: bytes) -> Future:
         message = pb.SuspensionMessage.FromString(payload)
@@ -351,9 +363,25 @@ def fail(
     )
 
 
-def suspend_effect(suspended: Suspended, delivered: int) -> Suspend:
-    """The effect of a suspension (see ``Suspend``)."""
-    return Suspend(suspended.awaiting, delivered)
+def batches(effects: list[Effect], flags: list[bool]) -> list[tuple[list[Effect], list[bool]]]:
+    """Effects and flags cut, in order, into what one record may hold; at least one batch."""
+    if len(effects) < 2:
+        return [(effects, flags)]
+    cut: list[tuple[list[Effect], list[bool]]] = [([], [])]
+    size = 0
+    for effect, flag in zip(effects, flags, strict=True):
+        weight = len(effect.payload) if isinstance(effect, Append | CompleteRun) else 0
+        batch = cut[-1][0]
+        is_full = (
+            len(batch) >= EFFECTS_PER_RECORD_MAX or size + weight > EFFECT_BYTES_PER_RECORD_MAX
+        )
+        if batch and is_full:
+            cut.append(([], []))
+            size = 0
+        cut[-1][0].append(effect)
+        cut[-1][1].append(flag)
+        size += weight
+    return cut
 
 
 def content_type_of(version: int) -> str:

@@ -48,6 +48,7 @@ class Invoker:
         known = self._runs.get(invocation)
         if known is not None:
             if known.session == session:
+                known.retry_now()
                 return
             known.abort()
         if len(self._runs) >= self._slots:

@@ -15,20 +15,29 @@ from perdure.core.errors import AbortTimeout, ServiceUnreachable
 from perdure.core.hashing import random_seed
 from perdure.core.ids import format_invocation_id
 from perdure.core.invariant import invariant
-from perdure.core.limits import DRAIN_MS
+from perdure.core.limits import DRAIN_MS, RETRY_DELAY_MS_MAX
 from perdure.engine.actions import Outcome, Recorded, Stale
 from perdure.engine.commands import Append, Effect
 from perdure.engine.objects import state_entries
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamFailure
-from perdure.node.invoker.attempt import Attempt, Failed, Terminal, content_type_of, fail
+from perdure.node.invoker.attempt import (
+    Attempt,
+    Failed,
+    Terminal,
+    batches,
+    content_type_of,
+    fail,
+)
 from perdure.node.invoker.ports import Session, Stream
 from perdure.node.registry.effective import Route
-from perdure.node.registry.manifest import PROTOCOL_VERSION_MAX
 from perdure.proto import service_pb2 as pb
 from perdure.proto.frames import MessageType, encode_frame
 from perdure.storage.keys import index_suffix, object_group
 from perdure.storage.tables.invocations import Invoked
+
+_FIRST_VERSION_WITH_IDEMPOTENCY_KEY = 7
+_RETRY_AFTER_DIGITS_MAX = 12
 
 
 class LiveAttempt:
@@ -100,8 +109,9 @@ class LiveAttempt:
                 return
             index = attempt.cursor
             entry = store.journal.get(self.run.id, index_suffix(index))
-            invariant(entry is not None, "journals are dense", id=self.run.id, index=index)
-            assert entry is not None
+            if entry is None:
+                self._check_taken_away(index)
+                return
             parts = attempt.send(entry)
             if parts:
                 self._last_activity = self._loop.time()
@@ -109,6 +119,12 @@ class LiveAttempt:
                 self._stream.write(part)
         if not self._is_bidirectional:
             self._half_close()
+
+    def _check_taken_away(self, index: int) -> None:
+        # The record that made the journal grow ended the invocation too: the abort is on its way.
+        row = self.run.ports.store.invocations.get(self.run.id)
+        is_current = isinstance(row, Invoked) and row.session == self._row.session
+        invariant(not is_current, "journals are dense", id=self.run.id, index=index)
 
     def abort(self) -> None:
         """Drop the stream at once."""
@@ -155,15 +171,18 @@ class LiveAttempt:
         self._last_activity = self._loop.time()
         size = len(data)
         received = self.attempt.on_bytes(data, self.run.ports.resolver)
+        if received.terminal is None and not received.effects:
+            self._stream.consumed(size)
+            return
+        *leading, (effects, flags) = batches(received.effects, received.flags)
+        for batch in leading:
+            if not self._propose(*batch, 0):
+                return
         if received.terminal is not None:
             self._stream.consumed(size)
-            self._terminate(received.terminal, received.effects)
-        elif received.effects:
-            self._in_flight += 1
-            done = partial(self._recorded, received.effects, received.flags, size)
-            self.run.propose(received.effects, done)
+            self._terminate(received.terminal, effects)
         else:
-            self._stream.consumed(size)
+            self._propose(effects, flags, size)
 
     def on_end(self) -> None:
         failed = self.attempt.on_end() if not self._is_over else None
@@ -185,12 +204,23 @@ class LiveAttempt:
 
     # --- Inside -----------------------------------------------------------------------------------
 
+    def _propose(self, effects: list[Effect], flags: list[bool], size: int) -> bool:
+        """Put effects into the log; ``size`` bytes of the body are dealt with by then."""
+        self._in_flight += 1
+        is_taken = self.run.propose(effects, partial(self._recorded, effects, flags, size))
+        if not is_taken:
+            self._in_flight -= 1
+            self.run.give_up_attempt()
+        return is_taken
+
     def _terminate(self, terminal: Terminal, effects: list[Effect]) -> None:
         """A terminal frame or a failure: half-close, drain, and let the run conclude."""
         self._is_over = True
         if not self.is_closed:
             self._half_close()
-            self._loop.call_later(DRAIN_MS / 1000, self._drained)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(DRAIN_MS / 1000, self._drained)
         commands = sum(isinstance(effect, Append) for effect in effects)
         if commands and not isinstance(terminal, Failed):
             self.run.retry_state.on_progress(commands)
@@ -222,6 +252,7 @@ class LiveAttempt:
             self._stream.end()
 
     def _drained(self) -> None:
+        self._timer = None
         if not self.is_closed:
             self._stream.reset()
             self._closed()
@@ -279,7 +310,10 @@ class LiveAttempt:
             start.key = target.key
             limit = self.route.effective.eager_state_bytes_max
             start.partial_state = self._fill_state(start, limit) if limit else True
-        if self.attempt.version >= PROTOCOL_VERSION_MAX and row.spec.idempotency_key is not None:
+        if (
+            self.attempt.version >= _FIRST_VERSION_WITH_IDEMPOTENCY_KEY
+            and row.spec.idempotency_key is not None
+        ):
             start.idempotency_key = row.spec.idempotency_key
         return encode_frame(MessageType.START, start.SerializeToString())
 
@@ -299,8 +333,8 @@ class LiveAttempt:
         text = value.decode("latin-1").strip()
         if not text:
             return None
-        if text.isdigit():
-            return int(text) * 1000
+        if text.isascii() and text.isdigit():
+            return min(int(text[:_RETRY_AFTER_DIGITS_MAX]) * 1000, RETRY_DELAY_MS_MAX)
         try:
             moment = parsedate_to_datetime(text)
         except ValueError:

@@ -71,8 +71,12 @@ class Session(Protocol):
     ports: RunPorts
     retry_state: RetryState
 
-    def propose(self, effects: list[Effect], done: Callable[[Outcome], None]) -> None:
-        """Put effects of the attempt into the log."""
+    def propose(self, effects: list[Effect], done: Callable[[Outcome], None]) -> bool:
+        """Put effects of the attempt into the log; False: refused, ``done`` won't be called."""
+        ...
+
+    def give_up_attempt(self) -> None:
+        """Something the attempt did was not taken: drop the rest and try again."""
         ...
 
     def conclude(self, terminal: Terminal, effects: list[Effect]) -> None:

@@ -8,6 +8,7 @@ asked for count for neither.
 from dataclasses import dataclass
 
 from perdure.core.entropy import Entropy
+from perdure.core.limits import RETRY_DELAY_MS_MAX
 from perdure.core.retry import RetryPolicy, with_jitter
 from perdure.engine.commands import AttemptFailed, Effect, Fail, PauseAttempt
 from perdure.node.invoker.attempt import Behavior, Failed
@@ -76,14 +77,14 @@ class RetryState:
             self._last_event = event
             effects.append(AttemptFailed(event))
         if failed.retry_after_ms is not None:
-            return Retry(float(failed.retry_after_ms), effects)
+            return Retry(min(float(failed.retry_after_ms), RETRY_DELAY_MS_MAX), effects)
         delay_ms = policy.delay_ms(self.retries + 1)
         if delay_ms is None:
             if on_max_attempts is OnMaxAttempts.KILL:
                 return GiveUp(_end(event))
             return GiveUp(PauseAttempt(event))
         self.retries += 1
-        return Retry(with_jitter(delay_ms, entropy), effects)
+        return Retry(with_jitter(min(delay_ms, RETRY_DELAY_MS_MAX), entropy), effects)
 
 
 def _end(event: AttemptFailure) -> Fail:

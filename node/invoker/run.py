@@ -10,7 +10,13 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from perdure.core.errors import AttemptError, CannotResume, NoDeployment, PerdureError
+from perdure.core.errors import (
+    AttemptError,
+    CannotResume,
+    IncompatibleEndpoint,
+    NoDeployment,
+    PerdureError,
+)
 from perdure.core.ids import InvocationId, format_invocation_id
 from perdure.core.telemetry import logger
 from perdure.engine.actions import NoOutput, Outcome, Recorded
@@ -108,8 +114,8 @@ class Run:
             case Failed():
                 self._on_failed(terminal, effects)
 
-    def propose(self, effects: list[Effect], done: Callable[[Outcome], None]) -> None:
-        """Append effects of the attempt under way."""
+    def propose(self, effects: list[Effect], done: Callable[[Outcome], None]) -> bool:
+        """Append effects of the attempt under way; False when the log refuses them."""
         route = self._route
         pin = Pin(
             route.deployment_id if route is not None else "",
@@ -118,11 +124,15 @@ class Run:
         try:
             self.ports.propose(Effects(self.id, self.session, pin, effects), done)
         except PerdureError as error:
-            # The log takes nothing now. What the service sent is as if it had never come.
             log.debug("invoker.effects.refused", id=format_invocation_id(self.id), reason=error)
-            if self._live is not None:
-                self._live.abort()
-            self._wait_for_quiet(_REFUSED_RETRY_MS)
+            return False
+        return True
+
+    def give_up_attempt(self) -> None:
+        """The log takes nothing now: what the service sent is as if it had never come."""
+        if self._live is not None:
+            self._live.abort()
+        self._wait_for_quiet(_REFUSED_RETRY_MS)
 
     def _on_failed(self, failed: Failed, effects: list[Effect]) -> None:
         self.last_failure = failed
@@ -152,7 +162,8 @@ class Run:
             self._wait_for_quiet(decision.delay_ms)
 
     def _propose_last(self, effects: list[Effect], retry_ms: float | None) -> None:
-        self.propose(effects, partial(self._last_recorded, retry_ms))
+        if not self.propose(effects, partial(self._last_recorded, retry_ms)):
+            self.give_up_attempt()
 
     def _last_recorded(self, retry_ms: float | None, outcome: Outcome) -> None:
         match outcome:
@@ -193,6 +204,12 @@ class Run:
             route = catalogue.latest(target.service, target.handler)
             if route is None:
                 raise NoDeployment(f"no deployment serves {target.service}/{target.handler}")
+            if not route.is_supported:
+                raise IncompatibleEndpoint(
+                    f"deployment {route.deployment_id} speaks protocol versions "
+                    f"{route.protocol_version_min} to {route.protocol_version_max}, none of which "
+                    "is supported any more"
+                )
             return route, min(route.protocol_version_max, PROTOCOL_VERSION_MAX)
         route = catalogue.pinned(pin.deployment_id, target.service, target.handler)
         if route is None:

@@ -130,13 +130,13 @@ def check_command(type_code: int, payload: bytes, kind: int, resolver: Resolver)
     """
     check = _CHECKS.get(type_code)
     if check is None:
-        raise AttemptError(f"received unexpected message: {_name(type_code)}")
+        raise AttemptError("services don't send this message")
     try:
         return check(payload, kind, resolver)
     except DecodeError as error:
-        raise AttemptError(f"can't decode {_name(type_code)}: {error}") from error
+        raise AttemptError(f"it can't be decoded: {error}") from error
     except UnicodeDecodeError as error:
-        raise AttemptError(f"{_name(type_code)}: a state key is not UTF-8") from error
+        raise AttemptError("a state key is not UTF-8") from error
 
 
 def command_name(type_code: int) -> str:

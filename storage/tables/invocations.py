@@ -175,6 +175,13 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag=1):
 Result = Success | Failure
 
 
+def weight(result: Result) -> int:
+    """Bytes that a result holds beyond small fields."""
+    if isinstance(result, Success):
+        return len(result.value)
+    return len(result.message) + len(result.stacktrace)
+
+
 def attacher_suffix(caller: InvocationId, completion_id: int) -> bytes:
     """Key of a waiting caller below the invocation it waits for."""
     return caller + completion_id.to_bytes(4)
