@@ -1,4 +1,4 @@
-"""What other parts of the node take of the configuration, in their own terms."""
+"""The settings that services and handlers start from, in the registry's terms."""
 
 from perdure.core.retry import RetryPolicy
 from perdure.node.config.model import Config
@@ -6,7 +6,7 @@ from perdure.node.registry.effective import Defaults
 
 
 def to_defaults(config: Config) -> Defaults:
-    """The settings that services and handlers start from."""
+    """Retentions, timeouts and retries as the registry takes them."""
     retention, retry, invoker = config.retention, config.retry, config.invoker
     return Defaults(
         inactivity_timeout_ms=invoker.inactivity_timeout_ms,
