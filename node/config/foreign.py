@@ -82,7 +82,7 @@ TRANSLATIONS: dict[KeyPath, Translation] = {
 }
 
 # What an operator must know beyond "is ignored".
-_CONSEQUENCES: dict[KeyPath, str] = {
+CONSEQUENCES: dict[KeyPath, str] = {
     ("worker", "invoker", "request-identity-private-key-pem-file"): (
         "requests to services are NOT signed"
     ),
@@ -158,8 +158,8 @@ def is_ignored(path: KeyPath) -> bool:
 def consequence(path: KeyPath) -> str:
     """What ignoring the key means."""
     for length in range(len(path), 0, -1):
-        if path[:length] in _CONSEQUENCES:
-            return f"is ignored: {_CONSEQUENCES[path[:length]]}"
+        if path[:length] in CONSEQUENCES:
+            return f"is ignored: {CONSEQUENCES[path[:length]]}"
     return "means nothing here and is ignored"
 
 

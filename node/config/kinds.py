@@ -17,21 +17,27 @@ from perdure.node.config.values import Address
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
 
+_UNBOUNDED_MS = durations.DURATION_MS_MAX
+
 Json = str | int | float | bool | None | dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """How values of one kind are written. ``syntax`` completes "expected …"."""
+    """How values of one kind are written. ``syntax`` completes "expected …".
+
+    ``range``: the bounds in words, where ``syntax`` doesn't state them.
+    """
 
     name: str
     syntax: str
     parse: Callable[[object], T]
     show: Callable[[T], str]
     json: Callable[[T], Json]
+    range: str = ""
 
 
-def duration(lower_ms: int = 0, upper_ms: int = durations.DURATION_MS_MAX) -> Kind[int]:
+def duration(lower_ms: int = 0, upper_ms: int = _UNBOUNDED_MS) -> Kind[int]:
     """Milliseconds, within bounds."""
 
     def parse(raw: object) -> int:
@@ -39,7 +45,9 @@ def duration(lower_ms: int = 0, upper_ms: int = durations.DURATION_MS_MAX) -> Ki
             durations.parse_duration(_text(raw)), lower_ms, upper_ms, durations.format_duration
         )
 
-    return Kind("duration", durations.SYNTAX, parse, durations.format_duration, _itself)
+    show = durations.format_duration
+    bounds = _range(lower_ms or None, upper_ms if upper_ms < _UNBOUNDED_MS else None, show)
+    return Kind("duration", durations.SYNTAX, parse, show, _itself, bounds)
 
 
 def size(lower: int, upper: int) -> Kind[int]:
@@ -50,7 +58,8 @@ def size(lower: int, upper: int) -> Kind[int]:
         assert isinstance(read, int)
         return _within(read, lower, upper, values.format_size)
 
-    return Kind("size", values.SIZE_SYNTAX, parse, values.format_size, _itself)
+    show = values.format_size
+    return Kind("size", values.SIZE_SYNTAX, parse, show, _itself, _range(lower, upper, show))
 
 
 def count(lower: int, upper: int) -> Kind[int]:
@@ -116,6 +125,7 @@ def optional(kind: Kind[T], word: str) -> Kind[T | None]:
         parse,
         lambda value: word if value is None else kind.show(value),
         lambda value: None if value is None else kind.json(value),
+        kind.range,
     )
 
 
@@ -187,6 +197,13 @@ def _within(value: int, lower: int, upper: int, show: Callable[[int], str]) -> i
     if not lower <= value <= upper:
         raise ValueError(f"expected {show(lower)} to {show(upper)}")
     return value
+
+
+def _range(lower: int | None, upper: int | None, show: Callable[[int], str]) -> str:
+    parts = [f"from {show(lower)}"] if lower is not None else []
+    if upper is not None:
+        parts.append(f"to {show(upper)}")
+    return " ".join(parts)
 
 
 def _itself(value: T) -> T:
