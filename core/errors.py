@@ -265,6 +265,31 @@ class Draining(PerdureError):
     retriable = True
 
 
+class UnsupportedMediaType(PerdureError):
+    code = "REQ0010"
+    title = "the request body has another content type than the path takes"
+    http_status = 415
+
+
+class UnprocessableBody(PerdureError):
+    code = "REQ0011"
+    title = "the request body is JSON, but not of the right shape"
+    http_status = 422
+
+
+class TooEarly(PerdureError):
+    code = "REQ0012"
+    title = "the invocation has not started yet"
+    http_status = 425
+    retriable = True
+
+
+class Gone(PerdureError):
+    code = "REQ0013"
+    title = "what the request needs is no longer retained"
+    http_status = 410
+
+
 # --- Attempts (codes known to the clients of the service protocol) --------------------------------
 
 
