@@ -26,6 +26,13 @@ PURE = (
     "storage/wal_format.py",
     "engine/",
     "cluster/core/",
+    "node/ingress/awakeables.py",
+    "node/ingress/content.py",
+    "node/ingress/delays.py",
+    "node/ingress/paths.py",
+    "node/ingress/submission.py",
+    "node/ingress/tally.py",
+    "node/ingress/targets.py",
     "node/invoker/attempt.py",
     "node/invoker/retries.py",
     "node/invoker/validation.py",
@@ -91,7 +98,11 @@ def _list_modules() -> list[str]:
 
 
 MODULES = _list_modules()
-TESTS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests").rglob("*.py"))]
+TESTS = [
+    path.relative_to(ROOT).as_posix()
+    for path in sorted((ROOT / "tests").rglob("*.py"))
+    if "node_modules" not in path.parts
+]
 
 
 def _text(name: str) -> str:

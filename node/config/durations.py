@@ -40,17 +40,26 @@ def parse_duration(text: str) -> int:
     Raises:
         ValueError: it is neither, is finer than a millisecond, or longer than a thousand years.
     """
-    stripped = text.strip()
-    if len(stripped) > _TEXT_LENGTH_MAX:
-        raise ValueError(f"expected {SYNTAX}")
-    if stripped == "0":
-        return 0
-    total = _iso(stripped) if stripped[:1] in ("P", "p") else _words(stripped)
+    total = exact_milliseconds(text)
     if total != total.to_integral_value():
         raise ValueError("expected whole milliseconds, this is finer")
     if total > DURATION_MS_MAX:
         raise ValueError("expected at most a thousand years")
     return int(total)
+
+
+def exact_milliseconds(text: str) -> Decimal:
+    """As ``parse_duration``, with fractions of a millisecond kept and no limit.
+
+    Raises:
+        ValueError: it is neither in words nor ISO 8601.
+    """
+    stripped = text.strip()
+    if len(stripped) > _TEXT_LENGTH_MAX:
+        raise ValueError(f"expected {SYNTAX}")
+    if stripped == "0":
+        return Decimal(0)
+    return _iso(stripped) if stripped[:1] in ("P", "p") else _words(stripped)
 
 
 def format_duration(milliseconds: int) -> str:

@@ -15,7 +15,7 @@ from perdure.engine.commands import Invoke
 from perdure.engine.notifications import input_entry
 from perdure.node.http.ports import Headers
 from perdure.node.ingress.content import check_input
-from perdure.node.ingress.durations import parse_delay_ms
+from perdure.node.ingress.delays import parse_delay_ms
 from perdure.node.ingress.paths import Call
 from perdure.node.ingress.targets import SCOPES_UNAVAILABLE
 from perdure.node.invoker.validation import new_invocation_id
