@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import cast
 
 from perdure.core.entropy import Entropy
-from perdure.core.limits import CONNECT_TIMEOUT_MS, CONNECTIONS_PER_ORIGIN_MAX
-from perdure.node.http.connection import Connection
+from perdure.core.limits import CONNECT_TIMEOUT_MS
+from perdure.node.http.connection import ClientLimits, Connection
 from perdure.node.http.ports import ClientCore, Headers
 from perdure.node.http.stream import Origin, RequestStream, StreamFailure, StreamListener
+
+__all__ = ["ClientLimits", "ClientStatistics", "CoreFactory", "HttpClient"]
 
 CoreFactory = Callable[[str, bool], ClientCore]
 """Makes a core for an HTTP version (``HTTP/1.1`` or ``HTTP/2.0``); the flag: over TLS."""
@@ -29,111 +31,141 @@ class ClientStatistics:
     waiting: int
 
 
-class _Pool:
-    """The connections to one origin, and the streams that wait for one."""
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """How connections are made; what all pools share."""
 
-    def __init__(self, origin: Origin, make_core: CoreFactory, entropy: Entropy) -> None:
+    make_core: CoreFactory
+    entropy: Entropy
+    connect_timeout_ms: int
+    limits: ClientLimits
+    make_tls: Callable[[], ssl.SSLContext]
+
+
+class _Pool:
+    """The connections to one origin, and the streams that wait for one.
+
+    ``_ready`` holds, in the order in which they are used, the connections that may take another
+    stream; each is asked again before it is given one.
+    """
+
+    def __init__(self, origin: Origin, ways: _Ways) -> None:
         self.origin = origin
-        self.entropy = entropy
-        self._make_core = make_core
-        self._connections: list[Connection] = []
+        self._ways = ways
+        self._authority = origin.authority
+        self._version = origin.http_version
+        self._connections: set[Connection] = set()
+        self._ready: dict[Connection, None] = {}
         self._waiting: deque[RequestStream] = deque()
         self._connecting: set[asyncio.Task[None]] = set()
         self._tls: ssl.SSLContext | None = None
 
     def submit(self, stream: RequestStream) -> None:
         """Give the stream to a connection, now or as soon as there is one."""
-        connection = None if self._waiting else self._choose()
+        connection = self._choose() if not self._waiting else None
         if connection is not None:
-            connection.open(stream, self.origin.authority)
+            connection.open(stream, self._authority)
         else:
             self._waiting.append(stream)
             self._connect_more()
 
-    def rebalance(self) -> None:
-        """Capacity may have changed: serve who waits, close who retired."""
-        for connection in self._connections:
-            if connection.stream_count == 0 and connection.is_retired():
+    def on_capacity(self, connection: Connection) -> None:
+        """The connection may have room: serve who waits, close it if it retired."""
+        if connection.is_retired():
+            self._ready.pop(connection, None)
+            if connection.stream_count == 0:
                 connection.close()
-        while self._waiting:
-            if self._waiting[0].is_closed:
-                self._waiting.popleft()
-                continue
-            free = self._choose()
-            if free is None:
-                self._connect_more()
-                return
-            free.open(self._waiting.popleft(), self.origin.authority)
+        else:
+            self._ready[connection] = None
+        if self._waiting:
+            self._serve_waiting()
 
-    def remove(self, connection: Connection) -> None:
+    def on_gone(self, connection: Connection) -> None:
         """The connection is lost."""
-        if connection in self._connections:
-            self._connections.remove(connection)
-        self.rebalance()
+        self._connections.discard(connection)
+        self._ready.pop(connection, None)
+        self._serve_waiting()
 
     def statistics(self) -> ClientStatistics:
         streams = sum(connection.stream_count for connection in self._connections)
-        return ClientStatistics(len(self._connections), streams, len(self._waiting))
+        waiting = sum(not stream.is_closed for stream in self._waiting)
+        return ClientStatistics(len(self._connections), streams, waiting)
 
     def close(self) -> None:
         for task in self._connecting:
             task.cancel()
+        self._fail_waiting(StreamFailure("connect", "the client is closed"))
         for connection in list(self._connections):
             connection.close()
 
+    def adopt(self, connection: Connection) -> None:
+        """A connection came about."""
+        self._connections.add(connection)
+        self._version = connection.core.http_version
+
+    def _serve_waiting(self) -> None:
+        while self._waiting:
+            if self._waiting[0].is_closed:
+                self._waiting.popleft()
+                continue
+            connection = self._choose()
+            if connection is None:
+                self._connect_more()
+                return
+            connection.open(self._waiting.popleft(), self._authority)
+
     def _choose(self) -> Connection | None:
-        for connection in self._connections:
+        while self._ready:
+            connection = next(iter(self._ready))
             if connection.can_open():
                 return connection
+            del self._ready[connection]
         return None
 
     def _connect_more(self) -> None:
         # One connection at a time carries many HTTP/2 streams; HTTP/1.1 needs one per request.
-        wanted = len(self._waiting) if self.origin.http_version == "HTTP/1.1" else 1
-        room = CONNECTIONS_PER_ORIGIN_MAX - len(self._connections) - len(self._connecting)
+        wanted = len(self._waiting) if self._version == "HTTP/1.1" else 1
+        open_count = len(self._connections) + len(self._connecting)
+        room = self._ways.limits.connections_per_origin_max - open_count
         for _ in range(min(wanted - len(self._connecting), room)):
             task = asyncio.create_task(self._connect())
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        origin = self.origin
+        origin, ways = self.origin, self._ways
         is_secure = origin.scheme == "https"
-        version = origin.http_version
-
-        def make() -> asyncio.Protocol:
-            return _Opening(self, version, is_secure, self._make_core)
-
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_MS / 1000):
-                _, opening = await loop.create_connection(
-                    make,
+            async with asyncio.timeout(ways.connect_timeout_ms / 1000):
+                _, opening = await asyncio.get_running_loop().create_connection(
+                    lambda: _Opening(self, ways, origin.http_version, is_secure),
                     origin.host,
                     origin.port,
                     ssl=self._tls_context() if is_secure else None,
                 )
         except TimeoutError:
-            self._connect_failed(f"connecting took longer than {CONNECT_TIMEOUT_MS} ms")
-            return
-        except OSError as error:
-            self._connect_failed(str(error))
-            return
-        assert isinstance(opening, _Opening)
-        self._connections.append(opening.connection)
-        self.rebalance()
+            self._connect_failed(f"connecting took longer than {ways.connect_timeout_ms} ms")
+        except (OSError, ValueError, OverflowError) as error:  # the name or port may be impossible
+            self._connect_failed(str(error) or type(error).__name__)
+        else:
+            self.on_capacity(opening.connection)
 
     def _connect_failed(self, reason: str) -> None:
-        message = f"can't connect to {self.origin.scheme}://{self.origin.authority.decode()}"
+        if any(not connection.is_retired() for connection in self._connections):
+            return  # those that wait are served as streams end; the next that waits tries again
+        origin = f"{self.origin.scheme}://{self._authority.decode()}"
+        self._fail_waiting(StreamFailure("connect", f"can't connect to {origin}: {reason}"))
+
+    def _fail_waiting(self, failure: StreamFailure) -> None:
         failed, self._waiting = self._waiting, deque()
         for stream in failed:
             if not stream.is_closed:
                 stream.finish()
-                stream.listener.on_failed(StreamFailure("connect", f"{message}: {reason}"))
+                stream.listener.on_failed(failure)
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = ssl.create_default_context()
+            self._tls = self._ways.make_tls()
             match self.origin.http_version:
                 case "HTTP/1.1":
                     self._tls.set_alpn_protocols(["http/1.1"])
@@ -147,13 +179,11 @@ class _Pool:
 class _Opening(asyncio.Protocol):
     """Waits for the handshake to say which HTTP it is, then hands over to a connection."""
 
-    def __init__(
-        self, pool: _Pool, version: str | None, is_secure: bool, make_core: CoreFactory
-    ) -> None:
+    def __init__(self, pool: _Pool, ways: _Ways, version: str | None, is_secure: bool) -> None:
         self._pool = pool
+        self._ways = ways
         self._version = version
         self._is_secure = is_secure
-        self._make_core = make_core
         self.connection: Connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -163,9 +193,12 @@ class _Opening(asyncio.Protocol):
             tls = transport.get_extra_info("ssl_object")
             negotiated = tls.selected_alpn_protocol() if tls is not None else None
             version = "HTTP/2.0" if negotiated == "h2" else "HTTP/1.1"
-        core = self._make_core(version, self._is_secure)
-        pool = self._pool
-        self.connection = Connection(core, pool.entropy, pool.rebalance, pool.remove)
+        pool, ways = self._pool, self._ways
+        core = ways.make_core(version, self._is_secure)
+        self.connection = Connection(
+            core, ways.entropy, ways.limits, pool.on_capacity, pool.on_gone
+        )
+        pool.adopt(self.connection)
         transport.set_protocol(self.connection)
         self.connection.connection_made(transport)
 
@@ -173,9 +206,17 @@ class _Opening(asyncio.Protocol):
 class HttpClient:
     """All connections of a node to services."""
 
-    def __init__(self, make_core: CoreFactory, entropy: Entropy) -> None:
-        self._make_core = make_core
-        self._entropy = entropy
+    def __init__(
+        self,
+        make_core: CoreFactory,
+        entropy: Entropy,
+        connect_timeout_ms: int = CONNECT_TIMEOUT_MS,
+        limits: ClientLimits | None = None,
+        make_tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ) -> None:
+        self._ways = _Ways(
+            make_core, entropy, connect_timeout_ms, limits or ClientLimits(), make_tls
+        )
         self._pools: dict[Origin, _Pool] = {}
 
     def open(
@@ -184,7 +225,7 @@ class HttpClient:
         """Begin a request; a body may be written until ``end``."""
         pool = self._pools.get(origin)
         if pool is None:
-            pool = self._pools[origin] = _Pool(origin, self._make_core, self._entropy)
+            pool = self._pools[origin] = _Pool(origin, self._ways)
         stream = RequestStream((method.encode(), target.encode(), headers), listener)
         pool.submit(stream)
         return stream
@@ -198,6 +239,6 @@ class HttpClient:
         )
 
     def close(self) -> None:
-        """Close every connection; open streams fail."""
+        """Close every connection; open and waiting streams fail."""
         for pool in self._pools.values():
             pool.close()

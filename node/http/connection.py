@@ -5,26 +5,21 @@ back through ``is_writable``. Pings keep it honest, idleness ends it.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
+from perdure.core import limits
 from perdure.core.entropy import Entropy
-from perdure.core.limits import (
-    CONNECTION_IDLE_MS,
-    KEEP_ALIVE_INTERVAL_MS,
-    KEEP_ALIVE_TIMEOUT_MS,
-    RECEIVE_PENDING_BYTES_HIGH,
-    REQUESTS_PER_CONNECTION_MAX,
-    RESETS_PER_CONNECTION_MAX,
-    STREAM_PENDING_BYTES_HIGH,
-)
 from perdure.node.http.ports import (
     Body,
+    Broken,
     ClientCore,
     End,
+    Event,
     GoAway,
     Pong,
-    ProtocolBroken,
     Reset,
     ResponseHead,
     Writable,
@@ -35,6 +30,17 @@ _KEEP_ALIVE_JITTER = 0.2
 _REFUSED_STREAM = 7
 
 
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """Bounds of a client; tests lower them."""
+
+    connections_per_origin_max: int = limits.CONNECTIONS_PER_ORIGIN_MAX
+    requests_per_connection_max: int = limits.REQUESTS_PER_CONNECTION_MAX
+    keep_alive_interval_ms: int = limits.KEEP_ALIVE_INTERVAL_MS
+    keep_alive_timeout_ms: int = limits.KEEP_ALIVE_TIMEOUT_MS
+    idle_ms: int = limits.CONNECTION_IDLE_MS
+
+
 class Connection(asyncio.Protocol):
     """A transport, its core, and the streams on it."""
 
@@ -42,25 +48,28 @@ class Connection(asyncio.Protocol):
         self,
         core: ClientCore,
         entropy: Entropy,
-        on_capacity: Callable[[], None],
+        bounds: ClientLimits,
+        on_capacity: Callable[["Connection"], None],
         on_gone: Callable[["Connection"], None],
     ) -> None:
         self.core = core
         self._entropy = entropy
+        self._limits = bounds
         self._on_capacity = on_capacity
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, RequestStream] = {}
         self._blocked: dict[int, RequestStream] = {}
+        self._is_handling = False
         self._is_flush_scheduled = False
         self._is_write_paused = False
         self._is_read_paused = False
         self._unconsumed = 0
         self._opened = self._resets = 0
-        self._idle_since = self._loop.time()
-        self._pong_due: float | None = None
+        self._idle_since = self._heard_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._ping_timer: asyncio.TimerHandle | None = None
         self.is_gone = False
 
     @property
@@ -68,19 +77,14 @@ class Connection(asyncio.Protocol):
         return len(self._streams)
 
     def can_open(self) -> bool:
-        return (
-            not self.is_gone
-            and self._opened < REQUESTS_PER_CONNECTION_MAX
-            and self._resets < RESETS_PER_CONNECTION_MAX
-            and self.core.can_open()
-        )
+        return not self.is_retired() and self.core.can_open()
 
     def is_retired(self) -> bool:
         """Whether no stream will ever be opened here again."""
         return (
             self.is_gone
-            or self._opened >= REQUESTS_PER_CONNECTION_MAX
-            or self._resets >= RESETS_PER_CONNECTION_MAX
+            or self._opened >= self._limits.requests_per_connection_max
+            or self._resets >= limits.RESETS_PER_CONNECTION_MAX
             or not self.core.is_reusable()
         )
 
@@ -107,16 +111,19 @@ class Connection(asyncio.Protocol):
             return
         self._blocked.pop(stream.number, None)
         self._resets += 1
+        self._idle_since = self._loop.time()
         self.core.reset(stream.number)
         self._release(stream)
-        self._schedule_flush()
-        if not self.core.is_reusable() and self.core.http_version == "HTTP/1.1":
-            self.close()
+        if self.core.http_version == "HTTP/1.1":
+            self._abort()
+        else:
+            self._schedule_flush()
+            self._on_capacity(self)
 
     def is_writable(self, stream: RequestStream) -> bool:
         if (
             not self._is_write_paused
-            and self.core.pending(stream.number) < STREAM_PENDING_BYTES_HIGH
+            and self.core.pending(stream.number) < limits.STREAM_PENDING_BYTES_HIGH
         ):
             return True
         self._blocked[stream.number] = stream
@@ -124,64 +131,40 @@ class Connection(asyncio.Protocol):
 
     def consumed(self, size: int) -> None:
         self._unconsumed -= size
-        if self._is_read_paused and self._unconsumed < RECEIVE_PENDING_BYTES_HIGH // 2:
+        if self._is_read_paused and self._unconsumed < limits.RECEIVE_PENDING_BYTES_HIGH // 2:
             self._is_read_paused = False
-            if self._transport is not None:
+            if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
 
-    # --- What the transport tells -----------------------------------------------------------------
+    # --- What the transport tells ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.core.start()
         self._schedule_flush()
         self._arm_timer()
 
     def data_received(self, data: bytes) -> None:
-        try:
-            events = self.core.receive(data)
-        except ProtocolBroken as error:
-            self._fail_all(StreamFailure("broken", f"the peer broke HTTP: {error}"))
-            self.close()
-            return
-        for event in events:
-            match event:
-                case Body():
-                    self._on_body(event)
-                case ResponseHead():
-                    if (stream := self._streams.get(event.stream)) is not None:
-                        stream.listener.on_response(event.status, event.headers)
-                case End():
-                    self._on_end(event.stream)
-                case Reset():
-                    self._on_reset(event)
-                case GoAway():
-                    self._on_goaway(event.last_stream)
-                case Pong():
-                    self._pong_due = None
-                case Writable():
-                    self._unblock()
-                case _:
-                    pass
-        self._schedule_flush()
-        self._on_capacity()
+        self._heard_at = self._loop.time()
+        self._handle(self.core.receive(data))
 
     def eof_received(self) -> bool:
-        try:
-            for event in self.core.receive(b""):
-                if isinstance(event, End):
-                    self._on_end(event.stream)
-        except ProtocolBroken:
-            pass  # the loss of the connection says it all
+        self._handle(self.core.receive(b""))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_gone = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._ping_timer):
+            if timer is not None:
+                timer.cancel()
         reason = str(exc) if exc is not None else "the peer closed the connection"
         self._fail_all(StreamFailure("lost", reason))
+        self._transport = None
         self._on_gone(self)
 
     def pause_writing(self) -> None:
@@ -192,12 +175,43 @@ class Connection(asyncio.Protocol):
         self._unblock()
 
     def close(self) -> None:
-        """Close after what is written has left."""
+        """Close; streams that are open fail."""
         self.is_gone = True
+        self._fail_all(StreamFailure("lost", "the connection was closed"))
         if self._transport is not None:
+            self._flush()
             self._transport.close()
 
-    # --- Inside -----------------------------------------------------------------------------------
+    # --- Inside ---------------------------------------------------------------------------------
+
+    def _handle(self, events: list[Event]) -> None:
+        """Tell listeners, then write what they had to say at once."""
+        self._is_handling = True
+        for event in events:
+            match event:
+                case Body():
+                    self._on_body(event)
+                case ResponseHead():
+                    if (stream := self._streams.get(event.stream)) is not None:
+                        stream.listener.on_response(event.status, event.headers)
+                case End():
+                    self._on_end(event.stream)
+                case Writable():
+                    self._unblock()
+                case Reset():
+                    self._on_reset(event)
+                case GoAway():
+                    self._on_goaway(event.last_stream)
+                case Broken():
+                    self._on_broken(event)
+                case Pong():
+                    pass  # any byte from the peer is a sign of life
+                case _:
+                    pass
+        self._is_handling = False
+        self._flush()
+        if not self.is_gone:
+            self._on_capacity(self)
 
     def _on_body(self, event: Body) -> None:
         stream = self._streams.get(event.stream)
@@ -206,10 +220,10 @@ class Connection(asyncio.Protocol):
         self._unconsumed += len(event.data)
         stream.received(event.data)
         if (
-            self._unconsumed > RECEIVE_PENDING_BYTES_HIGH
+            self._unconsumed > limits.RECEIVE_PENDING_BYTES_HIGH
             and not self._is_read_paused
             and self._transport is not None
-            and not self.is_gone
+            and not self._transport.is_closing()
         ):
             self._is_read_paused = True
             self._transport.pause_reading()
@@ -218,19 +232,22 @@ class Connection(asyncio.Protocol):
         stream = self._streams.pop(number, None)
         if stream is None:
             return
-        if not stream.is_ended:
-            stream.end()  # the peer has said all it will: nobody reads the rest of the request
         self._blocked.pop(number, None)
+        if self.core.pending(number):
+            self.core.reset(number)  # the peer has said all it will: nobody reads the rest
+        elif not stream.is_ended:
+            self.core.end(number)
         self._release(stream)
-        stream.listener.on_end()
         self._idle_since = self._loop.time()
+        stream.listener.on_end()
 
     def _on_reset(self, event: Reset) -> None:
-        self._resets += 1
         stream = self._streams.pop(event.stream, None)
         if stream is None:
             return
+        self._resets += 1
         self._blocked.pop(event.stream, None)
+        self._idle_since = self._loop.time()
         self._release(stream)
         kind = "refused" if event.code == _REFUSED_STREAM else "lost"
         message = f"the peer reset the stream (code {event.code})"
@@ -244,6 +261,13 @@ class Connection(asyncio.Protocol):
             failure = StreamFailure("refused", "the peer is closing the connection")
             stream.listener.on_failed(failure)
 
+    def _on_broken(self, event: Broken) -> None:
+        self.is_gone = True
+        self._fail_all(StreamFailure("broken", f"the peer broke HTTP: {event.reason}"))
+        if self._transport is not None:
+            self._flush()
+            self._transport.close()
+
     def _release(self, stream: RequestStream) -> None:
         if left := stream.finish():
             self.consumed(left)
@@ -252,7 +276,7 @@ class Connection(asyncio.Protocol):
         if self._blocked and not self._is_write_paused:
             blocked, self._blocked = self._blocked, {}
             for stream in blocked.values():
-                if self.is_writable(stream):
+                if not stream.is_closed and self.is_writable(stream):
                     stream.listener.on_writable()
 
     def _fail_all(self, failure: StreamFailure) -> None:
@@ -263,7 +287,7 @@ class Connection(asyncio.Protocol):
             stream.listener.on_failed(failure)
 
     def _schedule_flush(self) -> None:
-        if not self._is_flush_scheduled:
+        if not self._is_flush_scheduled and not self._is_handling:
             self._is_flush_scheduled = True
             self._loop.call_soon(self._flush)
 
@@ -273,24 +297,36 @@ class Connection(asyncio.Protocol):
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
+    def _abort(self) -> None:
+        self.is_gone = True
+        if self._transport is not None:
+            self._transport.abort()
+
     def _arm_timer(self) -> None:
-        interval = KEEP_ALIVE_INTERVAL_MS / 1000
+        interval = self._limits.keep_alive_interval_ms / 1000
         interval += self._entropy.jitter(interval * _KEEP_ALIVE_JITTER)
         self._timer = self._loop.call_later(interval, self._on_timer)
 
     def _on_timer(self) -> None:
         now = self._loop.time()
-        if not self._streams and now - self._idle_since > CONNECTION_IDLE_MS / 1000:
+        if not self._streams and now - self._idle_since > self._limits.idle_ms / 1000:
             self.close()
             return
-        if self._streams and self.core.ping():
-            self._pong_due = now + KEEP_ALIVE_TIMEOUT_MS / 1000
-            self._loop.call_later(KEEP_ALIVE_TIMEOUT_MS / 1000, self._check_pong)
+        if self._streams and self._ping_timer is None and self.core.ping():
             self._schedule_flush()
+            self._await_sign(now)
         self._arm_timer()
 
-    def _check_pong(self) -> None:
-        if self._pong_due is not None and self._loop.time() >= self._pong_due:
-            self._fail_all(StreamFailure("lost", "the peer doesn't answer pings"))
-            if self._transport is not None:
-                self._transport.abort()
+    def _await_sign(self, since: float) -> None:
+        timeout = self._limits.keep_alive_timeout_ms / 1000
+        self._ping_timer = self._loop.call_later(timeout, self._check_sign, since)
+
+    def _check_sign(self, since: float) -> None:
+        self._ping_timer = None
+        if self._heard_at >= since:
+            return
+        if self._is_read_paused:
+            self._await_sign(self._loop.time())  # its answer may lie unread
+            return
+        self._fail_all(StreamFailure("lost", "the peer doesn't answer pings"))
+        self._abort()

@@ -7,35 +7,34 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import h11
+from hyperframe.frame import GoAwayFrame
 
-from perdure.core.limits import STREAMS_PER_CONNECTION_MAX
+from perdure.core.limits import (
+    HEADER_LIST_BYTES_MAX,
+    RESETS_PER_CONNECTION_MAX,
+    STREAMS_PER_CONNECTION_MAX,
+)
+from perdure.node.http.outgoing import Outgoing
 from perdure.node.http.ports import (
+    BODILESS,
     Body,
+    Broken,
     End,
     Event,
     GoAway,
     Headers,
     Pong,
-    ProtocolBroken,
     RequestHead,
     Reset,
     ResponseHead,
     Writable,
+    has_length,
 )
 
 _STREAM_WINDOW_BYTES = 2 * 1024 * 1024
 _CONNECTION_WINDOW_BYTES = 5 * 1024 * 1024
-
-
-class _Outgoing:
-    """Body bytes that wait for a window."""
-
-    __slots__ = ("chunks", "is_ended", "size")
-
-    def __init__(self) -> None:
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.is_ended = False
+_STREAM_MAX = 2**31 - 1
+_PING_DATA = b"perdure!"
 
 
 class _Http2:
@@ -52,62 +51,82 @@ class _Http2:
             initial_values={
                 h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: _STREAM_WINDOW_BYTES,
                 h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS_PER_CONNECTION_MAX,
-                h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 64 * 1024,
+                h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_LIST_BYTES_MAX,
             },
         )
-        self._outgoing: dict[int, _Outgoing] = {}
+        self._outgoing: dict[int, Outgoing] = {}
+        self._ready: list[bytes] = []
+        self._is_broken = False
 
     def start(self) -> None:
         self._core.initiate_connection()
         self._core.increment_flow_control_window(_CONNECTION_WINDOW_BYTES)
 
     def output(self) -> bytes:
-        return self._core.data_to_send()
+        self._ready.append(self._core.data_to_send())
+        data = b"".join(self._ready)
+        self._ready.clear()
+        return data
 
     def _queue(self, stream: int, data: bytes) -> None:
-        waiting = self._outgoing[stream]
-        if data:
-            waiting.chunks.append(data)
-            waiting.size += len(data)
+        self._outgoing[stream].put(data)
         self._push(stream)
 
     def _push(self, stream: int) -> None:
         waiting = self._outgoing[stream]
         try:
-            while waiting.chunks:
+            while waiting.size:
                 room = min(
                     self._core.local_flow_control_window(stream),
                     self._core.max_outbound_frame_size,
                 )
                 if room <= 0:
                     return
-                chunk = waiting.chunks.pop(0)
-                if len(chunk) > room:
-                    waiting.chunks.insert(0, chunk[room:])
-                    chunk = chunk[:room]
-                self._core.send_data(stream, chunk)
-                waiting.size -= len(chunk)
+                self._core.send_data(stream, bytes(waiting.take(room)))
             if waiting.is_ended:
                 self._core.end_stream(stream)
                 del self._outgoing[stream]
+                self._sent(stream)
         except h2.exceptions.ProtocolError:
-            self._outgoing.pop(stream, None)
+            self._outgoing.pop(stream, None)  # the stream is closed: its event is on the way
 
     def _push_all(self) -> None:
         for stream in list(self._outgoing):
             self._push(stream)
 
-    def _take(self, data: bytes) -> list[h2.events.Event]:
-        if not data:
+    def _sent(self, stream: int) -> None:
+        """All that goes out on the stream has gone out."""
+
+    def _take(self, data: bytes, events: list[Event]) -> list[h2.events.Event]:
+        if not data or self._is_broken:
             return []
         try:
             return self._core.receive_data(data)
-        except h2.exceptions.ProtocolError as error:
-            raise ProtocolBroken(str(error) or type(error).__name__) from error
+        except h2.exceptions.DenialOfServiceError as error:
+            events.append(Broken(str(error), 431))
+        except (h2.exceptions.ProtocolError, ValueError) as error:
+            events.append(Broken(str(error) or type(error).__name__, 400))
+        self._is_broken = True
+        return []
 
     def _body(self, event: h2.events.DataReceived) -> Body:
-        self._core.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        self._acknowledge(event)
         return Body(event.stream_id, event.data)
+
+    def _acknowledge(self, event: h2.events.DataReceived) -> None:
+        try:
+            self._core.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        except h2.exceptions.StreamClosedError:
+            pass  # the stream closed in this very batch of frames
+        except h2.exceptions.ProtocolError:
+            self._is_broken = True
+
+    def _stay_open(self) -> None:
+        # h2 shuts its machine at a GOAWAY, but streams up to the last one named go on.
+        is_client = self._core.config.client_side
+        states = h2.connection.ConnectionState
+        machine = self._core.state_machine
+        machine.state = states.CLIENT_OPEN if is_client else states.SERVER_OPEN
 
     def _forget(self, stream: int) -> None:
         self._outgoing.pop(stream, None)
@@ -120,11 +139,12 @@ class Http2Client(_Http2):
         super().__init__(is_client=True)
         self._scheme = b"https" if is_secure else b"http"
         self._open: set[int] = set()
+        self._half_closed: set[int] = set()
         self._is_going_away = False
 
     def can_open(self) -> bool:
         limit = min(STREAMS_PER_CONNECTION_MAX, self._core.remote_settings.max_concurrent_streams)
-        return not self._is_going_away and len(self._open) < limit
+        return not self._is_going_away and not self._is_broken and len(self._open) < limit
 
     def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
         stream = self._core.get_next_available_stream_id()
@@ -135,7 +155,7 @@ class Http2Client(_Http2):
             (b":path", target),
         ]
         self._core.send_headers(stream, [*pseudo, *headers])
-        self._outgoing[stream] = _Outgoing()
+        self._outgoing[stream] = Outgoing()
         self._open.add(stream)
         return stream
 
@@ -150,7 +170,6 @@ class Http2Client(_Http2):
 
     def reset(self, stream: int) -> None:
         if stream in self._open:
-            self._open.discard(stream)
             self._forget(stream)
             self._core.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
 
@@ -160,7 +179,7 @@ class Http2Client(_Http2):
 
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []
-        for event in self._take(data):
+        for event in self._take(data, events):
             match event:
                 case h2.events.ResponseReceived():
                     status = int(dict(event.headers)[b":status"])
@@ -169,17 +188,16 @@ class Http2Client(_Http2):
                 case h2.events.DataReceived():
                     events.append(self._body(event))
                 case h2.events.StreamEnded():
-                    self._open.discard(event.stream_id)
                     events.append(End(event.stream_id))
+                    self._half_close(event.stream_id)
                 case h2.events.StreamReset():
-                    self._open.discard(event.stream_id)
                     self._forget(event.stream_id)
                     events.append(Reset(event.stream_id, int(event.error_code)))
                 case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                     self._push_all()
                     events.append(Writable())
                 case h2.events.ConnectionTerminated():
-                    self._is_going_away = True
+                    self._go_away(event.last_stream_id or 0)
                     events.append(GoAway(event.last_stream_id or 0))
                 case h2.events.PingAckReceived():
                     events.append(Pong())
@@ -188,68 +206,141 @@ class Http2Client(_Http2):
         return events
 
     def is_reusable(self) -> bool:
-        return not self._is_going_away
+        return not self._is_going_away and not self._is_broken
 
     def ping(self) -> bool:
-        self._core.ping(b"perdure!")
+        self._core.ping(_PING_DATA)
         return True
+
+    def _go_away(self, last_stream: int) -> None:
+        self._is_going_away = True
+        self._stay_open()
+        for stream in [one for one in self._open if one > last_stream]:
+            self._forget(stream)
+
+    def _sent(self, stream: int) -> None:
+        self._half_close(stream)
+
+    def _half_close(self, stream: int) -> None:
+        if stream in self._half_closed:
+            self._forget(stream)
+        elif stream in self._open:
+            self._half_closed.add(stream)
+
+    def _forget(self, stream: int) -> None:
+        super()._forget(stream)
+        self._open.discard(stream)
+        self._half_closed.discard(stream)
 
 
 class Http2Server(_Http2):
-    """HTTP/2, answering side."""
+    """HTTP/2, answering side. ``_open`` holds the streams whose response has not left."""
 
     def __init__(self) -> None:
         super().__init__(is_client=False)
         self._open: set[int] = set()
-        self._is_closing = False
+        self._receiving: set[int] = set()
+        self._highest = 0
+        self._resets = 0
+        self._is_shutting_down = False
+        self._is_last_named = False
 
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []
-        for event in self._take(data):
+        for event in self._take(data, events):
             match event:
                 case h2.events.RequestReceived():
-                    self._open.add(event.stream_id)
-                    events.append(_request(event))
+                    self._begin(event, events)
                 case h2.events.DataReceived():
-                    events.append(self._body(event))
+                    if event.stream_id in self._receiving:
+                        events.append(self._body(event))
+                    else:
+                        self._acknowledge(event)
                 case h2.events.StreamEnded():
-                    events.append(End(event.stream_id))
+                    if event.stream_id in self._receiving:
+                        self._receiving.discard(event.stream_id)
+                        events.append(End(event.stream_id))
                 case h2.events.StreamReset():
-                    self._open.discard(event.stream_id)
                     self._forget(event.stream_id)
                     events.append(Reset(event.stream_id, int(event.error_code)))
+                    self._resets += 1
+                    if self._resets >= RESETS_PER_CONNECTION_MAX:
+                        self.shut_down()
                 case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                     self._push_all()
+                case h2.events.PingAckReceived():
+                    if event.ping_data == _PING_DATA and self._is_shutting_down:
+                        self._name_last()
                 case h2.events.ConnectionTerminated():
-                    self._is_closing = True
+                    self._is_shutting_down = True
+                    self._stay_open()
+                    self._name_last()
                 case _:
                     pass
         return events
 
     def proceed(self, stream: int) -> None:
-        self._core.send_headers(stream, [(b":status", b"100")])
+        if stream in self._open:
+            self._core.send_headers(stream, [(b":status", b"100")])
 
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> list[Event]:
-        if stream in self._open:
-            self._open.discard(stream)
-            fields = [(b":status", str(status).encode()), *headers]
-            self._core.send_headers(stream, fields, end_stream=not body)
-            if body:
-                waiting = self._outgoing[stream] = _Outgoing()
-                waiting.is_ended = True
-                self._queue(stream, body)
+        if stream not in self._open or stream in self._outgoing:
+            return []
+        check_fields(headers)
+        fields = [(b":status", str(status).encode()), *headers]
+        self._core.send_headers(stream, fields, end_stream=not body)
+        if body:
+            waiting = self._outgoing[stream] = Outgoing()
+            waiting.is_ended = True
+            self._queue(stream, body)
+        else:
+            self._sent(stream)
         return []
 
+    def unsent(self) -> int:
+        return sum(waiting.size for waiting in self._outgoing.values())
+
     def is_closing(self) -> bool:
-        return self._is_closing and not self._open and not self._outgoing
+        return self._is_last_named and not self._open
+
+    def is_request_cut(self) -> bool:
+        return False
 
     def shut_down(self) -> None:
-        if not self._is_closing:
-            self._is_closing = True
-            self._core.close_connection()
+        if not self._is_shutting_down:
+            self._is_shutting_down = True
+            self._go_away(_STREAM_MAX)
+            self._core.ping(_PING_DATA)
 
-    def output(self) -> bytes:
-        return self._core.data_to_send()
+    def _begin(self, event: h2.events.RequestReceived, events: list[Event]) -> None:
+        if self._is_last_named:
+            self._core.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            return
+        self._highest = event.stream_id
+        self._open.add(event.stream_id)
+        self._receiving.add(event.stream_id)
+        events.append(_request(event))
+
+    def _name_last(self) -> None:
+        if not self._is_last_named:
+            self._is_last_named = True
+            self._go_away(self._highest)
+
+    def _go_away(self, last_stream: int) -> None:
+        # h2's own close_connection would forbid to answer what is open.
+        self._ready.append(self._core.data_to_send())
+        self._ready.append(GoAwayFrame(stream_id=0, last_stream_id=last_stream).serialize())
+
+    def _sent(self, stream: int) -> None:
+        if stream in self._receiving:
+            # Answered early: the client may stop sending.
+            self._core.reset_stream(stream, h2.errors.ErrorCodes.NO_ERROR)
+        self._forget(stream)
+
+    def _forget(self, stream: int) -> None:
+        super()._forget(stream)
+        self._open.discard(stream)
+        self._receiving.discard(stream)
 
 
 class Http1Client:
@@ -258,7 +349,7 @@ class Http1Client:
     http_version = "HTTP/1.1"
 
     def __init__(self, is_secure: bool) -> None:
-        self._core = h11.Connection(h11.CLIENT)
+        self._core = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADER_LIST_BYTES_MAX)
         self._stream = 0
         self._ready: list[bytes] = []
         self._is_broken = False
@@ -272,17 +363,19 @@ class Http1Client:
     def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
         self._stream += 1
         fields = [(b"host", authority), *headers]
-        if method != b"GET":
+        if method not in BODILESS and not has_length(headers):
             fields.append((b"transfer-encoding", b"chunked"))
         self._send(h11.Request(method=method, target=target, headers=fields))
         return self._stream
 
     def send(self, stream: int, data: bytes) -> None:
-        self._send(h11.Data(data=data))
+        if data and stream == self._stream and self._core.our_state is h11.SEND_BODY:
+            self._send(h11.Data(data=data))
 
     def end(self, stream: int) -> None:
-        self._send(h11.EndOfMessage())
-        self._finish_cycle()
+        if stream == self._stream and self._core.our_state is h11.SEND_BODY:
+            self._send(h11.EndOfMessage())
+            self._finish_cycle()
 
     def reset(self, stream: int) -> None:
         if stream == self._stream and self._core.our_state is not h11.IDLE:
@@ -293,6 +386,9 @@ class Http1Client:
 
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []
+        if data and self._core.our_state is h11.IDLE:
+            self._is_broken = True
+            return [Broken("an answer that nobody asked for", 400)]
         try:
             self._core.receive_data(data)
             while True:
@@ -308,12 +404,15 @@ class Http1Client:
                             self._is_broken = True
                         events.append(End(self._stream))
                         self._finish_cycle()
+                        return events
                     case h11.InformationalResponse():
                         pass
                     case _:
                         return events
-        except h11.RemoteProtocolError as error:
-            raise ProtocolBroken(str(error)) from error
+        except (h11.RemoteProtocolError, RuntimeError) as error:
+            self._is_broken = True
+            events.append(_broken(error))
+        return events
 
     def is_reusable(self) -> bool:
         return not self._is_broken and self._core.our_state not in (
@@ -346,12 +445,11 @@ class Http1Server:
     http_version = "HTTP/1.1"
 
     def __init__(self) -> None:
-        self._core = h11.Connection(h11.SERVER)
+        self._core = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIST_BYTES_MAX)
         self._stream = 0
         self._ready: list[bytes] = []
         self._is_busy = False
         self._is_closing = False
-        self._is_head = False
 
     def start(self) -> None:
         pass
@@ -369,11 +467,12 @@ class Http1Server:
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> list[Event]:
         if not self._is_busy or stream != self._stream:
             return []
+        check_fields(headers)
         if self._core.their_state is h11.SEND_BODY or self._is_closing:
             headers = [*headers, (b"connection", b"close")]
         self._send(h11.Response(status_code=status, headers=headers))
-        if body and not self._is_head:
-            self._send(h11.Data(data=body))
+        if body:
+            self._send(h11.Data(data=body))  # h11 leaves it out where a HEAD asked
         self._send(h11.EndOfMessage())
         self._is_busy = False
         if self._core.our_state is not h11.DONE or self._core.their_state is not h11.DONE:
@@ -382,8 +481,14 @@ class Http1Server:
         self._core.start_next_cycle()
         return self._events()
 
+    def unsent(self) -> int:
+        return 0
+
     def is_closing(self) -> bool:
         return self._is_closing and not self._is_busy
+
+    def is_request_cut(self) -> bool:
+        return self._core.their_state is h11.SEND_BODY
 
     def shut_down(self) -> None:
         self._is_closing = True
@@ -407,7 +512,6 @@ class Http1Server:
                     case h11.Request():
                         self._stream += 1
                         self._is_busy = True
-                        self._is_head = event.method == b"HEAD"
                         waits = self._core.they_are_waiting_for_100_continue
                         head = RequestHead(
                             self._stream, event.method, event.target, list(event.headers), waits
@@ -420,7 +524,24 @@ class Http1Server:
                     case _:
                         return events
         except h11.RemoteProtocolError as error:
-            raise ProtocolBroken(str(error)) from error
+            events.append(_broken(error))
+            return events
+
+
+def check_fields(headers: Headers) -> None:
+    """Refuse what could be read as more than one field.
+
+    Raises:
+        ValueError: a header holds control bytes.
+    """
+    for name, value in headers:
+        if any(byte < 0x20 and byte != 0x09 for byte in name + value):
+            raise ValueError("a header holds control bytes")
+
+
+def _broken(error: Exception) -> Broken:
+    status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+    return Broken(str(error), 431 if status == 431 else 400)
 
 
 def _request(event: h2.events.RequestReceived) -> RequestHead:

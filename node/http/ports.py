@@ -11,8 +11,13 @@ Headers = list[tuple[bytes, bytes]]
 """Names in lower case, values as received, in received order."""
 
 
-class ProtocolBroken(Exception):
-    """The peer sent what HTTP doesn't allow; the connection is unusable."""
+BODILESS = frozenset((b"GET", b"HEAD"))
+"""Methods whose requests have no body over HTTP/1.1."""
+
+
+def has_length(headers: Headers) -> bool:
+    """Whether a request says itself how long its body is."""
+    return any(name == b"content-length" for name, _ in headers)
 
 
 class RequestHead(NamedTuple):
@@ -67,7 +72,17 @@ class Writable(NamedTuple):
     """The peer may have opened a window: look at ``pending`` again."""
 
 
-Event = RequestHead | ResponseHead | Body | End | Reset | GoAway | Pong | Writable
+class Broken(NamedTuple):
+    """The peer sent what HTTP doesn't allow: write what is queued, then close. The last event.
+
+    ``status``: what a server may still answer over HTTP/1.1.
+    """
+
+    reason: str
+    status: int
+
+
+Event = RequestHead | ResponseHead | Body | End | Reset | GoAway | Pong | Writable | Broken
 
 
 class ClientCore(Protocol):
@@ -100,15 +115,11 @@ class ClientCore(Protocol):
         ...
 
     def pending(self, stream: int) -> int:
-        """Body bytes queued that the peer's window doesn't let out yet."""
+        """Request bytes queued that the peer's window doesn't let out yet."""
         ...
 
     def receive(self, data: bytes) -> list[Event]:
-        """Events in ``data``; empty data is the end of the byte stream.
-
-        Raises:
-            ProtocolBroken: close the connection.
-        """
+        """Events in ``data``; empty data is the end of the byte stream."""
         ...
 
     def is_reusable(self) -> bool:
@@ -134,11 +145,7 @@ class ServerCore(Protocol):
         ...
 
     def receive(self, data: bytes) -> list[Event]:
-        """Events in ``data``; empty data is the end of the byte stream.
-
-        Raises:
-            ProtocolBroken: close the connection.
-        """
+        """Events in ``data``; empty data is the end of the byte stream."""
         ...
 
     def proceed(self, stream: int) -> None:
@@ -146,15 +153,35 @@ class ServerCore(Protocol):
         ...
 
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> list[Event]:
-        """Queue a whole response; returns events of a request that was waiting behind it."""
+        """Queue a whole response; returns events of a request that was waiting behind it.
+
+        Answering before the request has ended gives the rest of it up: HTTP/2 resets the stream
+        after the response, HTTP/1.1 closes the connection.
+
+        Raises:
+            ValueError: a header can't be sent; nothing is queued.
+        """
+        ...
+
+    def unsent(self) -> int:
+        """Response bytes queued that the peer's windows don't let out yet."""
         ...
 
     def is_closing(self) -> bool:
         """Whether the connection ends once its output is written and its streams are answered."""
         ...
 
+    def is_request_cut(self) -> bool:
+        """Whether the connection ends with part of a request unread: linger, or the peer's reset
+        may overtake the response."""
+        ...
+
     def shut_down(self) -> None:
-        """Take no further requests."""
+        """Ask for no further requests; those that cross the notice are still served.
+
+        HTTP/2 names the last stream only when a ping has come back, so no request is ever lost
+        without the client being told that it was not processed.
+        """
         ...
 
     def output(self) -> bytes:

@@ -1,54 +1,118 @@
 """HTTP cores over ``zttp``: a native parser, ten times the speed of the pure-Python ones.
 
 Young, so it is pinned exactly, fenced in here, held to the same suite as ``hyper_core``, and its
-connections are retired long before its flood guards count to their limits (core/limits.py).
+connections are retired long before its flood guards count to their limits (DESIGN.md).
 """
-
-from collections.abc import Iterable
 
 import zttp
 
-from perdure.core.limits import STREAMS_PER_CONNECTION_MAX
+from perdure.core.limits import (
+    FEED_BYTES_MAX,
+    RESETS_PER_CONNECTION_MAX,
+    STREAMS_PER_CONNECTION_MAX,
+)
+from perdure.node.http.outgoing import Outgoing
 from perdure.node.http.ports import (
+    BODILESS,
     Body,
+    Broken,
     End,
     Event,
     GoAway,
     Headers,
     Pong,
-    ProtocolBroken,
     RequestHead,
     Reset,
     ResponseHead,
     Writable,
+    has_length,
 )
 
+_NO_ERROR = 0
+_REFUSED_STREAM = 7
 _CANCEL = 8
+_STREAM_MAX = 2**31 - 1
 _SETTING_MAX_CONCURRENT_STREAMS = 3
-_PING = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00perdure!"
+# zttp answers pings but has no call to send one.
+_PING_DATA = b"perdure!"
+_PING = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + _PING_DATA
 # zttp always says https. In cleartext that is wrong, and some servers refuse it.
 _SCHEME_HTTPS = b"\x06\x05https"
 _SCHEME_HTTP = b"\x06\x04http"
 _FRAME_HEADER_BYTES = 9
-_HTTP1_STREAM_STEP = 1
 
 
-class Http2Client:
-    """HTTP/2, asking side."""
+class _Http2:
+    """What both sides of HTTP/2 share: bodies that wait for windows, and pings."""
 
     http_version = "HTTP/2.0"
 
-    def __init__(self, is_secure: bool) -> None:
-        self._core = zttp.Connection(zttp.CLIENT, zttp.HTTP2)
-        self._is_secure = is_secure
+    def __init__(self, role: int) -> None:
+        self._core = zttp.Connection(role, zttp.HTTP2)
         self._streams: dict[int, zttp.Stream] = {}
-        self._half_closed: set[int] = set()
-        self._streams_max = STREAMS_PER_CONNECTION_MAX
-        self._is_going_away = False
-        self._ready = b""
+        self._waiting: dict[int, Outgoing] = {}
+        self._ready: list[bytes] = []
 
     def start(self) -> None:
         self._core.initiate_connection()
+
+    def output(self) -> bytes:
+        data = self._core.data_to_send()
+        if self._ready:
+            self._ready.append(data)
+            data = b"".join(self._ready)
+            self._ready.clear()
+        return data
+
+    def _queue(self, stream: int, handle: zttp.Stream, data: bytes, is_ended: bool) -> None:
+        waiting = self._waiting.get(stream)
+        if waiting is None:
+            if len(data) <= FEED_BYTES_MAX and not handle.pending_bytes:
+                if data:
+                    handle.send_data(data)
+                if is_ended:
+                    handle.end_message()
+                    self._sent(stream)
+                return
+            waiting = self._waiting[stream] = Outgoing()
+        waiting.put(data)
+        waiting.is_ended = is_ended
+        self._push(stream, handle, waiting)
+
+    def _push(self, stream: int, handle: zttp.Stream, waiting: Outgoing) -> None:
+        while waiting.size and not handle.pending_bytes:
+            handle.send_data(waiting.take(FEED_BYTES_MAX))
+        if not waiting.size:
+            del self._waiting[stream]
+            if waiting.is_ended:
+                handle.end_message()
+                self._sent(stream)
+
+    def _push_all(self) -> None:
+        for stream, waiting in list(self._waiting.items()):
+            self._push(stream, self._streams[stream], waiting)
+
+    def _sent(self, stream: int) -> None:
+        """The last of what goes out on the stream was handed to the core."""
+        raise NotImplementedError
+
+    def _pending(self, stream: int, handle: zttp.Stream) -> int:
+        waiting = self._waiting.get(stream)
+        return (handle.pending_bytes or 0) + (waiting.size if waiting is not None else 0)
+
+    def _send_ping(self) -> None:
+        self._ready.append(self._core.data_to_send() + _PING)
+
+
+class Http2Client(_Http2):
+    """HTTP/2, asking side."""
+
+    def __init__(self, is_secure: bool) -> None:
+        super().__init__(zttp.CLIENT)
+        self._is_secure = is_secure
+        self._half_closed: set[int] = set()
+        self._streams_max = STREAMS_PER_CONNECTION_MAX
+        self._is_going_away = False
 
     def can_open(self) -> bool:
         return not self._is_going_away and len(self._streams) < self._streams_max
@@ -59,20 +123,18 @@ class Http2Client:
             method, target, b"2", [(b":authority", authority), *headers]
         )
         head = self._core.data_to_send()
-        if not self._is_secure:
-            head = _say_http(head)
-        self._ready += before + head
+        self._ready.append(before)
+        self._ready.append(head if self._is_secure else _say_http(head))
         self._streams[stream.stream_id] = stream
         return stream.stream_id
 
     def send(self, stream: int, data: bytes) -> None:
         if (handle := self._streams.get(stream)) is not None:
-            handle.send_data(data)
+            self._queue(stream, handle, data, is_ended=False)
 
     def end(self, stream: int) -> None:
         if (handle := self._streams.get(stream)) is not None:
-            handle.end_message()
-            self._half_close(stream)
+            self._queue(stream, handle, b"", is_ended=True)
 
     def reset(self, stream: int) -> None:
         if (handle := self._streams.get(stream)) is not None:
@@ -81,62 +143,72 @@ class Http2Client:
 
     def pending(self, stream: int) -> int:
         handle = self._streams.get(stream)
-        return (handle.pending_bytes or 0) if handle is not None else 0
+        return self._pending(stream, handle) if handle is not None else 0
 
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []
+        core, is_writable = self._core, False
         try:
-            self._core.receive_data(data)
+            core.receive_data(data)
             while True:
-                event = self._core.next_event()
-                if event is zttp.NEED_DATA or event is zttp.CONNECTION_CLOSED:
-                    return events
-                self._translate(event, events)
+                event = core.next_event()
+                match event:
+                    case zttp.Data():
+                        events.append(Body(event.stream_id, event.data))
+                    case zttp.NeedData() | zttp.ConnectionClosed():
+                        break
+                    case zttp.WindowUpdate():
+                        is_writable = True
+                    case zttp.Settings():
+                        is_writable = True
+                        self._set_limit(event)
+                    case _:
+                        self._translate(event, events)
         except zttp.ProtocolError as error:
-            raise ProtocolBroken(str(error)) from error
+            events.append(_broken(error))
+            return events
+        if is_writable:
+            self._push_all()
+            events.append(Writable())
+        return events
 
     def is_reusable(self) -> bool:
         return not self._is_going_away
 
     def ping(self) -> bool:
-        self._ready += self._core.data_to_send() + _PING
+        self._send_ping()
         return True
-
-    def output(self) -> bytes:
-        data = self._core.data_to_send()
-        if self._ready:
-            data, self._ready = self._ready + data, b""
-        return data
 
     def _translate(self, event: zttp.Event, events: list[Event]) -> None:
         match event:
-            case zttp.Data():
-                events.append(Body(event.stream_id, event.data))
             case zttp.Response():
                 if event.status_code >= 200:
                     headers = _lowered(event.headers)
                     events.append(ResponseHead(event.stream_id, event.status_code, headers))
             case zttp.EndOfMessage():
-                self._half_close(event.stream_id)
                 events.append(End(event.stream_id))
-            case zttp.WindowUpdate():
-                events.append(Writable())
+                self._half_close(event.stream_id)
             case zttp.RstStream():
                 self._forget(event.stream_id)
                 events.append(Reset(event.stream_id, event.error_code))
-            case zttp.Settings():
-                limit = dict(event.params).get(_SETTING_MAX_CONCURRENT_STREAMS)
-                if limit is not None:
-                    self._streams_max = min(STREAMS_PER_CONNECTION_MAX, limit)
-                events.append(Writable())
             case zttp.GoAway():
                 self._is_going_away = True
+                for stream in [one for one in self._streams if one > event.last_stream_id]:
+                    self._forget(stream)
                 events.append(GoAway(event.last_stream_id))
             case zttp.Ping():
                 if event.ack:
                     events.append(Pong())
             case _:
                 pass
+
+    def _set_limit(self, event: zttp.Settings) -> None:
+        limit = dict(event.params).get(_SETTING_MAX_CONCURRENT_STREAMS)
+        if limit is not None:
+            self._streams_max = min(STREAMS_PER_CONNECTION_MAX, limit)
+
+    def _sent(self, stream: int) -> None:
+        self._half_close(stream)
 
     def _half_close(self, stream: int) -> None:
         if stream in self._half_closed:
@@ -146,7 +218,148 @@ class Http2Client:
 
     def _forget(self, stream: int) -> None:
         self._streams.pop(stream, None)
+        self._waiting.pop(stream, None)
         self._half_closed.discard(stream)
+
+
+class Http2Server(_Http2):
+    """HTTP/2, answering side. ``_streams`` holds those whose response has not left."""
+
+    def __init__(self) -> None:
+        super().__init__(zttp.SERVER)
+        self._unanswered: set[int] = set()
+        self._receiving: set[int] = set()
+        self._parked: set[int] = set()
+        self._resets = 0
+        self._is_shutting_down = False
+        self._is_last_named = False
+
+    def receive(self, data: bytes) -> list[Event]:
+        events: list[Event] = []
+        core, is_writable = self._core, False
+        try:
+            core.receive_data(data)
+            while True:
+                event = core.next_event()
+                match event:
+                    case zttp.Data():
+                        if event.stream_id in self._receiving:
+                            events.append(Body(event.stream_id, event.data))
+                    case zttp.NeedData() | zttp.ConnectionClosed():
+                        break
+                    case zttp.WindowUpdate() | zttp.Settings():
+                        is_writable = True
+                    case _:
+                        self._translate(event, events)
+        except zttp.ProtocolError as error:
+            events.append(_broken(error))
+            return events
+        if is_writable and (self._waiting or self._parked):
+            self._push_all()
+            self._settle_parked()
+        return events
+
+    def proceed(self, stream: int) -> None:
+        if (handle := self._streams.get(stream)) is not None:
+            handle.send_informational(100)
+
+    def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> list[Event]:
+        handle = self._streams.get(stream)
+        if handle is None or stream not in self._unanswered:
+            return []
+        try:
+            handle.send_response(status, headers, not body)
+        except zttp.LocalProtocolError as error:
+            raise ValueError(str(error)) from error
+        self._unanswered.discard(stream)
+        if body:
+            self._queue(stream, handle, body, is_ended=True)
+        else:
+            self._sent(stream)
+        return []
+
+    def unsent(self) -> int:
+        return sum(
+            self._pending(stream, handle)
+            for stream, handle in self._streams.items()
+            if stream not in self._unanswered
+        )
+
+    def is_closing(self) -> bool:
+        return self._is_last_named and not self._streams
+
+    def is_request_cut(self) -> bool:
+        return False
+
+    def shut_down(self) -> None:
+        if not self._is_shutting_down:
+            self._is_shutting_down = True
+            self._core.close(_NO_ERROR, _STREAM_MAX)
+            self._send_ping()
+
+    def _translate(self, event: zttp.Event, events: list[Event]) -> None:
+        match event:
+            case zttp.Request():
+                self._begin(event, events)
+            case zttp.EndOfMessage():
+                self._end(event.stream_id, events)
+            case zttp.RstStream():
+                self._forget(event.stream_id)
+                events.append(Reset(event.stream_id, event.error_code))
+                self._resets += 1
+                if self._resets >= RESETS_PER_CONNECTION_MAX:
+                    self.shut_down()
+            case zttp.Ping():
+                if event.ack and event.data == _PING_DATA and self._is_shutting_down:
+                    self._name_last()
+            case zttp.GoAway():
+                self._is_shutting_down = True
+                self._name_last()
+            case _:
+                pass
+
+    def _begin(self, request: zttp.Request, events: list[Event]) -> None:
+        stream = request.stream_id
+        if self._is_last_named:
+            self._core.stream(stream).reset(_REFUSED_STREAM)
+            return
+        self._streams[stream] = self._core.stream(stream)
+        self._unanswered.add(stream)
+        self._receiving.add(stream)
+        events.append(_request(request, stream))
+        if request.end_stream:
+            self._end(stream, events)
+
+    def _end(self, stream: int, events: list[Event]) -> None:
+        if stream in self._receiving:
+            self._receiving.discard(stream)
+            events.append(End(stream))
+
+    def _name_last(self) -> None:
+        if not self._is_last_named:
+            self._is_last_named = True
+            self._core.close(_NO_ERROR)
+
+    def _sent(self, stream: int) -> None:
+        handle = self._streams[stream]
+        if handle.pending_bytes:
+            self._parked.add(stream)
+            return
+        if stream in self._receiving:
+            handle.reset(_NO_ERROR)  # answered early: the client may stop sending
+        self._forget(stream)
+
+    def _settle_parked(self) -> None:
+        for stream in [one for one in self._parked if not self._streams[one].pending_bytes]:
+            self._parked.discard(stream)
+            self._sent(stream)
+
+    def _forget(self, stream: int) -> None:
+        self._streams.pop(stream, None)
+        self._waiting.pop(stream, None)
+        self._unanswered.discard(stream)
+        self._receiving.discard(stream)
+        self._parked.discard(stream)
 
 
 class Http1Client:
@@ -169,21 +382,23 @@ class Http1Client:
         return not self._is_busy and not self._is_broken
 
     def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
-        self._stream += _HTTP1_STREAM_STEP
+        self._stream += 1
         self._is_busy, self._is_sent, self._is_received = True, False, False
         fields = [(b"host", authority), *headers]
-        if method != b"GET":
+        if method not in BODILESS and not has_length(headers):
             fields.append((b"transfer-encoding", b"chunked"))
         self._core.send_request(method, target, b"1.1", fields)
         return self._stream
 
     def send(self, stream: int, data: bytes) -> None:
-        self._core.send_data(data)
+        if data and stream == self._stream and not self._is_sent:
+            self._core.send_data(data)
 
     def end(self, stream: int) -> None:
-        self._core.end_message()
-        self._is_sent = True
-        self._finish_cycle()
+        if stream == self._stream and not self._is_sent:
+            self._core.end_message()
+            self._is_sent = True
+            self._finish_cycle()
 
     def reset(self, stream: int) -> None:
         if stream == self._stream and self._is_busy:
@@ -194,9 +409,12 @@ class Http1Client:
 
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []
+        if data and not self._is_busy:
+            self._is_broken = True
+            return [Broken("an answer that nobody asked for", 400)]
         try:
             self._core.receive_data(data)
-            while True:
+            while self._is_busy:
                 event = self._core.next_event()
                 match event:
                     case zttp.Data():
@@ -212,10 +430,14 @@ class Http1Client:
                             self._is_broken = True
                         events.append(End(self._stream))
                         self._finish_cycle()
+                        if self._is_broken:
+                            return events
                     case _:
                         return events
         except zttp.ProtocolError as error:
-            raise ProtocolBroken(str(error)) from error
+            self._is_broken = True
+            events.append(_broken(error))
+        return events
 
     def is_reusable(self) -> bool:
         return not self._is_broken
@@ -232,72 +454,6 @@ class Http1Client:
             self._core.start_next_cycle()
 
 
-class Http2Server:
-    """HTTP/2, answering side."""
-
-    http_version = "HTTP/2.0"
-
-    def __init__(self) -> None:
-        self._core = zttp.Connection(zttp.SERVER, zttp.HTTP2)
-        self._open: set[int] = set()
-        self._is_closing = False
-
-    def start(self) -> None:
-        self._core.initiate_connection()
-
-    def receive(self, data: bytes) -> list[Event]:
-        events: list[Event] = []
-        try:
-            self._core.receive_data(data)
-            while True:
-                event = self._core.next_event()
-                match event:
-                    case zttp.Request():
-                        self._open.add(event.stream_id)
-                        events.append(_request(event))
-                        if event.end_stream:
-                            events.append(End(event.stream_id))
-                    case zttp.Data():
-                        events.append(Body(event.stream_id, event.data))
-                    case zttp.EndOfMessage():
-                        events.append(End(event.stream_id))
-                    case zttp.RstStream():
-                        self._open.discard(event.stream_id)
-                        events.append(Reset(event.stream_id, event.error_code))
-                    case zttp.GoAway():
-                        self._is_closing = True
-                    case zttp.NeedData() | zttp.ConnectionClosed():
-                        return events
-                    case _:
-                        pass
-        except zttp.ProtocolError as error:
-            raise ProtocolBroken(str(error)) from error
-
-    def proceed(self, stream: int) -> None:
-        self._core.stream(stream).send_informational(100)
-
-    def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> list[Event]:
-        if stream in self._open:
-            self._open.discard(stream)
-            handle = self._core.stream(stream)
-            handle.send_response(status, headers, not body)
-            if body:
-                handle.send_data(body)
-                handle.end_message()
-        return []
-
-    def is_closing(self) -> bool:
-        return self._is_closing and not self._open and not self._core.has_pending_send()
-
-    def shut_down(self) -> None:
-        if not self._is_closing:
-            self._is_closing = True
-            self._core.close()
-
-    def output(self) -> bytes:
-        return self._core.data_to_send()
-
-
 class Http1Server:
     """HTTP/1.0 and 1.1, answering side: one request at a time, numbered upwards."""
 
@@ -306,7 +462,7 @@ class Http1Server:
     def __init__(self) -> None:
         self._core = zttp.Connection(zttp.SERVER)
         self._stream = 0
-        self._is_received = False
+        self._is_received = True
         self._is_closing = False
         self._is_busy = False
         self._is_head = False
@@ -317,9 +473,9 @@ class Http1Server:
     def receive(self, data: bytes) -> list[Event]:
         try:
             self._core.receive_data(data)
-            return self._events()
         except zttp.ProtocolError as error:
-            raise ProtocolBroken(str(error)) from error
+            return [_broken(error)]
+        return self._events()
 
     def proceed(self, stream: int) -> None:
         self._core.send_informational(100)
@@ -327,11 +483,14 @@ class Http1Server:
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> list[Event]:
         if not self._is_busy or stream != self._stream:
             return []
-        if not self._is_received or self._is_closing:
-            # The rest of the request was never read: the connection can't be used again.
-            self._is_closing = True
-            headers = [*headers, (b"connection", b"close")]
-        self._core.send_response(status, headers)
+        # The rest of a request that was not read makes the connection useless.
+        is_last = self._is_closing or not self._is_received
+        fields = [*headers, (b"connection", b"close")] if is_last else headers
+        try:
+            self._core.send_response(status, fields)
+        except zttp.LocalProtocolError as error:
+            raise ValueError(str(error)) from error
+        self._is_closing = is_last
         if body and not self._is_head:
             self._core.send_data(body)
         self._core.end_message()
@@ -340,13 +499,16 @@ class Http1Server:
             self._is_closing = True
             return []
         self._core.start_next_cycle()
-        try:
-            return self._events()
-        except zttp.ProtocolError as error:
-            raise ProtocolBroken(str(error)) from error
+        return self._events()
+
+    def unsent(self) -> int:
+        return 0
 
     def is_closing(self) -> bool:
         return self._is_closing and not self._is_busy
+
+    def is_request_cut(self) -> bool:
+        return not self._is_received
 
     def shut_down(self) -> None:
         self._is_closing = True
@@ -356,40 +518,45 @@ class Http1Server:
 
     def _events(self) -> list[Event]:
         events: list[Event] = []
-        while True:
-            event = self._core.next_event()
-            match event:
-                case zttp.Request():
-                    self._stream += _HTTP1_STREAM_STEP
-                    self._is_busy = True
-                    self._is_head = event.method == b"HEAD"
-                    self._is_received = event.end_stream
-                    events.append(_request(event, self._stream))
-                    if event.end_stream:
+        try:
+            while True:
+                event = self._core.next_event()
+                match event:
+                    case zttp.Request():
+                        self._stream += 1
+                        self._is_busy = True
+                        self._is_head = event.method == b"HEAD"
+                        self._is_received = event.end_stream
+                        events.append(_request(event, self._stream))
+                        if event.end_stream:
+                            events.append(End(self._stream))
+                    case zttp.Data():
+                        events.append(Body(self._stream, event.data))
+                    case zttp.EndOfMessage():
+                        self._is_received = True
                         events.append(End(self._stream))
-                case zttp.Data():
-                    events.append(Body(self._stream, event.data))
-                case zttp.EndOfMessage():
-                    self._is_received = True
-                    events.append(End(self._stream))
-                case _:
-                    return events
+                    case _:
+                        return events
+        except zttp.ProtocolError as error:
+            events.append(_broken(error))
+            return events
 
 
-def _request(event: zttp.Request, stream: int | None = None) -> RequestHead:
+def _request(event: zttp.Request, stream: int) -> RequestHead:
     return RequestHead(
-        event.stream_id if stream is None else stream,
-        event.method,
-        event.target,
-        _lowered(event.headers),
-        event.expect_continue,
+        stream, event.method, event.target, _lowered(event.headers), event.expect_continue
     )
 
 
-def _lowered(headers: "Iterable[tuple[bytes, bytes]] | zttp.HeaderBlock") -> Headers:
+def _lowered(headers: list[tuple[bytes, bytes]] | zttp.HeaderBlock) -> Headers:
     if isinstance(headers, zttp.HeaderBlock):
         return headers.to_list(lowercase_names=True)
-    return list(headers)
+    return headers
+
+
+def _broken(error: zttp.ProtocolError) -> Broken:
+    reason = str(error)
+    return Broken(reason, 431 if "size limit" in reason else 400)
 
 
 def _say_http(head: bytes) -> bytes:
