@@ -14,7 +14,7 @@ from perdure.cluster.core.sequencer import Proposal, SequencerCore
 from perdure.cluster.core.types import Member, Refused, SegmentParams, StoreAck
 from perdure.cluster.log_server import LogServer
 from perdure.cluster.wal_writer import WalWriter
-from perdure.core.errors import Overloaded, RecordTooLarge
+from perdure.core.errors import DiskFull, Overloaded, RecordTooLarge
 from perdure.core.invariant import invariant
 from perdure.core.limits import RECORD_BYTES_MAX, WAITING_PROPOSALS_MAX
 
@@ -87,13 +87,16 @@ class SegmentLog(Generic[C]):
         """Whether a replica refused us, or we gave up: this log takes nothing more."""
         return self._is_abandoned or self._core.stopped is not None
 
-    def append(self, proposal: Proposal, context: C) -> None:
+    def append(self, proposal: Proposal, context: C, *, waits_for_room: bool = False) -> None:
         """Propose a record; it comes back through ``on_committed``, in order, or never.
 
         Raises:
+            DiskFull: no room for it now, unless it ``waits_for_room``.
             RecordTooLarge: the payload exceeds the limit of a record.
             Overloaded: too many proposals wait already.
         """
+        if self._server.is_full and not waits_for_room:
+            raise DiskFull("the disk is full: nothing is lost; free some space and try again")
         if len(proposal.payload) > RECORD_BYTES_MAX:
             raise RecordTooLarge(
                 f"a record of {len(proposal.payload)} bytes exceeds {RECORD_BYTES_MAX}"
@@ -140,11 +143,11 @@ class SegmentLog(Generic[C]):
             self._server.store(store, self._on_reply)
 
     def _on_reply(self, reply: StoreAck | Refused) -> None:
+        if self._is_abandoned:
+            return
         if isinstance(reply, Refused):
             stopped = self._core.on_refused(reply)
             self._on_stopped(stopped.reason)
-            return
-        if self._is_abandoned:
             return
         committed = self._core.on_ack(self._node, reply)
         if committed is None:

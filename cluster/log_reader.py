@@ -45,7 +45,7 @@ class ReplayIndex:
         if header.type in (FrameType.STORE, FrameType.REPAIR):
             crcs = list(_record_crcs(body))
             segment = (header.partition, header.segment)
-            if not self._is_dead(segment, header.first_offset + header.count):
+            if not self._is_dead(segment, header.first_offset + header.record_count):
                 self._frames.setdefault(segment, []).append((file_seq, position))
         self._replicas.restore(header, body, crcs)
 
@@ -60,6 +60,7 @@ class ReplayIndex:
         expected = after + 1
         for segment in meta.chain:
             if segment.tail_lsn is None:
+                _check_next(partition, expected, segment.base_lsn)
                 break
             for file_seq, position in self._frames.get((partition, segment.index), []):
                 _, body = wal.read_frame(file_seq, position)

@@ -33,7 +33,7 @@ class LogServer:
         if not isinstance(answer, Frame):
             reply(answer)
             return
-        tail = answer.first_offset + answer.count
+        tail = answer.first_offset + answer.record_count
         self._writer.stage(
             answer, partial(self._stored, (item.partition, item.segment), tail, reply)
         )

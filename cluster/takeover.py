@@ -16,7 +16,7 @@ from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import Member, SegmentParams, Writer
 from perdure.cluster.log_server import LogServer
 from perdure.cluster.metadata.store import MetadataStore, Versioned
-from perdure.core.errors import MetadataConflict
+from perdure.core.errors import MetadataConflict, MetadataRegressed, StoreAheadOfLog
 from perdure.core.invariant import invariant
 from perdure.core.telemetry import logger
 
@@ -57,6 +57,8 @@ async def take_over(
 
     Raises:
         MetadataConflict: somebody else claimed the partition meanwhile.
+        MetadataRegressed: the replica has seen the epoch that metadata hands out now (I-19).
+        StoreAheadOfLog: ``durable_lsn`` is not in the log; the chain stays as it is (I-18).
     """
     writer, member = me
     found = await metadata.get(partition_key(partition))
@@ -64,6 +66,11 @@ async def take_over(
     version = await _cas(metadata, partition, found.version if found else None, claimed)
     mine = claimed.claim
     assert mine is not None
+    if mine.epoch <= replicas.epoch_seen(partition):
+        raise MetadataRegressed(
+            f"metadata hands out epoch {mine.epoch} of partition {partition}, the log has seen "
+            f"{replicas.epoch_seen(partition)}: restore the folder metadata/"
+        )
     tail = 0
     last = chain.open_segment(claimed)
     if last is not None:
@@ -71,6 +78,12 @@ async def take_over(
     extended = chain.extend(claimed, mine, tail, (member,), 1)
     invariant(extended is not None, "the claim just written is mine", partition=partition)
     assert extended is not None
+    if durable_lsn >= extended.chain[-1].base_lsn:
+        raise StoreAheadOfLog(
+            f"partition {partition} has applied record {durable_lsn}, its log ends before "
+            f"{extended.chain[-1].base_lsn}: a log file was lost or rolled back; restore the data "
+            "directory from a backup, or wipe it"
+        )
     await _cas(metadata, partition, version, extended)
     if last is not None:
         server.close_segment((partition, last.index), tail)

@@ -25,7 +25,7 @@ from perdure.core.offload import Offload
 from perdure.core.telemetry import logger
 from perdure.storage.disk import DiskFullError
 from perdure.storage.wal import SegmentKey, Wal
-from perdure.storage.wal_format import FRAME_HEADER_BYTES, Frame
+from perdure.storage.wal_format import FRAME_HEADER_BYTES, Frame, FrameType
 
 log = logger("wal")
 
@@ -73,11 +73,13 @@ class WalWriter:
         self._loop = asyncio.get_running_loop()
         self._staged: deque[_Staged] = deque()
         self._staged_bytes = 0
-        self._is_scheduled = False
+        self._is_scheduled = False  # a flush is due, now or when the one under way has ended
         self._is_writing = False
         self._is_failed = False
-        self._is_marked = True
+        self._is_blocked = False  # the group at the front waits for room on the disk
+        self._is_marked = True  # nothing was written since the last MARK
         self._mark_timer: asyncio.TimerHandle | None = None
+        self._full_timer: asyncio.TimerHandle | None = None
         self._last_group_at = 0.0
         self._sync_ms = 0.0
         self._groups = self._inline_groups = 0
@@ -96,21 +98,22 @@ class WalWriter:
         self.request_flush()
 
     def request_flush(self) -> None:
-        """Have a group taken at the next turn of the loop."""
-        if not self._is_scheduled and not self._is_writing and not self._is_failed:
+        """Have a group taken at the next turn of the loop, or after the one under way."""
+        if not self._is_scheduled:
             self._is_scheduled = True
-            self._loop.call_soon(self._flush)
+            if not self._is_writing:
+                self._loop.call_soon(self._flush)
 
     def recycle(self, is_dead: Callable[[SegmentKey, int], bool]) -> None:
         """Free files in the background; ``is_dead`` as in ``Wal.recycle``."""
         self._housekeeping.submit(
-            lambda: self._wal.recycle(is_dead), lambda _: None, self._on_failure
+            lambda: self._wal.recycle(is_dead), self._on_recycled, self._on_spare_failed
         )
 
     def ensure_spare(self) -> None:
         """Prepare the next file in the background; says when the disk is too full for it."""
         self._housekeeping.submit(
-            self._wal.ensure_spare, lambda _: self._set_full(False), self._on_spare_failed
+            self._wal.ensure_spare, lambda _: self._on_room(), self._on_spare_failed
         )
 
     def statistics(self) -> WalWriterStatistics:
@@ -121,20 +124,23 @@ class WalWriter:
     def close(self) -> None:
         """Stop timers; what is staged is not written."""
         self._is_failed = True
-        if self._mark_timer is not None:
-            self._mark_timer.cancel()
+        for timer in (self._mark_timer, self._full_timer):
+            if timer is not None:
+                timer.cancel()
+
+    # --- Groups ---------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        self._is_scheduled = False
-        if self._is_writing or self._is_failed:
+        if self._is_writing or self._is_failed or self._is_blocked:
+            self._is_scheduled = False
             return
         for collect in self._before_flush:
-            collect()
+            collect()  # what it stages belongs to this flush: the flag is still up
         self._is_scheduled = False
         if not self._staged:
             return
         group, size = self._take_group()
-        if self._sync_ms <= WAL_INLINE_SYNC_MS_MAX and size <= _INLINE_BYTES_MAX:
+        if self._is_quick(size):
             self._inline_groups += 1
             try:
                 elapsed_ms = self._write(group)
@@ -150,6 +156,14 @@ class WalWriter:
                 lambda error: self._failed(group, error),
             )
 
+    def _is_quick(self, size: int) -> bool:
+        """Whether the loop can afford to write and sync the group itself."""
+        return (
+            self._sync_ms <= WAL_INLINE_SYNC_MS_MAX
+            and size <= _INLINE_BYTES_MAX
+            and not self._wal.must_roll(size)
+        )
+
     def _take_group(self) -> tuple[list[_Staged], int]:
         group: list[_Staged] = []
         size = 0
@@ -160,7 +174,9 @@ class WalWriter:
         self._staged_bytes -= size
         if self._wal.wants_checkpoint and not self._staged:
             # Only when nothing is left behind: the checkpoint tells of everything staged so far.
-            group.append(_Staged(self._checkpoint(), 0, None))
+            checkpoint = self._checkpoint()
+            group.append(_Staged(checkpoint, 0, None))
+            size += FRAME_HEADER_BYTES + sum(map(len, checkpoint.body))
         return group, size
 
     def _write(self, group: list[_Staged]) -> float:
@@ -171,28 +187,47 @@ class WalWriter:
 
     def _written(self, group: list[_Staged], elapsed_ms: float) -> None:
         self._is_writing = False
+        if self._is_failed:
+            return
         self._groups += 1
         self._sync_ms += (elapsed_ms - self._sync_ms) * _SMOOTHING
         self._last_group_at = self._loop.time()
-        self._is_marked = False
-        if self._mark_timer is None:
+        self._is_marked = all(item.frame.type == FrameType.MARK for item in group)
+        if self._mark_timer is None and not self._is_marked:
             self._mark_timer = self._loop.call_later(WAL_MARK_IDLE_MS / 1000, self._mark)
-        if self._wal.statistics().spares == 0:
+        if self._wal.statistics().spares == 0 and not self.is_full:
             self.ensure_spare()
         for item in group:
             if item.on_durable is not None:
                 item.on_durable()
-        if self._staged:
+        if self._staged or self._is_scheduled:
+            self._is_scheduled = False
             self.request_flush()
+
+    def _mark(self) -> None:
+        self._mark_timer = None
+        if self._is_failed or self._is_marked:
+            return
+        idle = self._loop.time() - self._last_group_at
+        if self._is_writing or self._staged or idle < WAL_MARK_IDLE_MS / 1000:
+            delay = max(WAL_MARK_IDLE_MS / 1000 - idle, 0.001)
+            self._mark_timer = self._loop.call_later(delay, self._mark)
+            return
+        self.stage(self._wal.mark_frame(), None)
+
+    # --- Trouble --------------------------------------------------------------------------------
 
     def _failed(self, group: list[_Staged], error: BaseException) -> None:
         self._is_writing = False
+        if self._is_failed:
+            return
         if isinstance(error, DiskFullError):
             # Nothing was written: the group waits at the front until there is room.
             kept = [item for item in group if item.size]
             self._staged.extendleft(reversed(kept))
             self._staged_bytes += sum(item.size for item in kept)
-            self._set_full(True)
+            self._is_blocked = True
+            self._set_full()
             return
         self._is_failed = True
         if isinstance(error, OSError):
@@ -205,39 +240,33 @@ class WalWriter:
         else:
             self._on_failure(error)
 
+    def _on_recycled(self, freed: int) -> None:
+        if freed and self.is_full:
+            self.ensure_spare()
+
     def _on_spare_failed(self, error: BaseException) -> None:
+        if self._is_failed:
+            return
         if isinstance(error, DiskFullError):
-            self._set_full(True)
+            self._set_full()
         else:
             self._failed([], error)
 
-    def _set_full(self, is_full: bool) -> None:
-        if is_full != self.is_full:
-            self.is_full = is_full
-            if is_full:
-                log.error("wal.disk.full", next_step="free some space; nothing is lost")
-            else:
-                log.info("wal.disk.has_room")
-        if is_full:
-            self._loop.call_later(DISK_FULL_RETRY_MS / 1000, self._retry_full)
+    def _set_full(self) -> None:
+        if not self.is_full:
+            self.is_full = True
+            log.error("wal.disk.full", next_step="free some space; nothing is lost")
+        if self._full_timer is None:
+            self._full_timer = self._loop.call_later(DISK_FULL_RETRY_MS / 1000, self._retry_full)
 
-    def _retry_full(self) -> None:
-        if not self._is_failed and self.is_full:
-            self.ensure_spare()
+    def _on_room(self) -> None:
+        if self.is_full and not self._is_failed:
+            self.is_full = False
+            log.info("wal.disk.has_room")
+            self._is_blocked = False
             self.request_flush()
 
-    def _mark(self) -> None:
-        self._mark_timer = None
-        if self._is_failed or self._is_marked:
-            return
-        idle = self._loop.time() - self._last_group_at
-        if self._is_writing or self._staged or idle < WAL_MARK_IDLE_MS / 1000:
-            delay = max(WAL_MARK_IDLE_MS / 1000 - idle, 0.001)
-            self._mark_timer = self._loop.call_later(delay, self._mark)
-            return
-        self._is_marked = True
-        try:
-            self._wal.mark()
-            self._wal.sync()
-        except Exception as error:  # bulkhead: the disk, whatever it raises
-            self._failed([], error)
+    def _retry_full(self) -> None:
+        self._full_timer = None
+        if not self._is_failed and self.is_full:
+            self.ensure_spare()

@@ -15,7 +15,7 @@ from perdure.core.errors import (
     DataDirectoryLocked,
     DataDirectoryTooNew,
 )
-from perdure.storage.disk import Disk, FolderLock, OsDisk
+from perdure.storage.disk import Disk, FolderLock, OsDisk, make_durable_folder
 
 DIRECTORY_FORMAT_VERSION = 1
 MARKER = "MARKER"
@@ -41,7 +41,7 @@ def lock_folder(root: Path) -> FolderLock:
     Raises:
         DataDirectoryLocked: another process has it.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    make_durable_folder(root.absolute())
     lock = FolderLock(root)
     if not lock.try_acquire():
         holder = lock.holder()

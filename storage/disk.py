@@ -65,8 +65,23 @@ class Disk(Protocol):
         """
         ...
 
+    def allocate(self, name: str, size: int) -> None:
+        """A new file that holds ``size`` bytes of the disk; its content doesn't matter.
+
+        Raises:
+            DiskFullError: not enough space; nothing of the file is left behind.
+        """
+        ...
+
     def replace(self, name: str, content: bytes) -> None:
-        """Put ``content`` under ``name``: after a crash it is wholly the old or wholly the new."""
+        """Put ``content`` under ``name``: after a crash it is wholly the old or wholly the new.
+
+        Durable on return.
+
+        Raises:
+            DiskFullError: no room for the new content; the old one stands.
+            OSError: the disk failed, and which of the two stands is unknown.
+        """
         ...
 
     def read_file(self, name: str) -> bytes: ...
@@ -130,13 +145,7 @@ class OsDisk:
         self.root = root
 
     def make_folder(self, name: str) -> None:
-        path = self.root / name
-        missing = [path] if not path.exists() else []
-        while missing and not missing[-1].parent.exists():
-            missing.append(missing[-1].parent)
-        for folder in reversed(missing):
-            folder.mkdir(exist_ok=True)
-            _sync_path(folder.parent)
+        make_durable_folder(self.root / name)
 
     def list_folder(self, name: str) -> list[str]:
         return sorted(os.listdir(self.root / name))
@@ -154,26 +163,46 @@ class OsDisk:
             for offset in range(0, size, len(_ZEROS)):
                 file.write([_ZEROS[: min(len(_ZEROS), size - offset)]], offset)
             file.sync_data()
-            _sync_path(path.parent)
+            sync_path(path.parent)
         except OSError as error:
             file.close()
             path.unlink()
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(error.errno, "no space", str(path)) from error
+            _raise_full(error, path)
             raise
         return file
+
+    def allocate(self, name: str, size: int) -> None:
+        path = self.root / name
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, size)
+            else:  # macOS: only written blocks are ours
+                for offset in range(0, size, len(_ZEROS)):
+                    os.pwrite(fd, _ZEROS[: min(len(_ZEROS), size - offset)], offset)
+        except OSError as error:
+            path.unlink()
+            _raise_full(error, path)
+            raise
+        finally:
+            os.close(fd)
 
     def replace(self, name: str, content: bytes) -> None:
         path = self.root / name
         temporary = path.with_name(path.name + ".tmp")
-        file = OsFile(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            file.write([content], 0)
-            file.sync_data()
-        finally:
-            file.close()
+            file = OsFile(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                file.write([content], 0)
+                file.sync_data()
+            finally:
+                file.close()
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            _raise_full(error, path)
+            raise
         temporary.rename(path)
-        _sync_path(path.parent)
+        sync_path(path.parent)
 
     def read_file(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
@@ -185,7 +214,7 @@ class OsDisk:
         (self.root / name).unlink()
 
     def sync_folder(self, name: str) -> None:
-        _sync_path(self.root / name)
+        sync_path(self.root / name)
 
     def free_bytes(self) -> int:
         stat = os.statvfs(self.root)
@@ -218,7 +247,23 @@ class FolderLock:
         os.close(self._fd)
 
 
-def _sync_path(path: Path) -> None:
+def make_durable_folder(path: Path) -> None:
+    """Make a folder and its missing parents; each is durable in the one above it."""
+    missing = [path] if not path.exists() else []
+    while missing and not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_path(folder.parent)
+
+
+def _raise_full(error: OSError, path: Path) -> None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise DiskFullError(error.errno, "no space", str(path)) from error
+
+
+def sync_path(path: Path) -> None:
+    """Make a folder's entries durable."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

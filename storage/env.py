@@ -11,7 +11,8 @@ from typing import Protocol
 import lmdb
 
 from perdure.core.errors import StoreUnreadable
-from perdure.core.limits import LMDB_MAP_BYTES_INITIAL, LMDB_READERS_MAX
+from perdure.core.limits import LMDB_KEY_BYTES_MAX, LMDB_MAP_BYTES_INITIAL, LMDB_READERS_MAX
+from perdure.storage.disk import sync_path
 
 # Rows per native call: large enough to amortise the call, small enough to hand over the
 # interpreter lock often.
@@ -63,18 +64,24 @@ class Env(Protocol):
 class LmdbEnv:
     """An LMDB environment in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, map_bytes: int = LMDB_MAP_BYTES_INITIAL) -> None:
         try:
             self._env = lmdb.open(
                 str(folder),
-                map_size=LMDB_MAP_BYTES_INITIAL,
+                map_size=map_bytes,
                 max_readers=LMDB_READERS_MAX,
                 max_spare_txns=2,
             )
+            sync_path(folder)  # LMDB syncs its files, not that they exist
             self._grow_to_content()
             self._reader = self._env.begin(buffers=False)
         except lmdb.Error as error:
             raise StoreUnreadable(f"can't open the store at {folder}: {error}") from error
+        if self._env.max_key_size() < LMDB_KEY_BYTES_MAX:
+            raise StoreUnreadable(
+                f"this build of LMDB takes keys of {self._env.max_key_size()} bytes, perdure needs "
+                f"{LMDB_KEY_BYTES_MAX}: install the lmdb package from the registry"
+            )
 
     def get(self, key: bytes) -> bytes | None:
         return self._reader.get(key)
@@ -99,7 +106,7 @@ class LmdbEnv:
                 for lower, upper in cleared:
                     found = cursor.set_range(lower)
                     while found and cursor.key() < upper:
-                        found = cursor.delete()
+                        found = cursor.delete()  # moves on; False when nothing was there
                 for key in deleted:
                     txn.delete(key)
                 for start in range(0, len(written), _PUT_BATCH_COUNT):

@@ -2,7 +2,9 @@
 
 A pair of texts is escaped (0x00 becomes 0x00FF) and terminated (0x0000), so that pairs sort as
 tuples and none is a prefix of another. LMDB keys are short: what would exceed the room keeps its
-head and ends in a SHA-256 of the whole, which preserves uniqueness, and order up to the head.
+head and ends in a SHA-256 of the whole, which preserves uniqueness, and order up to the head. In a
+group, 0x0001 stands between the two: no escaped text has it, so a group in full, whatever its text,
+is never a prefix of a hashed one.
 """
 
 import hashlib
@@ -14,6 +16,7 @@ GROUP_BYTES_MAX = 248
 SUFFIX_BYTES_MAX = 248  # and one byte more where kinds of suffixes share a table
 _HASH_BYTES = 32
 _TERMINATOR = b"\x00\x00"
+_HASHED = b"\x00\x01"
 
 # One byte of table number goes in front of group and suffix.
 assert 1 + GROUP_BYTES_MAX + SUFFIX_BYTES_MAX + 1 <= LMDB_KEY_BYTES_MAX
@@ -21,7 +24,14 @@ assert 1 + GROUP_BYTES_MAX + SUFFIX_BYTES_MAX + 1 <= LMDB_KEY_BYTES_MAX
 
 def object_group(service: str, key: str) -> bytes:
     """The group of everything that belongs to one virtual object or workflow key."""
-    return _fit(_escape(service) + _escape(key), GROUP_BYTES_MAX)
+    encoded = _escape(service) + _escape(key)
+    if len(encoded) < GROUP_BYTES_MAX:
+        return encoded
+    room = GROUP_BYTES_MAX - len(_HASHED) - _HASH_BYTES
+    # An escape cut in half could join up with the marker.
+    head = encoded[:room].rstrip(b"\x00")
+    marker = _HASHED.ljust(len(_HASHED) + room - len(head), b"\x01")
+    return head + marker + hashlib.sha256(encoded).digest()
 
 
 def split_object_group(group: bytes) -> tuple[str, str] | None:

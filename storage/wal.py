@@ -6,9 +6,10 @@ syncing an overwritten block is several times cheaper than syncing a new one.
 
 Invariants: group k+1 is written only after the sync of group k returned · nothing is acknowledged
 before its sync · a failed write or sync is never retried (the caller stops for good) · a file is
-recycled only when every extent in it is dead and a younger file holds a checkpoint.
+recycled only when every extent in it is dead and a younger file holds a synced checkpoint.
 """
 
+import errno
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from perdure.core.entropy import Entropy
+from perdure.core.errors import LogDamaged
 from perdure.core.failpoint import failpoint
 from perdure.core.invariant import invariant
 from perdure.core.limits import (
     DISK_FREE_BYTES_MIN,
+    DISK_RESERVE_BYTES,
     SECTOR_BYTES,
     WAL_FILE_BYTES,
     WAL_FIRST_FILE_BYTES,
@@ -41,6 +44,7 @@ from perdure.storage.wal_format import (
 )
 
 FOLDER = "wal"
+RESERVE = f"{FOLDER}/reserve"
 _SPARE_PREFIX = "spare-"
 _SPARES_MAX = 1
 
@@ -65,17 +69,32 @@ class WalSizes:
     first_file: int = WAL_FIRST_FILE_BYTES
     file: int = WAL_FILE_BYTES
     free_min: int = DISK_FREE_BYTES_MIN
+    reserve: int = DISK_RESERVE_BYTES
+
+    def __post_init__(self) -> None:
+        invariant(
+            self.first_file % SECTOR_BYTES == 0 and self.file % SECTOR_BYTES == 0,
+            "files are whole sectors",
+            sizes=self,
+        )
 
 
 @dataclass(slots=True)
 class WalFile:
-    """A live file. ``extents``: highest offset end per segment of the STORE frames in it."""
+    """A live file. ``extents``: highest offset end per segment of the records in it."""
 
     seq: int
     nonce: int
     size: int
     file: File
     extents: dict[SegmentKey, int] = field(default_factory=dict[SegmentKey, int])
+
+    def note(self, frame: Frame | FrameHeader) -> None:
+        """Take a frame of this file into account."""
+        if frame.type in (FrameType.STORE, FrameType.REPAIR):
+            segment = (frame.partition, frame.segment)
+            end = frame.first_offset + frame.record_count
+            self.extents[segment] = max(end, self.extents.get(segment, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,12 +149,17 @@ class Wal:
         self._spares: list[tuple[str, int]] = []
         self._housekeeping = threading.Lock()
         self._groups = self._frames = self._bytes = 0
-        self._synced_group = tail.group_id - 1
-        self._checkpoint_file_seq = -1
+        self._synced_group = (tail.group_id - 1) & 0xFFFF_FFFF
+        self._checkpoint_file_seq = -1  # of the youngest synced checkpoint
+        self._checkpoint_written = -1
         self.wants_checkpoint = True
+        live = {index_name(file.seq) for file in files}
         for name in disk.list_folder(FOLDER):
+            path = f"{FOLDER}/{name}"
             if name.startswith(_SPARE_PREFIX):
-                self._adopt_spare(f"{FOLDER}/{name}")
+                self._adopt_spare(path)
+            elif name.endswith(".tmp") or (name.endswith(".idx") and path not in live):
+                disk.remove(path)
 
     @property
     def synced_group(self) -> int:
@@ -151,7 +175,7 @@ class Wal:
         """
         size = sum(FRAME_HEADER_BYTES + sum(map(len, frame.body)) for frame in frames)
         file = self._files[-1]
-        if self._tail.position + size > file.size:
+        if self.must_roll(size):
             invariant(
                 SECTOR_BYTES + size <= self._sizes.file, "a group fits into a file", size=size
             )
@@ -171,10 +195,9 @@ class Wal:
             frame_seq += 1
             parts.append(header)
             parts.extend(frame.body)
-            if frame.type == FrameType.STORE:
-                file.extents[frame.partition, frame.segment] = frame.first_offset + frame.count
-            elif frame.type == FrameType.CHECKPOINT:
-                self._checkpoint_file_seq = file.seq
+            file.note(frame)
+            if frame.type == FrameType.CHECKPOINT:
+                self._checkpoint_written = file.seq
                 self.wants_checkpoint = False
         parts.append(padding(size))
         failpoint("wal.before_write")
@@ -199,11 +222,16 @@ class Wal:
         self._files[-1].file.sync_data()
         failpoint("wal.after_sync")
         self._synced_group = (self._tail.group_id - 1) & 0xFFFF_FFFF
+        self._checkpoint_file_seq = self._checkpoint_written
 
-    def mark(self) -> None:
-        """Append a MARK frame that names the last synced group (sync is the caller's)."""
+    def mark_frame(self) -> Frame:
+        """A MARK frame that names the last synced group, so that it can't pass for a torn tail."""
         name = self._synced_group.to_bytes(4, "little")
-        self.append([Frame(FrameType.MARK, 0, 0, 0, 0, 0, 0, 0, (name,))])
+        return Frame(FrameType.MARK, 0, 0, 0, 0, 0, 0, 0, (name,))
+
+    def must_roll(self, size: int) -> bool:
+        """Whether a group of ``size`` bytes needs a new file, which takes several syncs."""
+        return self._tail.position + size > self._files[-1].size
 
     def recycle(self, is_dead: Callable[[SegmentKey, int], bool]) -> int:
         """Turn the oldest files into spares while all they hold is dead; returns how many.
@@ -218,42 +246,44 @@ class Wal:
                 if not all(is_dead(segment, end) for segment, end in file.extents.items()):
                     break
                 self._retire(file)
+                self._disk.sync_folder(FOLDER)  # one by one: the oldest file goes first
                 del self._files[0]
                 freed += 1
             if freed:
-                self._disk.sync_folder(FOLDER)
                 log.debug("wal.files.recycled", count=freed, oldest_seq=self._files[0].seq)
         return freed
 
     def ensure_spare(self) -> None:
-        """Have a zero-filled file ready for the next roll.
+        """Have a zero-filled file ready for the next roll, and a reserve beside it.
 
         Raises:
-            DiskFullError: no room for it.
+            DiskFullError: no room for the file; the reserve was given up, so that tables can
+                still be flushed and free the files they hold up.
         """
         with self._housekeeping:
-            if len(self._spares) >= _SPARES_MAX:
-                return
-            if self._disk.free_bytes() < self._sizes.file + self._sizes.free_min:
-                raise DiskFullError(f"{self._disk.free_bytes()} bytes free")
-            name = f"{FOLDER}/{_SPARE_PREFIX}{self._entropy.bits(64):016x}"
-            self._disk.create_zeroed(name, self._sizes.file).close()
-            self._spares.append((name, self._sizes.file))
+            if len(self._spares) < _SPARES_MAX:
+                name, file = self._create_spare()
+                file.close()
+                self._spares.append((name, self._sizes.file))
+            if not self._disk.exists(RESERVE) and self._has_room(self._sizes.reserve):
+                try:
+                    self._disk.allocate(RESERVE, self._sizes.reserve)
+                except DiskFullError:
+                    log.debug("wal.reserve.skipped")  # somebody else was faster
 
     def read_frame(self, file_seq: int, position: int) -> tuple[FrameHeader, bytes]:
-        """A frame that recovery has seen at this place, checked again."""
+        """A frame that recovery has seen at this place, checked again.
+
+        Raises:
+            LogDamaged: it has changed since; names file and byte.
+        """
         file = next(item for item in self._files if item.seq == file_seq)
         header = decode_frame_header(file.file.read(FRAME_HEADER_BYTES, position))
-        invariant(header is not None, "a frame is read back", file=file_seq, position=position)
-        assert header is not None
-        body = file.file.read(header.body_length, position + FRAME_HEADER_BYTES)
-        invariant(
-            zlib.crc32(body) == header.body_crc,
-            "a frame's body is read back unchanged",
-            file=file_name(file_seq),
-            position=position,
-        )
-        return header, body
+        if header is not None:
+            body = file.file.read(header.body_length, position + FRAME_HEADER_BYTES)
+            if zlib.crc32(body) == header.body_crc:
+                return header, body
+        raise damage(file_seq, position, "a frame that was intact is not so any more")
 
     def statistics(self) -> WalStatistics:
         return WalStatistics(
@@ -271,16 +301,15 @@ class Wal:
                 name, size = self._spares.pop()
                 handle = self._disk.open(name)
             else:
-                if self._disk.free_bytes() < self._sizes.file + self._sizes.free_min:
-                    raise DiskFullError(f"{self._disk.free_bytes()} bytes free")
-                name, size = f"{FOLDER}/{_SPARE_PREFIX}{self._entropy.bits(64):016x}", 0
-                handle = self._disk.create_zeroed(name, self._sizes.file)
+                name, handle = self._create_spare()
                 size = self._sizes.file
-            file = activate(
-                self._disk, self._identity, name, handle, self._header(old.seq + 1, size)
-            )
+            header = self._header(old.seq + 1, size)
+            file = activate(self._disk, name, handle, header)
             self._files.append(file)
-            self._disk.replace(index_name(old.seq), encode_index(old))
+            try:
+                self._disk.replace(index_name(old.seq), encode_index(old))
+            except DiskFullError:
+                log.debug("wal.index.skipped", seq=old.seq)  # opening reads the file instead
         self._tail = WalTail(
             position=SECTOR_BYTES,
             frame_seq=self._tail.frame_seq,
@@ -290,6 +319,20 @@ class Wal:
         self.wants_checkpoint = True
         log.debug("wal.file.rolled", seq=file.seq)
         return file
+
+    def _has_room(self, size: int) -> bool:
+        return self._disk.free_bytes() >= size + self._sizes.free_min
+
+    def _create_spare(self) -> tuple[str, File]:
+        name = f"{FOLDER}/{_SPARE_PREFIX}{self._entropy.bits(64):016x}"
+        try:
+            if not self._has_room(self._sizes.file):
+                raise DiskFullError(errno.ENOSPC, f"{self._disk.free_bytes()} bytes free")
+            return name, self._disk.create_zeroed(name, self._sizes.file)
+        except DiskFullError:
+            if self._disk.exists(RESERVE):
+                self._disk.remove(RESERVE)
+            raise
 
     def _header(self, seq: int, size: int) -> FileHeader:
         return FileHeader(
@@ -324,9 +367,7 @@ class Wal:
             self._disk.remove(name)
 
 
-def activate(
-    disk: Disk, identity: WalIdentity, spare: str, handle: File, header: FileHeader
-) -> WalFile:
+def activate(disk: Disk, spare: str, handle: File, header: FileHeader) -> WalFile:
     """Turn a spare into log file ``header.file_seq``: header first, then the name, both durable."""
     handle.write([encode_file_header(header)], 0)
     handle.sync_data()
@@ -349,12 +390,20 @@ def encode_index(file: WalFile) -> bytes:
 
 def decode_index(content: bytes, seq: int) -> dict[SegmentKey, int] | None:
     """The extents in a sidecar; None when it isn't intact or of another file."""
-    if int.from_bytes(content[:4], "little") != zlib.crc32(content[4:]):
+    if len(content) <= 4 or int.from_bytes(content[:4], "little") != zlib.crc32(content[4:]):
         return None
     index = msgspec.msgpack.decode(content[4:], type=_Index)
     if index.seq != seq:
         return None
     return {(partition, segment): end for partition, segment, end in index.extents}
+
+
+def damage(seq: int, position: int, reason: str) -> LogDamaged:
+    """The error that names the place of damage."""
+    return LogDamaged(
+        f"{file_name(seq)} is damaged at byte {position}: {reason}. Synced records are lost, so "
+        "this node refuses to start; restore the data directory from a backup or wipe it"
+    )
 
 
 def iterate_names(disk: Disk) -> Iterator[int]:

@@ -56,7 +56,8 @@ class FrameType(IntEnum):
 class Frame(NamedTuple):
     """What the replica core asks to be written; the log adds sequence, chain and checksums.
 
-    ``kgt``, ``first_offset`` and ``count`` are u32 loglet offsets; ``body`` parts are joined.
+    ``kgt``, ``first_offset`` and ``record_count`` are u32 loglet offsets; ``body`` parts are
+    joined.
     """
 
     type: int
@@ -65,14 +66,15 @@ class Frame(NamedTuple):
     epoch: int
     incarnation: int
     first_offset: int
-    count: int
+    record_count: int
     kgt: int
     body: tuple[bytes, ...]
 
 
 class FrameHeader(NamedTuple):
-    """A frame header as read back."""
+    """A frame header as read back; ``version`` may be one that this release can't read."""
 
+    version: int
     type: int
     flags: int
     frame_seq: int
@@ -85,7 +87,7 @@ class FrameHeader(NamedTuple):
     epoch: int
     incarnation: int
     first_offset: int
-    count: int
+    record_count: int
     kgt: int
     body_length: int
     body_crc: int
@@ -96,6 +98,7 @@ class FrameHeader(NamedTuple):
 class FileHeader:
     """The first sector of a log file."""
 
+    format: int = WAL_FORMAT_VERSION
     file_seq: int
     nonce: int
     file_bytes: int
@@ -132,7 +135,7 @@ def encode_file_header(header: FileHeader) -> bytes:
     """One sector."""
     packed = _FILE.pack(
         FILE_MAGIC,
-        WAL_FORMAT_VERSION,
+        header.format,
         0,
         header.file_seq,
         header.nonce,
@@ -147,15 +150,12 @@ def encode_file_header(header: FileHeader) -> bytes:
     return packed.ljust(SECTOR_BYTES, b"\0")
 
 
-def file_format_version(sector: bytes) -> int | None:
-    """The format version that a file states, whatever else is in it; None: not a log file."""
-    if sector[: len(FILE_MAGIC)] != FILE_MAGIC or len(sector) < _FILE.size + 4:
-        return None
-    return int.from_bytes(sector[8:10], "little")
-
-
 def decode_file_header(sector: bytes) -> FileHeader | None:
-    """The header, or None when the sector is not one that was written whole."""
+    """The header, or None when the sector is not one that was written whole.
+
+    Later formats keep these fields and this checksum where they are and add behind them, so the
+    ``format`` of any release can be read.
+    """
     if len(sector) < _FILE.size + 4 or sector[: len(FILE_MAGIC)] != FILE_MAGIC:
         return None
     if _U32.unpack_from(sector, _FILE.size)[0] != zlib.crc32(sector[: _FILE.size]):
@@ -163,9 +163,8 @@ def decode_file_header(sector: bytes) -> FileHeader | None:
     _, version, _, seq, nonce, size, first, prev, group, fingerprint, uuid = _FILE.unpack_from(
         sector
     )
-    if version != WAL_FORMAT_VERSION:
-        return None
     return FileHeader(
+        format=version,
         file_seq=seq,
         nonce=nonce,
         file_bytes=size,
@@ -204,7 +203,7 @@ def encode_frame_header(
         frame.epoch,
         frame.incarnation,
         frame.first_offset,
-        frame.count,
+        frame.record_count,
         frame.kgt,
         body_length,
         body_crc,
@@ -220,10 +219,8 @@ def decode_frame_header(buffer: bytes, offset: int = 0) -> FrameHeader | None:
     crc = _U32.unpack_from(buffer, offset + _FRAME.size)[0]
     if crc != zlib.crc32(buffer[offset : offset + _FRAME.size]):
         return None
-    fields = _FRAME.unpack_from(buffer, offset)
-    if fields[1] != FRAME_VERSION:
-        return None
-    return FrameHeader(*fields[2:], crc)
+    _, *fields = _FRAME.unpack_from(buffer, offset)
+    return FrameHeader._make((*fields, crc))
 
 
 def encode_record(record: Record) -> bytes:
@@ -261,15 +258,17 @@ def decode_record(buffer: bytes, offset: int) -> tuple[Record, int]:
     fields = _RECORD_HEAD.unpack_from(buffer, offset)
     length, _, kind, lsn, epoch, created_at_ms, producer_kind = fields
     end = offset + 4 + length
-    if end > len(buffer):
+    producer_bytes = 8 if producer_kind == ProducerKind.PARTITION else 0
+    smallest = _RECORD_HEAD.size + producer_bytes + _RECORD_TAIL.size
+    if end > len(buffer) or length < smallest:
         raise RecordDamaged(f"record at byte {offset} is cut short")
     if zlib.crc32(buffer[offset : end - 4]) != _U32.unpack_from(buffer, end - 4)[0]:
         raise RecordDamaged(f"record at byte {offset} has a wrong checksum")
     position = offset + _RECORD_HEAD.size
     producer_id = 0
-    if producer_kind == ProducerKind.PARTITION:
+    if producer_bytes:
         producer_id = int.from_bytes(buffer[position : position + 8], "little")
-        position += 8
+        position += producer_bytes
     producer_seq, key_hash = _RECORD_TAIL.unpack_from(buffer, position)
     payload = buffer[position + _RECORD_TAIL.size : end - 4]
     record = Record(

@@ -3,6 +3,11 @@
 A group is valid as a whole or not at all. An invalid group with nothing valid of a *later* group
 behind it was never synced: a torn tail, and the log ends before it. An invalid group that is
 followed by a later one was synced before: damage, and the node refuses to start.
+
+The last valid group may stand in the page cache only: its process was killed before the sync, or
+the sync failed and the kernel took the pages for clean. It is written again and synced before
+anybody relies on it. What a torn group left behind the tail needs no erasing: its frames carry a
+group id that nothing after the tail will expect.
 """
 
 import zlib
@@ -23,6 +28,7 @@ from perdure.storage.wal import (
     WalSizes,
     WalTail,
     activate,
+    damage,
     decode_index,
     file_name,
     index_name,
@@ -32,25 +38,29 @@ from perdure.storage.wal_format import (
     FLAG_GROUP_END,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
+    FRAME_VERSION,
     WAL_FORMAT_VERSION,
     FileHeader,
     FrameHeader,
     FrameType,
     decode_file_header,
     decode_frame_header,
-    file_format_version,
 )
 
 _WINDOW_BYTES = 1024 * 1024
 _SERIAL_HALF = 1 << 31
+_FRAME_TYPES = frozenset(FrameType)
 
 log = logger("wal")
+
+_Group = list[tuple[int, FrameHeader, bytes]]
+"""Position, header and body of each frame."""
 
 FrameVisitor = Callable[[int, int, FrameHeader, bytes], None]
 """Called with file seq, position of the frame in it, header, body, for each frame in order."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """What ``open_wal`` found. ``torn_at`` names the place of a torn tail, if there was one."""
 
@@ -69,7 +79,8 @@ def open_wal(
 ) -> Recovered:
     """Open or create the log below ``disk`` and stand at its tail, after syncing what is there.
 
-    Files whose sidecar shows only dead extents are not read (``is_dead`` as in ``Wal.recycle``).
+    Files whose sidecar shows only dead extents are not read (``is_dead`` as in ``Wal.recycle``),
+    provided that a younger file holds a checkpoint: what else they tell is in that.
 
     Raises:
         LogDamaged: synced bytes are missing or changed; names file and byte.
@@ -80,19 +91,20 @@ def open_wal(
     disk.make_folder(FOLDER)
     seqs = list(iterate_names(disk))
     if not seqs:
-        return Recovered(wal=_create(disk, identity, entropy, sizes), frames=0, torn_at=None)
+        return Recovered(_create(disk, identity, entropy, sizes), 0, None)
     if seqs != list(range(seqs[0], seqs[-1] + 1)):
         raise LogDamaged(
             f"log files are missing between {file_name(seqs[0])} and {file_name(seqs[-1])}: "
             "restore them, or wipe the data directory and rejoin"
         )
     walk = _Walk(disk, identity, visit)
+    checkpoint_seq = walk.find_checkpoint(seqs)
     for seq in seqs:
-        walk.enter(seq, skip_if_dead=is_dead if seq != seqs[-1] else None)
+        walk.enter(seq, skip_if_dead=is_dead if seq < checkpoint_seq else None)
     tail = walk.finish()
-    walk.files[-1].file.sync_data()  # what a killed process wrote may not be on the disk yet
+    walk.rewrite_last_group()
     wal = Wal(disk, identity, sizes, entropy, walk.files, tail)
-    return Recovered(wal=wal, frames=walk.frame_count, torn_at=walk.torn_at)
+    return Recovered(wal, walk.frame_count, walk.torn_at)
 
 
 def _create(disk: Disk, identity: WalIdentity, entropy: Entropy, sizes: WalSizes) -> Wal:
@@ -110,7 +122,7 @@ def _create(disk: Disk, identity: WalIdentity, entropy: Entropy, sizes: WalSizes
         fingerprint=identity.fingerprint,
         storage_uuid=identity.storage_uuid,
     )
-    file = activate(disk, identity, name, handle, header)
+    file = activate(disk, name, handle, header)
     tail = WalTail(position=SECTOR_BYTES, frame_seq=1, prev_crc=0, group_id=1)
     return Wal(disk, identity, sizes, entropy, [file], tail)
 
@@ -129,7 +141,28 @@ class _Walk:
         self._prev_crc = 0
         self._group_id = 1
         self._position = SECTOR_BYTES
+        self._last_group: tuple[int, int] | None = None  # its place in the last file
         self._is_whole = True  # whether the file before was read rather than skipped
+
+    def find_checkpoint(self, seqs: list[int]) -> int:
+        """The youngest file with an intact checkpoint; 0 when there is none."""
+        for seq in reversed(seqs):
+            handle = self._disk.open(file_name(seq))
+            try:
+                header = self._check_header(seq, handle)
+                reader = _GroupReader(handle, header)
+                position: int | None = SECTOR_BYTES
+                expected = header.first_frame_seq, header.prev_crc, header.first_group_id
+                while position is not None:
+                    group = reader.read(position, *expected)
+                    if group is None:
+                        break
+                    if any(frame.type == FrameType.CHECKPOINT for _, frame, _ in group):
+                        return seq
+                    position, expected = _behind(group)
+            finally:
+                handle.close()
+        return 0
 
     def enter(self, seq: int, skip_if_dead: Callable[[SegmentKey, int], bool] | None) -> None:
         """Read file ``seq``, or pass over it when its sidecar shows that nobody needs it."""
@@ -149,8 +182,10 @@ class _Walk:
             file.extents = {}
         self._is_whole = True
         self._position = SECTOR_BYTES
+        self._last_group = None
         reader = _GroupReader(handle, header)
         while (end := self._read_group(file, reader)) is not None:
+            self._last_group = (self._position, end)
             self._position = end
 
     def finish(self) -> WalTail:
@@ -158,7 +193,7 @@ class _Walk:
         file = self.files[-1]
         later = _find_later_group(file, self._position, self._group_id)
         if later is not None:
-            raise _damage(file.seq, self._position, f"intact later data at byte {later}")
+            raise damage(file.seq, self._position, f"intact later data at byte {later}")
         torn = decode_frame_header(file.file.read(FRAME_HEADER_BYTES, self._position))
         if torn is not None and torn.nonce == file.nonce:
             self.torn_at = f"{file_name(file.seq)} byte {self._position}"
@@ -170,17 +205,23 @@ class _Walk:
             group_id=self._group_id,
         )
 
+    def rewrite_last_group(self) -> None:
+        """Make what the log ends with durable, whatever became of the sync it was written for."""
+        file = self.files[-1].file
+        if self._last_group is not None:
+            start, end = self._last_group
+            file.write([file.read(end - start, start)], start)
+        file.sync_data()
+
     def _check_header(self, seq: int, handle: File) -> FileHeader:
-        sector = handle.read(SECTOR_BYTES, 0)
-        version = file_format_version(sector)
-        if version is not None and version > WAL_FORMAT_VERSION:
+        header = decode_file_header(handle.read(SECTOR_BYTES, 0))
+        if header is None or header.file_seq != seq:
+            raise damage(seq, 0, "the file header is not intact")
+        if header.format > WAL_FORMAT_VERSION:
             raise DataDirectoryTooNew(
-                f"{file_name(seq)} has log format {version}, this release reads up to "
+                f"{file_name(seq)} has log format {header.format}, this release reads up to "
                 f"{WAL_FORMAT_VERSION}: start the release that wrote it"
             )
-        header = decode_file_header(sector)
-        if header is None or header.file_seq != seq:
-            raise _damage(seq, 0, "the file header is not intact")
         if header.fingerprint != self._identity.fingerprint:
             raise DataDirectoryForeign(f"{file_name(seq)} belongs to another cluster")
         if header.storage_uuid != self._identity.storage_uuid:
@@ -192,7 +233,7 @@ class _Walk:
             return
         expected = (self._frame_seq, self._prev_crc, self._group_id)
         if (header.first_frame_seq, header.prev_crc, header.first_group_id) != expected:
-            raise _damage(
+            raise damage(
                 self.files[-1].seq, self._position, f"{file_name(seq)} continues a longer file"
             )
 
@@ -206,17 +247,25 @@ class _Walk:
         if group is None:
             return None
         for position, header, body in group:
-            if header.type == FrameType.STORE:
-                segment = (header.partition, header.segment)
-                file.extents[segment] = header.first_offset + header.count
+            if header.version != FRAME_VERSION or header.type not in _FRAME_TYPES:
+                raise DataDirectoryTooNew(
+                    f"{file_name(file.seq)} has a frame of version {header.version}, type "
+                    f"{header.type} at byte {position}, which this release doesn't know: start "
+                    "the release that wrote it"
+                )
+            file.note(header)
             self._visit(file.seq, position, header, body)
         self.frame_count += len(group)
-        position, last, _ = group[-1]
-        self._frame_seq = last.frame_seq + 1
-        self._prev_crc = last.header_crc
-        self._group_id = (last.group_id + 1) & 0xFFFF_FFFF
-        end = position + FRAME_HEADER_BYTES + last.body_length
-        return end + -end % SECTOR_BYTES
+        end, (self._frame_seq, self._prev_crc, self._group_id) = _behind(group)
+        return end
+
+
+def _behind(group: _Group) -> tuple[int, tuple[int, int, int]]:
+    """Where the group after ``group`` starts, and the frame seq, CRC and id it continues with."""
+    position, last, _ = group[-1]
+    end = position + FRAME_HEADER_BYTES + last.body_length
+    following = last.frame_seq + 1, last.header_crc, (last.group_id + 1) & 0xFFFF_FFFF
+    return end + -end % SECTOR_BYTES, following
 
 
 class _GroupReader:
@@ -228,11 +277,9 @@ class _GroupReader:
         self._window = b""
         self._window_at = 0
 
-    def read(
-        self, position: int, frame_seq: int, prev_crc: int, group_id: int
-    ) -> list[tuple[int, FrameHeader, bytes]] | None:
+    def read(self, position: int, frame_seq: int, prev_crc: int, group_id: int) -> _Group | None:
         """The frames of the group at ``position``; None unless all of it is intact and next."""
-        frames: list[tuple[int, FrameHeader, bytes]] = []
+        frames: _Group = []
         while True:
             header = decode_frame_header(self._bytes(position, FRAME_HEADER_BYTES))
             if header is None or header.nonce != self._header.nonce:
@@ -276,10 +323,3 @@ def _find_later_group(file: WalFile, position: int, expected: int) -> int | None
             start = window.find(FRAME_MAGIC, start + 1)
         position += _WINDOW_BYTES
     return None
-
-
-def _damage(seq: int, position: int, reason: str) -> LogDamaged:
-    return LogDamaged(
-        f"{file_name(seq)} is damaged at byte {position}: {reason}. Synced records are lost, so "
-        "this node refuses to start; restore the data directory from a backup or wipe it"
-    )

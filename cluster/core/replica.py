@@ -9,6 +9,7 @@ replies only after the sync (I-3) · holes only below the known global tail (I-5
 takes no stores and reports the frozen tail (I-6) · repair never moves the known global tail (I-7).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -27,7 +28,10 @@ from perdure.storage.wal_format import Frame, FrameHeader, FrameType
 
 
 class SegmentSummary(msgspec.Struct, frozen=True, array_like=True):
-    """A segment in a CHECKPOINT frame: all of a replica but its records."""
+    """A segment in a CHECKPOINT frame: all of a replica but its records.
+
+    ``crcs`` as in ``Segment``: files that hold the records may be gone by the time it is read.
+    """
 
     partition: int
     segment: int
@@ -38,13 +42,16 @@ class SegmentSummary(msgspec.Struct, frozen=True, array_like=True):
     trim: int
     tail_at_seal: int | None
     closed_tail: int | None
+    crcs: list[tuple[int, int]]
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
-    """Body of a CHECKPOINT frame: every live segment, and the highest epoch seen per partition."""
+    """Body of a CHECKPOINT frame: every live segment; per partition, the highest epoch seen and
+    the lowest segment index that still lives."""
 
     segments: list[SegmentSummary]
     epochs: list[tuple[int, int]]
+    floors: list[tuple[int, int]]
 
 
 @dataclass(slots=True)
@@ -64,6 +71,22 @@ class Segment:
     closed_tail: int | None = None
     crcs: dict[int, int] = field(default_factory=dict[int, int])
 
+    def raise_kgt(self, kgt: int) -> None:
+        """Commits have come so far; below, recovery needs no names any more."""
+        if kgt > self.kgt:
+            if kgt - self.kgt <= len(self.crcs):
+                for offset in range(self.kgt, kgt):
+                    self.crcs.pop(offset, None)
+            else:  # over a hole
+                self.crcs = {offset: crc for offset, crc in self.crcs.items() if offset >= kgt}
+            self.kgt = kgt
+
+    def note(self, first_offset: int, crcs: Iterable[int]) -> None:
+        """Records are held here."""
+        for offset, crc in enumerate(crcs, first_offset):
+            if offset >= self.kgt:
+                self.crcs[offset] = crc
+
 
 class ReplicaCore:
     """All replicas of one node. ``member`` names its disk in replies."""
@@ -72,6 +95,11 @@ class ReplicaCore:
         self._member = member
         self._segments: dict[SegmentKey, Segment] = {}
         self._epochs: dict[int, int] = {}
+        self._floors: dict[int, int] = {}
+
+    def epoch_seen(self, partition: int) -> int:
+        """The highest epoch that a durable frame, or a request since, named; 0 for none."""
+        return self._epochs.get(partition, 0)
 
     def segment(self, key: SegmentKey) -> Segment | None:
         """State of a replica, for statistics and checks."""
@@ -82,17 +110,20 @@ class ReplicaCore:
     def store(self, item: Store) -> Frame | Refused | StoreAck:
         """Take records: the frame to persist, an ack for what is known, or a refusal."""
         key = (item.partition, item.segment)
-        if item.epoch < self._epochs.get(item.partition, 0):
-            return Refused(*key, "stale_epoch", self._epochs[item.partition])
+        seen = self.epoch_seen(item.partition)
+        if item.epoch < seen or item.segment < self._floors.get(item.partition, 0):
+            return Refused(*key, "stale_epoch", seen)
         segment = self._segments.get(key)
         if segment is None:
+            if item.first_offset > item.kgt:
+                return Refused(*key, "gap", 0)
             segment = self._segments[key] = Segment(item.epoch, item.incarnation)
             self._epochs[item.partition] = item.epoch
         if (segment.epoch, segment.incarnation) != (item.epoch, item.incarnation):
             return Refused(*key, "wrong_writer", segment.incarnation)
         if segment.tail_at_seal is not None:
             return Refused(*key, "sealed", segment.tail_at_seal)
-        _raise_kgt(segment, item.kgt)
+        segment.raise_kgt(item.kgt)
         end = item.first_offset + len(item.records)
         if item.first_offset > segment.local_tail and item.first_offset > segment.kgt:
             return Refused(*key, "gap", segment.local_tail)
@@ -103,8 +134,7 @@ class ReplicaCore:
             return StoreAck(*key, segment.durable_tail)
         records = item.records[known:]
         first = item.first_offset + known
-        for number, record in enumerate(records):
-            segment.crcs[first + number] = _crc(record)
+        segment.note(first, map(_crc, records))
         segment.local_tail = end
         return Frame(
             FrameType.STORE,
@@ -129,9 +159,9 @@ class ReplicaCore:
             self._segments[params.key] = segment
         if segment.tail_at_seal is None:
             segment.tail_at_seal = segment.local_tail
-        epoch = max(by_epoch, self._epochs.get(params.partition, 0))
-        self._epochs[params.partition] = epoch
-        return self._meta_frame(FrameType.SEAL, params.key, segment, epoch, segment.tail_at_seal)
+        self._epochs[params.partition] = max(by_epoch, self.epoch_seen(params.partition))
+        claim = by_epoch.to_bytes(8, "little")
+        return _meta_frame(FrameType.SEAL, params.key, segment, segment.tail_at_seal, claim)
 
     def seal_reply(self, key: SegmentKey, from_offset: int = 0) -> SealOk:
         """What a durable seal tells the recoverer: the frozen tail, kgt, and what is held above."""
@@ -153,11 +183,9 @@ class ReplicaCore:
         """Hold records of a sealed segment for a recoverer; kgt and the frozen tail stay."""
         segment = self._segments[key]
         invariant(segment.tail_at_seal is not None, "only sealed segments are repaired", key=key)
-        for number, record in enumerate(records):
-            offset = first_offset + number
-            if offset in segment.crcs:
-                self._check_same(segment, key, offset, record)
-            segment.crcs[offset] = _crc(record)
+        for offset, record in enumerate(records, first_offset):
+            self._check_same(segment, key, offset, record)
+        segment.note(first_offset, map(_crc, records))
         return Frame(
             FrameType.REPAIR,
             *key,
@@ -172,7 +200,7 @@ class ReplicaCore:
     def release(self, key: SegmentKey, kgt: int) -> None:
         """The segment's own sequencer tells how far commits have come."""
         if (segment := self._segments.get(key)) is not None:
-            _raise_kgt(segment, kgt)
+            segment.raise_kgt(kgt)
 
     def close(self, key: SegmentKey, tail: int) -> Frame | None:
         """The chain fixed the segment's tail: nothing at or beyond it exists. None: known."""
@@ -185,7 +213,7 @@ class ReplicaCore:
             segment.tail_at_seal = segment.local_tail
         segment.crcs = {}
         segment.kgt = tail
-        return self._meta_frame(FrameType.CLOSE, key, segment, segment.epoch, tail)
+        return _meta_frame(FrameType.CLOSE, key, segment, tail)
 
     def trim(self, key: SegmentKey, up_to: int) -> Frame | None:
         """Records below ``up_to`` may go; None when that is known."""
@@ -193,13 +221,12 @@ class ReplicaCore:
         if segment is None or up_to <= segment.trim:
             return None
         invariant(up_to <= segment.kgt, "only committed records are trimmed", key=key, trim=up_to)
-        for offset in range(segment.trim, up_to):
-            segment.crcs.pop(offset, None)
         segment.trim = up_to
-        return self._meta_frame(FrameType.TRIM, key, segment, segment.epoch, up_to)
+        return _meta_frame(FrameType.TRIM, key, segment, up_to)
 
     def drop(self, partition: int, below_index: int) -> None:
-        """Forget segments that the chain no longer lists."""
+        """Forget segments that the chain no longer lists; the next checkpoint says so."""
+        self._floors[partition] = max(below_index, self._floors.get(partition, 0))
         for key in [k for k in self._segments if k[0] == partition and k[1] < below_index]:
             del self._segments[key]
 
@@ -223,10 +250,13 @@ class ReplicaCore:
                 segment.trim,
                 segment.tail_at_seal,
                 segment.closed_tail,
+                sorted(segment.crcs.items()),
             )
             for key, segment in sorted(self._segments.items())
         ]
-        body = msgspec.msgpack.encode(Checkpoint(segments, sorted(self._epochs.items())))
+        body = msgspec.msgpack.encode(
+            Checkpoint(segments, sorted(self._epochs.items()), sorted(self._floors.items()))
+        )
         return Frame(FrameType.CHECKPOINT, 0, 0, 0, 0, 0, 0, 0, (body,))
 
     def restore(self, header: FrameHeader, body: bytes, record_crcs: list[int]) -> None:
@@ -240,35 +270,34 @@ class ReplicaCore:
         segment = self._segments.get(key)
         if segment is None:
             segment = self._segments[key] = Segment(header.epoch, header.incarnation)
-        epoch = max(header.epoch, self._epochs.get(header.partition, 0))
-        self._epochs[header.partition] = epoch
-        end = header.first_offset + header.count
+        self._epochs[header.partition] = max(header.epoch, self.epoch_seen(header.partition))
+        segment.raise_kgt(header.kgt)
         match header.type:
             case FrameType.STORE:
-                segment.epoch, segment.incarnation = header.epoch, header.incarnation
-                _raise_kgt(segment, header.kgt)
+                end = header.first_offset + header.record_count
                 segment.local_tail = segment.durable_tail = max(segment.local_tail, end)
-                segment.crcs.update(zip(range(header.first_offset, end), record_crcs, strict=True))
+                segment.note(header.first_offset, record_crcs)
             case FrameType.REPAIR:
-                segment.crcs.update(zip(range(header.first_offset, end), record_crcs, strict=True))
+                segment.note(header.first_offset, record_crcs)
             case FrameType.SEAL:
                 segment.tail_at_seal = header.first_offset
+                claim = int.from_bytes(body, "little")
+                self._epochs[header.partition] = max(claim, self.epoch_seen(header.partition))
             case FrameType.TRIM:
                 segment.trim = header.first_offset
             case FrameType.CLOSE:
                 segment.closed_tail = segment.kgt = header.first_offset
-                segment.tail_at_seal = segment.local_tail
+                if segment.tail_at_seal is None:
+                    segment.tail_at_seal = segment.local_tail
                 segment.crcs = {}
+            case FrameType.PIN | FrameType.KGT:
+                pass  # all they tell is in the header
             case _:
-                invariant(False, "a frame type this release writes", type=header.type)
+                invariant(False, "a frame type this release knows", type=header.type)
 
     def _restore_checkpoint(self, checkpoint: Checkpoint) -> None:
-        listed = {(s.partition, s.segment): s for s in checkpoint.segments}
-        for key in [key for key in self._segments if key not in listed]:
-            del self._segments[key]
-        for key, summary in listed.items():
-            known = self._segments.get(key)
-            self._segments[key] = Segment(
+        self._segments = {
+            (summary.partition, summary.segment): Segment(
                 summary.epoch,
                 summary.incarnation,
                 summary.local_tail,
@@ -277,15 +306,12 @@ class ReplicaCore:
                 summary.trim,
                 summary.tail_at_seal,
                 summary.closed_tail,
-                known.crcs if known is not None and summary.closed_tail is None else {},
+                dict(summary.crcs),
             )
-        for partition, epoch in checkpoint.epochs:
-            self._epochs[partition] = max(epoch, self._epochs.get(partition, 0))
-
-    def _meta_frame(
-        self, kind: FrameType, key: SegmentKey, segment: Segment, epoch: int, offset: int
-    ) -> Frame:
-        return Frame(kind, *key, epoch, segment.incarnation, offset, 0, segment.kgt, ())
+            for summary in checkpoint.segments
+        }
+        self._epochs = dict(checkpoint.epochs)
+        self._floors = dict(checkpoint.floors)
 
     def _check_same(self, segment: Segment, key: SegmentKey, offset: int, record: bytes) -> None:
         known = segment.crcs.get(offset)
@@ -297,12 +323,11 @@ class ReplicaCore:
         )
 
 
-def _raise_kgt(segment: Segment, kgt: int) -> None:
-    if kgt <= segment.kgt:
-        return
-    for offset in range(segment.kgt, kgt):
-        segment.crcs.pop(offset, None)
-    segment.kgt = kgt
+def _meta_frame(
+    kind: FrameType, key: SegmentKey, segment: Segment, offset: int, body: bytes = b""
+) -> Frame:
+    parts = (body,) if body else ()
+    return Frame(kind, *key, segment.epoch, segment.incarnation, offset, 0, segment.kgt, parts)
 
 
 def _crc(record: bytes) -> int:

@@ -1,15 +1,17 @@
 """Metadata of a single node: one file per register, replaced atomically.
 
 Safe because the data directory is locked: this process is the only writer. A register's file is
-its version (u64), the CRC of version and value (u32), and the value.
+its version (u64), the CRC of version and value (u32), and the value. After a write that failed for
+another reason than a full disk nobody can tell what the disk holds: every call fails from then on.
 """
 
 import zlib
 from collections.abc import Callable
 
 from perdure.cluster.metadata.store import CasOutcome, Conflict, Versioned
-from perdure.core.errors import DataDirectoryDamaged
-from perdure.storage.disk import Disk
+from perdure.core.errors import DataDirectoryDamaged, DiskFull
+from perdure.core.invariant import invariant
+from perdure.storage.disk import Disk, DiskFullError
 
 FOLDER = "metadata"
 
@@ -21,15 +23,24 @@ class LocalMetadata:
         self._disk = disk
         self._values: dict[str, Versioned] = {}
         self._hints: list[tuple[str, Callable[[str], None]]] = []
+        self._failure: OSError | None = None
         disk.make_folder(FOLDER)
         for name in disk.list_folder(FOLDER):
             if not name.endswith(".tmp"):
                 self._values[_key(name)] = self._read(name)
 
     async def get(self, key: str) -> Versioned | None:
+        self._check_failure()
         return self._values.get(key)
 
     async def cas(self, key: str, expected: int | None, value: bytes) -> CasOutcome:
+        """As the port says.
+
+        Raises:
+            DiskFull: nothing was written.
+            OSError: the disk failed, now or before.
+        """
+        self._check_failure()
         known = self._values.get(key)
         version = known.version if known is not None else None
         if version != expected:
@@ -37,7 +48,13 @@ class LocalMetadata:
         written = Versioned((version or 0) + 1, value)
         head = written.version.to_bytes(8, "little")
         crc = zlib.crc32(value, zlib.crc32(head)).to_bytes(4, "little")
-        self._disk.replace(f"{FOLDER}/{_name(key)}", head + crc + value)
+        try:
+            self._disk.replace(f"{FOLDER}/{_name(key)}", head + crc + value)
+        except DiskFullError as error:
+            raise DiskFull(f"no room for metadata key {key}: free some space") from error
+        except OSError as error:
+            self._failure = error
+            raise
         self._values[key] = written
         for prefix, hint in list(self._hints):
             if key.startswith(prefix):
@@ -47,7 +64,16 @@ class LocalMetadata:
     def watch(self, prefix: str, hint: Callable[[str], None]) -> Callable[[], None]:
         entry = (prefix, hint)
         self._hints.append(entry)
-        return lambda: self._hints.remove(entry)
+
+        def forget() -> None:
+            if entry in self._hints:
+                self._hints.remove(entry)
+
+        return forget
+
+    def _check_failure(self) -> None:
+        if self._failure is not None:
+            raise OSError(f"metadata can't be trusted since: {self._failure}") from self._failure
 
     def _read(self, name: str) -> Versioned:
         content = self._disk.read_file(f"{FOLDER}/{name}")
@@ -63,6 +89,7 @@ class LocalMetadata:
 
 def _name(key: str) -> str:
     # Keys are made of our own words, with "/" between them.
+    invariant("." not in key and key != "", "a metadata key", key=key)
     return key.replace("/", ".")
 
 

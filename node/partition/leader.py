@@ -106,7 +106,7 @@ class Leader:
 
         Raises:
             PartitionUnavailable: not leading, or halted.
-            Overloaded, RecordTooLarge: the log doesn't take it now, or ever.
+            DiskFull, Overloaded, RecordTooLarge: the log doesn't take it now, or ever.
         """
         if not self._is_leading:
             raise PartitionUnavailable(
@@ -253,4 +253,6 @@ class Leader:
             created_at_ms=self._clock.now_ms(),
             key_hash=partition_key,
         )
-        self._log.append(proposal, proposed)
+        # A leader takes office also while the disk is full: readers and waiters are served.
+        vital = isinstance(proposed.command, Announce)
+        self._log.append(proposal, proposed, waits_for_room=vital)
