@@ -46,6 +46,22 @@ class AddressInUse(PerdureError):
     title = "a listening address is taken or not ours"
 
 
+# --- Command line ---------------------------------------------------------------------------------
+
+
+class NodeUnreachable(PerdureError):
+    code = "CLI0001"
+    title = "no node answers at the admin address"
+    http_status = 503
+    retriable = True
+
+
+class UnexpectedAnswer(PerdureError):
+    code = "CLI0002"
+    title = "what answers at the admin address is no node's admin API"
+    http_status = 502
+
+
 # --- Data directory -----------------------------------------------------------------------------
 
 
