@@ -40,8 +40,12 @@ PURE = (
     "node/registry/evolve.py",
     "node/registry/manifest.py",
     "node/registry/model.py",
-    "node/http/hyper_core.py",
-    "node/http/zttp_core.py",
+    "node/http/hyper_http1.py",
+    "node/http/hyper_http2.py",
+    "node/http/outgoing.py",
+    "node/http/zttp_events.py",
+    "node/http/zttp_http1.py",
+    "node/http/zttp_http2.py",
 )
 OUTSIDE = frozenset(
     [

@@ -15,31 +15,28 @@ from perdure.node.http.ports import ClientCore, ServerCore
 CORE_NAMES = ("auto", "zttp", "hyper")
 
 
-class _Cores(Protocol):
-    """What both core modules offer."""
+class _Core(Protocol):
+    """What every core module offers."""
 
-    Http1Client: Callable[[bool], ClientCore]
-    Http2Client: Callable[[bool], ClientCore]
-    Http1Server: Callable[[], ServerCore]
-    Http2Server: Callable[[], ServerCore]
+    Client: Callable[[bool], ClientCore]
+    Server: Callable[[], ServerCore]
 
 
 def make_client_core(name: str, version: str, is_secure: bool) -> ClientCore:
     """A core that asks in ``version`` (``HTTP/1.1`` or ``HTTP/2.0``)."""
-    cores = _load(name)
-    return (cores.Http2Client if version == "HTTP/2.0" else cores.Http1Client)(is_secure)
+    return _load(name, version).Client(is_secure)
 
 
 def make_server_core(name: str, version: str) -> ServerCore:
     """A core that answers in ``version``; ``HTTP/1.1`` includes 1.0."""
-    cores = _load(name)
-    return cores.Http2Server() if version == "HTTP/2.0" else cores.Http1Server()
+    return _load(name, version).Server()
 
 
 @cache
-def _load(name: str) -> _Cores:
+def _load(name: str, version: str) -> _Core:
     if name not in CORE_NAMES:
         raise ValueError(f"no HTTP core is called {name!r}; there are {', '.join(CORE_NAMES)}")
     if name == "auto":
         name = "zttp" if find_spec("zttp") is not None else "hyper"
-    return cast(_Cores, importlib.import_module(f"perdure.node.http.{name}_core"))
+    suffix = "http2" if version == "HTTP/2.0" else "http1"
+    return cast(_Core, importlib.import_module(f"perdure.node.http.{name}_{suffix}"))

@@ -1,8 +1,8 @@
 """The interface that HTTP cores are held to, and the events they speak in.
 
 A core parses and serializes for one connection and does no I/O: bytes in, events out, bytes out.
-Two implementations pass one suite (tests/node/http): ``zttp_core`` (native, the default) and
-``hyper_core`` (h11 and h2, the careful alternative).
+Two families pass one suite (tests/node/http): over ``zttp`` (native, the default) and over ``h11``
+and ``h2`` (the careful alternative).
 """
 
 from typing import NamedTuple, Protocol
@@ -18,6 +18,17 @@ BODILESS = frozenset((b"GET", b"HEAD"))
 def has_length(headers: Headers) -> bool:
     """Whether a request says itself how long its body is."""
     return any(name == b"content-length" for name, _ in headers)
+
+
+def check_fields(headers: Headers) -> None:
+    """Refuse what could be read as more than one field.
+
+    Raises:
+        ValueError: a header holds control bytes.
+    """
+    for name, value in headers:
+        if any(byte < 0x20 and byte != 0x09 for byte in name + value):
+            raise ValueError("a header holds control bytes")
 
 
 class RequestHead(NamedTuple):

@@ -1,6 +1,6 @@
-"""HTTP cores over ``zttp``: a native parser, ten times the speed of the pure-Python ones.
+"""HTTP/2 over ``zttp``: a native parser, ten times the speed of the pure-Python ones.
 
-Young, so it is pinned exactly, fenced in here, held to the same suite as ``hyper_core``, and its
+Young, so it is pinned exactly, fenced in here, held to the same suite as the hyper cores, and its
 connections are retired long before its flood guards count to their limits (DESIGN.md).
 """
 
@@ -13,20 +13,17 @@ from perdure.core.limits import (
 )
 from perdure.node.http.outgoing import Outgoing
 from perdure.node.http.ports import (
-    BODILESS,
     Body,
-    Broken,
     End,
     Event,
     GoAway,
     Headers,
     Pong,
-    RequestHead,
     Reset,
     ResponseHead,
     Writable,
-    has_length,
 )
+from perdure.node.http.zttp_events import broken, lowered, request_head
 
 _NO_ERROR = 0
 _REFUSED_STREAM = 7
@@ -104,7 +101,7 @@ class _Http2:
         self._ready.append(self._core.data_to_send() + _PING)
 
 
-class Http2Client(_Http2):
+class Client(_Http2):
     """HTTP/2, asking side."""
 
     def __init__(self, is_secure: bool) -> None:
@@ -165,7 +162,7 @@ class Http2Client(_Http2):
                     case _:
                         self._translate(event, events)
         except zttp.ProtocolError as error:
-            events.append(_broken(error))
+            events.append(broken(error))
             return events
         if is_writable:
             self._push_all()
@@ -183,7 +180,7 @@ class Http2Client(_Http2):
         match event:
             case zttp.Response():
                 if event.status_code >= 200:
-                    headers = _lowered(event.headers)
+                    headers = lowered(event.headers)
                     events.append(ResponseHead(event.stream_id, event.status_code, headers))
             case zttp.EndOfMessage():
                 events.append(End(event.stream_id))
@@ -222,7 +219,7 @@ class Http2Client(_Http2):
         self._half_closed.discard(stream)
 
 
-class Http2Server(_Http2):
+class Server(_Http2):
     """HTTP/2, answering side. ``_streams`` holds those whose response has not left."""
 
     def __init__(self) -> None:
@@ -252,7 +249,7 @@ class Http2Server(_Http2):
                     case _:
                         self._translate(event, events)
         except zttp.ProtocolError as error:
-            events.append(_broken(error))
+            events.append(broken(error))
             return events
         if is_writable and (self._waiting or self._parked):
             self._push_all()
@@ -326,7 +323,7 @@ class Http2Server(_Http2):
         self._streams[stream] = self._core.stream(stream)
         self._unanswered.add(stream)
         self._receiving.add(stream)
-        events.append(_request(request, stream))
+        events.append(request_head(request, stream))
         if request.end_stream:
             self._end(stream, events)
 
@@ -360,203 +357,6 @@ class Http2Server(_Http2):
         self._unanswered.discard(stream)
         self._receiving.discard(stream)
         self._parked.discard(stream)
-
-
-class Http1Client:
-    """HTTP/1.1, asking side: one stream at a time, numbered upwards."""
-
-    http_version = "HTTP/1.1"
-
-    def __init__(self, is_secure: bool) -> None:
-        self._core = zttp.Connection(zttp.CLIENT)
-        self._stream = 0
-        self._is_busy = False
-        self._is_sent = True
-        self._is_received = True
-        self._is_broken = False
-
-    def start(self) -> None:
-        pass
-
-    def can_open(self) -> bool:
-        return not self._is_busy and not self._is_broken
-
-    def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
-        self._stream += 1
-        self._is_busy, self._is_sent, self._is_received = True, False, False
-        fields = [(b"host", authority), *headers]
-        if method not in BODILESS and not has_length(headers):
-            fields.append((b"transfer-encoding", b"chunked"))
-        self._core.send_request(method, target, b"1.1", fields)
-        return self._stream
-
-    def send(self, stream: int, data: bytes) -> None:
-        if data and stream == self._stream and not self._is_sent:
-            self._core.send_data(data)
-
-    def end(self, stream: int) -> None:
-        if stream == self._stream and not self._is_sent:
-            self._core.end_message()
-            self._is_sent = True
-            self._finish_cycle()
-
-    def reset(self, stream: int) -> None:
-        if stream == self._stream and self._is_busy:
-            self._is_broken = True
-
-    def pending(self, stream: int) -> int:
-        return 0
-
-    def receive(self, data: bytes) -> list[Event]:
-        events: list[Event] = []
-        if data and not self._is_busy:
-            self._is_broken = True
-            return [Broken("an answer that nobody asked for", 400)]
-        try:
-            self._core.receive_data(data)
-            while self._is_busy:
-                event = self._core.next_event()
-                match event:
-                    case zttp.Data():
-                        events.append(Body(self._stream, event.data))
-                    case zttp.Response():
-                        if event.status_code >= 200:
-                            headers = _lowered(event.headers)
-                            head = ResponseHead(self._stream, event.status_code, headers)
-                            events.append(head)
-                    case zttp.EndOfMessage():
-                        self._is_received = True
-                        if self._core.should_close() or not self._is_sent:
-                            self._is_broken = True
-                        events.append(End(self._stream))
-                        self._finish_cycle()
-                        if self._is_broken:
-                            return events
-                    case _:
-                        return events
-        except zttp.ProtocolError as error:
-            self._is_broken = True
-            events.append(_broken(error))
-        return events
-
-    def is_reusable(self) -> bool:
-        return not self._is_broken
-
-    def ping(self) -> bool:
-        return False
-
-    def output(self) -> bytes:
-        return self._core.data_to_send()
-
-    def _finish_cycle(self) -> None:
-        if self._is_sent and self._is_received and not self._is_broken:
-            self._is_busy = False
-            self._core.start_next_cycle()
-
-
-class Http1Server:
-    """HTTP/1.0 and 1.1, answering side: one request at a time, numbered upwards."""
-
-    http_version = "HTTP/1.1"
-
-    def __init__(self) -> None:
-        self._core = zttp.Connection(zttp.SERVER)
-        self._stream = 0
-        self._is_received = True
-        self._is_closing = False
-        self._is_busy = False
-        self._is_head = False
-
-    def start(self) -> None:
-        pass
-
-    def receive(self, data: bytes) -> list[Event]:
-        try:
-            self._core.receive_data(data)
-        except zttp.ProtocolError as error:
-            return [_broken(error)]
-        return self._events()
-
-    def proceed(self, stream: int) -> None:
-        self._core.send_informational(100)
-
-    def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> list[Event]:
-        if not self._is_busy or stream != self._stream:
-            return []
-        # The rest of a request that was not read makes the connection useless.
-        is_last = self._is_closing or not self._is_received
-        fields = [*headers, (b"connection", b"close")] if is_last else headers
-        try:
-            self._core.send_response(status, fields)
-        except zttp.LocalProtocolError as error:
-            raise ValueError(str(error)) from error
-        self._is_closing = is_last
-        if body and not self._is_head:
-            self._core.send_data(body)
-        self._core.end_message()
-        self._is_busy = False
-        if self._is_closing or self._core.should_close():
-            self._is_closing = True
-            return []
-        self._core.start_next_cycle()
-        return self._events()
-
-    def unsent(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self._is_closing and not self._is_busy
-
-    def is_request_cut(self) -> bool:
-        return not self._is_received
-
-    def shut_down(self) -> None:
-        self._is_closing = True
-
-    def output(self) -> bytes:
-        return self._core.data_to_send()
-
-    def _events(self) -> list[Event]:
-        events: list[Event] = []
-        try:
-            while True:
-                event = self._core.next_event()
-                match event:
-                    case zttp.Request():
-                        self._stream += 1
-                        self._is_busy = True
-                        self._is_head = event.method == b"HEAD"
-                        self._is_received = event.end_stream
-                        events.append(_request(event, self._stream))
-                        if event.end_stream:
-                            events.append(End(self._stream))
-                    case zttp.Data():
-                        events.append(Body(self._stream, event.data))
-                    case zttp.EndOfMessage():
-                        self._is_received = True
-                        events.append(End(self._stream))
-                    case _:
-                        return events
-        except zttp.ProtocolError as error:
-            events.append(_broken(error))
-            return events
-
-
-def _request(event: zttp.Request, stream: int) -> RequestHead:
-    return RequestHead(
-        stream, event.method, event.target, _lowered(event.headers), event.expect_continue
-    )
-
-
-def _lowered(headers: list[tuple[bytes, bytes]] | zttp.HeaderBlock) -> Headers:
-    if isinstance(headers, zttp.HeaderBlock):
-        return headers.to_list(lowercase_names=True)
-    return headers
-
-
-def _broken(error: zttp.ProtocolError) -> Broken:
-    reason = str(error)
-    return Broken(reason, 431 if "size limit" in reason else 400)
 
 
 def _say_http(head: bytes) -> bytes:

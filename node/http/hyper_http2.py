@@ -1,4 +1,4 @@
-"""HTTP cores over ``h11`` and ``h2``: pure Python, slow, and proven for a decade."""
+"""HTTP/2 over ``h2``: pure Python, slow, and proven for a decade."""
 
 import h2.config
 import h2.connection
@@ -6,7 +6,6 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-import h11
 from hyperframe.frame import GoAwayFrame
 
 from perdure.core.limits import (
@@ -16,7 +15,6 @@ from perdure.core.limits import (
 )
 from perdure.node.http.outgoing import Outgoing
 from perdure.node.http.ports import (
-    BODILESS,
     Body,
     Broken,
     End,
@@ -28,7 +26,7 @@ from perdure.node.http.ports import (
     Reset,
     ResponseHead,
     Writable,
-    has_length,
+    check_fields,
 )
 
 _STREAM_WINDOW_BYTES = 2 * 1024 * 1024
@@ -132,7 +130,7 @@ class _Http2:
         self._outgoing.pop(stream, None)
 
 
-class Http2Client(_Http2):
+class Client(_Http2):
     """HTTP/2, asking side."""
 
     def __init__(self, is_secure: bool) -> None:
@@ -233,7 +231,7 @@ class Http2Client(_Http2):
         self._half_closed.discard(stream)
 
 
-class Http2Server(_Http2):
+class Server(_Http2):
     """HTTP/2, answering side. ``_open`` holds the streams whose response has not left."""
 
     def __init__(self) -> None:
@@ -341,207 +339,6 @@ class Http2Server(_Http2):
         super()._forget(stream)
         self._open.discard(stream)
         self._receiving.discard(stream)
-
-
-class Http1Client:
-    """HTTP/1.1, asking side: one stream at a time, numbered upwards."""
-
-    http_version = "HTTP/1.1"
-
-    def __init__(self, is_secure: bool) -> None:
-        self._core = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADER_LIST_BYTES_MAX)
-        self._stream = 0
-        self._ready: list[bytes] = []
-        self._is_broken = False
-
-    def start(self) -> None:
-        pass
-
-    def can_open(self) -> bool:
-        return self._core.our_state is h11.IDLE and not self._is_broken
-
-    def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
-        self._stream += 1
-        fields = [(b"host", authority), *headers]
-        if method not in BODILESS and not has_length(headers):
-            fields.append((b"transfer-encoding", b"chunked"))
-        self._send(h11.Request(method=method, target=target, headers=fields))
-        return self._stream
-
-    def send(self, stream: int, data: bytes) -> None:
-        if data and stream == self._stream and self._core.our_state is h11.SEND_BODY:
-            self._send(h11.Data(data=data))
-
-    def end(self, stream: int) -> None:
-        if stream == self._stream and self._core.our_state is h11.SEND_BODY:
-            self._send(h11.EndOfMessage())
-            self._finish_cycle()
-
-    def reset(self, stream: int) -> None:
-        if stream == self._stream and self._core.our_state is not h11.IDLE:
-            self._is_broken = True
-
-    def pending(self, stream: int) -> int:
-        return 0
-
-    def receive(self, data: bytes) -> list[Event]:
-        events: list[Event] = []
-        if data and self._core.our_state is h11.IDLE:
-            self._is_broken = True
-            return [Broken("an answer that nobody asked for", 400)]
-        try:
-            self._core.receive_data(data)
-            while True:
-                event = self._core.next_event()
-                match event:
-                    case h11.Response():
-                        head = ResponseHead(self._stream, event.status_code, list(event.headers))
-                        events.append(head)
-                    case h11.Data():
-                        events.append(Body(self._stream, bytes(event.data)))
-                    case h11.EndOfMessage():
-                        if self._core.our_state is not h11.DONE:
-                            self._is_broken = True
-                        events.append(End(self._stream))
-                        self._finish_cycle()
-                        return events
-                    case h11.InformationalResponse():
-                        pass
-                    case _:
-                        return events
-        except (h11.RemoteProtocolError, RuntimeError) as error:
-            self._is_broken = True
-            events.append(_broken(error))
-        return events
-
-    def is_reusable(self) -> bool:
-        return not self._is_broken and self._core.our_state not in (
-            h11.MUST_CLOSE,
-            h11.CLOSED,
-            h11.ERROR,
-        )
-
-    def ping(self) -> bool:
-        return False
-
-    def output(self) -> bytes:
-        data = b"".join(self._ready)
-        self._ready.clear()
-        return data
-
-    def _send(self, event: h11.Event) -> None:
-        data = self._core.send(event)
-        if data:
-            self._ready.append(data)
-
-    def _finish_cycle(self) -> None:
-        if self._core.our_state is h11.DONE and self._core.their_state is h11.DONE:
-            self._core.start_next_cycle()
-
-
-class Http1Server:
-    """HTTP/1.0 and 1.1, answering side: one request at a time, numbered upwards."""
-
-    http_version = "HTTP/1.1"
-
-    def __init__(self) -> None:
-        self._core = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIST_BYTES_MAX)
-        self._stream = 0
-        self._ready: list[bytes] = []
-        self._is_busy = False
-        self._is_closing = False
-
-    def start(self) -> None:
-        pass
-
-    def receive(self, data: bytes) -> list[Event]:
-        try:
-            self._core.receive_data(data)
-        except RuntimeError:
-            return []  # bytes after the end of the byte stream
-        return self._events()
-
-    def proceed(self, stream: int) -> None:
-        self._send(h11.InformationalResponse(status_code=100, headers=[]))
-
-    def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> list[Event]:
-        if not self._is_busy or stream != self._stream:
-            return []
-        check_fields(headers)
-        if self._core.their_state is h11.SEND_BODY or self._is_closing:
-            headers = [*headers, (b"connection", b"close")]
-        self._send(h11.Response(status_code=status, headers=headers))
-        if body:
-            self._send(h11.Data(data=body))  # h11 leaves it out where a HEAD asked
-        self._send(h11.EndOfMessage())
-        self._is_busy = False
-        if self._core.our_state is not h11.DONE or self._core.their_state is not h11.DONE:
-            self._is_closing = True
-            return []
-        self._core.start_next_cycle()
-        return self._events()
-
-    def unsent(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self._is_closing and not self._is_busy
-
-    def is_request_cut(self) -> bool:
-        return self._core.their_state is h11.SEND_BODY
-
-    def shut_down(self) -> None:
-        self._is_closing = True
-
-    def output(self) -> bytes:
-        data = b"".join(self._ready)
-        self._ready.clear()
-        return data
-
-    def _send(self, event: h11.Event) -> None:
-        data = self._core.send(event)
-        if data:
-            self._ready.append(data)
-
-    def _events(self) -> list[Event]:
-        events: list[Event] = []
-        try:
-            while True:
-                event = self._core.next_event()
-                match event:
-                    case h11.Request():
-                        self._stream += 1
-                        self._is_busy = True
-                        waits = self._core.they_are_waiting_for_100_continue
-                        head = RequestHead(
-                            self._stream, event.method, event.target, list(event.headers), waits
-                        )
-                        events.append(head)
-                    case h11.Data():
-                        events.append(Body(self._stream, bytes(event.data)))
-                    case h11.EndOfMessage():
-                        events.append(End(self._stream))
-                    case _:
-                        return events
-        except h11.RemoteProtocolError as error:
-            events.append(_broken(error))
-            return events
-
-
-def check_fields(headers: Headers) -> None:
-    """Refuse what could be read as more than one field.
-
-    Raises:
-        ValueError: a header holds control bytes.
-    """
-    for name, value in headers:
-        if any(byte < 0x20 and byte != 0x09 for byte in name + value):
-            raise ValueError("a header holds control bytes")
-
-
-def _broken(error: Exception) -> Broken:
-    status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
-    return Broken(str(error), 431 if status == 431 else 400)
 
 
 def _request(event: h2.events.RequestReceived) -> RequestHead:

@@ -1,0 +1,195 @@
+"""HTTP/1 over ``zttp``: one message at a time each way (see zttp_http2.py for its standing)."""
+
+import zttp
+
+from perdure.node.http.ports import (
+    BODILESS,
+    Body,
+    Broken,
+    End,
+    Event,
+    Headers,
+    ResponseHead,
+    has_length,
+)
+from perdure.node.http.zttp_events import broken, lowered, request_head
+
+
+class Client:
+    """HTTP/1.1, asking side: one stream at a time, numbered upwards."""
+
+    http_version = "HTTP/1.1"
+
+    def __init__(self, is_secure: bool) -> None:
+        self._core = zttp.Connection(zttp.CLIENT)
+        self._stream = 0
+        self._is_busy = False
+        self._is_sent = True
+        self._is_received = True
+        self._is_broken = False
+
+    def start(self) -> None:
+        pass
+
+    def can_open(self) -> bool:
+        return not self._is_busy and not self._is_broken
+
+    def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
+        self._stream += 1
+        self._is_busy, self._is_sent, self._is_received = True, False, False
+        fields = [(b"host", authority), *headers]
+        if method not in BODILESS and not has_length(headers):
+            fields.append((b"transfer-encoding", b"chunked"))
+        self._core.send_request(method, target, b"1.1", fields)
+        return self._stream
+
+    def send(self, stream: int, data: bytes) -> None:
+        if data and stream == self._stream and not self._is_sent:
+            self._core.send_data(data)
+
+    def end(self, stream: int) -> None:
+        if stream == self._stream and not self._is_sent:
+            self._core.end_message()
+            self._is_sent = True
+            self._finish_cycle()
+
+    def reset(self, stream: int) -> None:
+        if stream == self._stream and self._is_busy:
+            self._is_broken = True
+
+    def pending(self, stream: int) -> int:
+        return 0
+
+    def receive(self, data: bytes) -> list[Event]:
+        events: list[Event] = []
+        if data and not self._is_busy:
+            self._is_broken = True
+            return [Broken("an answer that nobody asked for", 400)]
+        try:
+            self._core.receive_data(data)
+            while self._is_busy:
+                event = self._core.next_event()
+                match event:
+                    case zttp.Data():
+                        events.append(Body(self._stream, event.data))
+                    case zttp.Response():
+                        if event.status_code >= 200:
+                            headers = lowered(event.headers)
+                            head = ResponseHead(self._stream, event.status_code, headers)
+                            events.append(head)
+                    case zttp.EndOfMessage():
+                        self._is_received = True
+                        if self._core.should_close() or not self._is_sent:
+                            self._is_broken = True
+                        events.append(End(self._stream))
+                        self._finish_cycle()
+                        if self._is_broken:
+                            return events
+                    case _:
+                        return events
+        except zttp.ProtocolError as error:
+            self._is_broken = True
+            events.append(broken(error))
+        return events
+
+    def is_reusable(self) -> bool:
+        return not self._is_broken
+
+    def ping(self) -> bool:
+        return False
+
+    def output(self) -> bytes:
+        return self._core.data_to_send()
+
+    def _finish_cycle(self) -> None:
+        if self._is_sent and self._is_received and not self._is_broken:
+            self._is_busy = False
+            self._core.start_next_cycle()
+
+
+class Server:
+    """HTTP/1.0 and 1.1, answering side: one request at a time, numbered upwards."""
+
+    http_version = "HTTP/1.1"
+
+    def __init__(self) -> None:
+        self._core = zttp.Connection(zttp.SERVER)
+        self._stream = 0
+        self._is_received = True
+        self._is_closing = False
+        self._is_busy = False
+        self._is_head = False
+
+    def start(self) -> None:
+        pass
+
+    def receive(self, data: bytes) -> list[Event]:
+        try:
+            self._core.receive_data(data)
+        except zttp.ProtocolError as error:
+            return [broken(error)]
+        return self._events()
+
+    def proceed(self, stream: int) -> None:
+        self._core.send_informational(100)
+
+    def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> list[Event]:
+        if not self._is_busy or stream != self._stream:
+            return []
+        # The rest of a request that was not read makes the connection useless.
+        is_last = self._is_closing or not self._is_received
+        fields = [*headers, (b"connection", b"close")] if is_last else headers
+        try:
+            self._core.send_response(status, fields)
+        except zttp.LocalProtocolError as error:
+            raise ValueError(str(error)) from error
+        self._is_closing = is_last
+        if body and not self._is_head:
+            self._core.send_data(body)
+        self._core.end_message()
+        self._is_busy = False
+        if self._is_closing or self._core.should_close():
+            self._is_closing = True
+            return []
+        self._core.start_next_cycle()
+        return self._events()
+
+    def unsent(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self._is_closing and not self._is_busy
+
+    def is_request_cut(self) -> bool:
+        return not self._is_received
+
+    def shut_down(self) -> None:
+        self._is_closing = True
+
+    def output(self) -> bytes:
+        return self._core.data_to_send()
+
+    def _events(self) -> list[Event]:
+        events: list[Event] = []
+        try:
+            while True:
+                event = self._core.next_event()
+                match event:
+                    case zttp.Request():
+                        self._stream += 1
+                        self._is_busy = True
+                        self._is_head = event.method == b"HEAD"
+                        self._is_received = event.end_stream
+                        events.append(request_head(event, self._stream))
+                        if event.end_stream:
+                            events.append(End(self._stream))
+                    case zttp.Data():
+                        events.append(Body(self._stream, event.data))
+                    case zttp.EndOfMessage():
+                        self._is_received = True
+                        events.append(End(self._stream))
+                    case _:
+                        return events
+        except zttp.ProtocolError as error:
+            events.append(broken(error))
+            return events
