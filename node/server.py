@@ -1,0 +1,308 @@
+"""A node as a process: what starts, in which order, and how it stops.
+
+``run`` is what ``perdure server`` calls. The order of ``Node.start`` is the order in which things
+depend on each other; ``Node.stop`` goes backwards: callers are answered first, then the log is
+flushed. A failure that can't be survived (the log, a bug in a callback) ends the process loudly;
+the log is the truth, so a restart goes on from it.
+"""
+
+import asyncio
+import gc
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+import perdure
+from perdure.cluster.metadata.local import LocalMetadata
+from perdure.core import telemetry
+from perdure.core.clock import SystemClock
+from perdure.core.entropy import SystemEntropy
+from perdure.core.errors import AddressInUse, PerdureError
+from perdure.core.ids import PartitionId
+from perdure.core.invariant import InvariantViolation
+from perdure.core.offload import ThreadOffload
+from perdure.core.tasks import Supervisor
+from perdure.node.admin.admin import Admin, AdminOptions
+from perdure.node.config.effective import to_defaults
+from perdure.node.config.model import Config, LogColours, advertised
+from perdure.node.config.values import Address
+from perdure.node.http.client import HttpClient
+from perdure.node.http.cores import make_client_core, make_server_core
+from perdure.node.http.ports import Headers
+from perdure.node.http.server import Application, HttpServer
+from perdure.node.http.stream import RequestStream, StreamListener
+from perdure.node.identity import Identity, establish
+from perdure.node.ingress.ingress import Ingress, IngressOptions
+from perdure.node.invoker.discovery import Discovery
+from perdure.node.partition.host import Host, HostOptions, HostPorts
+from perdure.node.registry.effective import Route
+from perdure.node.registry.store import RegistryStore
+from perdure.storage.data_directory import PARTITIONS_FOLDER, lock_folder, open_disk
+from perdure.storage.disk import FolderLock, OsDisk
+from perdure.storage.env import Env, LmdbEnv
+
+log = telemetry.logger("node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyInfo:
+    """Where a node that has started is found."""
+
+    ingress_url: str
+    admin_url: str
+    data_directory: Path
+    started_in_ms: int
+    records_replayed: int
+
+
+class HttpCaller:
+    """Opens attempts' streams over the HTTP client."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+
+    def open(
+        self, route: Route, path: str, headers: Headers, listener: StreamListener
+    ) -> RequestStream:
+        return self._client.open(route.origin, "POST", route.target(path), headers, listener)
+
+
+class Node:
+    """Everything one process runs."""
+
+    def __init__(self, config: Config, supervisor: Supervisor) -> None:
+        self.config = config
+        self._supervisor = supervisor
+        self._clock = SystemClock()
+        self._entropy = SystemEntropy()
+        self._folder = config.base_dir / config.node_name
+        self._started_at = self._clock.monotonic()
+        self._lock: FolderLock | None = None
+        self._host: Host | None = None
+        self._client: HttpClient | None = None
+        self._servers: list[HttpServer] = []
+        self._ingress: Ingress
+
+    async def start(self) -> ReadyInfo:
+        """Boot, in order.
+
+        Raises:
+            PerdureError: what stands in the way; nothing is left running after ``stop``.
+        """
+        self._lock = lock_folder(self._folder)
+        disk = open_disk(self._folder)
+        metadata = LocalMetadata(disk)
+        identity = await establish(
+            disk,
+            metadata,
+            self._entropy,
+            (self.config.cluster_name, self.config.node_name),
+            self.config.worker.partition_count,
+        )
+        registry = RegistryStore(metadata, to_defaults(self.config))
+        await registry.load()
+        client = self._client = self._make_client()
+        host = await self._open_host(disk, metadata, identity, registry, client)
+        registry.on_change(host.on_catalogue_change)
+        ingress_port = await self._serve_ingress(host, registry)
+        admin_port = await self._serve_admin(host, registry, client, identity, ingress_port)
+        gc.collect()
+        gc.freeze()
+        return self._ready(host, ingress_port, admin_port)
+
+    async def stop(self, *, is_clean: bool) -> None:
+        """Drain and flush; or, when the log can't be trusted any more, let go at once."""
+        if is_clean and self._servers:
+            log.info("node.draining")
+            for server in self._servers:
+                server.stop_accepting()
+            await self._ingress.drain(self.config.shutdown_timeout_ms)
+            await asyncio.gather(*(server.aclose(1.0) for server in self._servers))
+        if self._host is not None:
+            if is_clean:
+                await self._host.close()
+            else:
+                self._host.abandon()
+        if self._client is not None:
+            self._client.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    # --- Steps ----------------------------------------------------------------------------------
+
+    def _make_client(self) -> HttpClient:
+        return HttpClient(
+            partial(make_client_core, self.config.http_core.value),
+            self._entropy,
+            self.config.invoker.connect_timeout_ms,
+        )
+
+    async def _open_host(
+        self,
+        disk: OsDisk,
+        metadata: LocalMetadata,
+        identity: Identity,
+        registry: RegistryStore,
+        client: HttpClient,
+    ) -> Host:
+        def open_env(partition: PartitionId) -> Env:
+            folder = f"{PARTITIONS_FOLDER}/{partition}"
+            disk.make_folder(folder)
+            return LmdbEnv(disk.root / folder)
+
+        ports = HostPorts(
+            disk=disk,
+            open_env=open_env,
+            metadata=metadata,
+            clock=self._clock,
+            entropy=self._entropy,
+            log_thread=ThreadOffload("log"),
+            housekeeping_thread=ThreadOffload("housekeeping"),
+            storage_thread=ThreadOffload("storage"),
+            caller=HttpCaller(client),
+            catalogue=lambda: registry.catalogue,
+            on_failure=self._supervisor.fail,
+        )
+        options = HostOptions(
+            slots=self.config.invoker.concurrent_invocations_max,
+            software=perdure.__version__,
+            additional_headers=tuple(
+                (name.lower().encode(), value.encode())
+                for name, value in self.config.invoker.additional_request_headers
+            ),
+            message_bytes_max=self.config.invoker.message_bytes_max,
+        )
+        self._host = Host(identity, ports, options)
+        await self._host.open()
+        return self._host
+
+    async def _serve_ingress(self, host: Host, registry: RegistryStore) -> int:
+        config = self.config.ingress
+        options = IngressOptions(
+            body_bytes_max=config.request_bytes_max,
+            concurrent_requests_max=config.concurrent_requests_max,
+            cors=config.cors,
+        )
+        self._ingress = Ingress(
+            host.gateway, lambda: registry.catalogue, self._clock, self._entropy, options
+        )
+        return await self._listen("ingress", self._ingress, config.bind_address)
+
+    async def _serve_admin(
+        self,
+        host: Host,
+        registry: RegistryStore,
+        client: HttpClient,
+        identity: Identity,
+        ingress_port: int,
+    ) -> int:
+        config = self.config
+        options = AdminOptions(
+            ingress_url=advertised(
+                config.ingress.advertised_address, config.ingress.bind_address, ingress_port
+            ),
+            admin_url=config.admin.advertised_address,
+            concurrent_requests_max=config.admin.concurrent_requests_max,
+        )
+        discovery = Discovery(client, self._clock, identity.cluster)
+        admin = Admin(host.gateway, registry, discovery, self._clock, self._entropy, options)
+        return await self._listen("admin", admin, config.admin.bind_address)
+
+    async def _listen(self, name: str, application: Application, address: Address) -> int:
+        server = HttpServer(
+            application, partial(make_server_core, self.config.http_core.value), self._clock
+        )
+        try:
+            port = await server.listen(address.host, address.port)
+        except OSError as error:
+            raise AddressInUse(
+                f"can't listen on {address} ({error.strerror or error}): stop what is there, or "
+                f"choose another address with {name}.bind-address"
+            ) from error
+        self._servers.append(server)
+        log.info(f"{name}.listening", address=str(Address(address.host, port)))
+        return port
+
+    def _ready(self, host: Host, ingress_port: int, admin_port: int) -> ReadyInfo:
+        config = self.config
+        info = ReadyInfo(
+            ingress_url=advertised(
+                config.ingress.advertised_address, config.ingress.bind_address, ingress_port
+            ),
+            admin_url=advertised(
+                config.admin.advertised_address, config.admin.bind_address, admin_port
+            ),
+            data_directory=self._folder,
+            started_in_ms=round((self._clock.monotonic() - self._started_at) * 1000),
+            records_replayed=host.figures.records_replayed,
+        )
+        log.info(
+            "node.started",
+            version=perdure.__version__,
+            generation=host.identity.generation,
+            data_directory=str(self._folder),
+            records_replayed=info.records_replayed,
+            took_ms=info.started_in_ms,
+        )
+        if host.figures.torn_at is not None:
+            log.warning("wal.tail.torn", at=host.figures.torn_at, lost="nothing acknowledged")
+        return info
+
+
+def run(config: Config, on_ready: Callable[[ReadyInfo], None] | None = None) -> int:
+    """Run a node until a signal or a failure; returns the exit code of the process.
+
+    Raises:
+        PerdureError: the node could not start.
+    """
+    colours = {LogColours.ALWAYS: True, LogColours.NEVER: False}.get(config.log_colours)
+    telemetry.configure(config.log_level.value, config.log_format.value, colours)
+    return uvloop.run(_serve(config, on_ready))
+
+
+async def _serve(config: Config, on_ready: Callable[[ReadyInfo], None] | None) -> int:
+    loop = asyncio.get_running_loop()
+    supervisor = Supervisor()
+    loop.set_exception_handler(partial(_on_stray_exception, supervisor))
+    node = Node(config, supervisor)
+    try:
+        info = await node.start()
+    except PerdureError:
+        await node.stop(is_clean=False)
+        raise
+    if on_ready is not None:
+        on_ready(info)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    failed = asyncio.ensure_future(supervisor.wait_failed())
+    signalled = asyncio.ensure_future(stopped.wait())
+    await asyncio.wait((failed, signalled), return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    if failed.done():
+        log.error("node.failed", cause=failed.result())
+        await node.stop(is_clean=False)
+        return 1
+    failed.cancel()
+    await node.stop(is_clean=True)
+    await supervisor.aclose()
+    log.info("node.stopped")
+    return 0
+
+
+def _on_stray_exception(
+    supervisor: Supervisor, loop: asyncio.AbstractEventLoop, context: dict[str, Any]
+) -> None:
+    """What nobody caught: a connection's trouble ends with it, anything else ends the process."""
+    failure = context.get("exception")
+    if failure is None:
+        log.warning("loop.warning", message=context.get("message"))
+    elif "transport" in context and not isinstance(failure, InvariantViolation):
+        log.error("http.connection.failed", cause=failure)
+    else:
+        supervisor.fail(failure)
