@@ -84,10 +84,11 @@ class Loaded:
             yield setting, value, self.sources.get(setting.key, DEFAULT)
 
     def document(self) -> dict[str, dict[str, Json]]:
-        """Value, source and its kind by key, for machines."""
+        """Value, its text, source and its kind by key, for machines. Durations are in ms."""
         return {
             setting.key: {
                 "value": setting.kind.json(value),
+                "text": setting.kind.show(value),
                 "source": source.kind.value,
                 "where": source.name,
             }

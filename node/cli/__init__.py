@@ -1,0 +1,1 @@
+"""The ``perdure`` command: a file per verb, loaded when it is called."""

@@ -1,0 +1,68 @@
+"""``perdure up``: a node here and now, with nothing to configure, and told in plain words."""
+
+from dataclasses import replace
+
+import click
+
+import perdure
+from perdure.node.cli.client import DEFAULT_ADMIN_URL
+from perdure.node.cli.output import say
+from perdure.node.cli.serving import emit_ready, serve
+from perdure.node.cli.settings import settings_options
+from perdure.node.config.model import LogLevel
+from perdure.node.config.resolve import DEFAULT, Loaded
+from perdure.node.server import ReadyInfo
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON once the node serves.")
+@settings_options
+def up(loaded: Loaded, as_json: bool) -> int:
+    """Start a node here and now, with nothing to configure.
+
+    Data is kept in ./perdure-data. Takes the same settings as `perdure server`; unless told
+    otherwise only warnings are logged.
+    """
+
+    def on_ready(info: ReadyInfo) -> None:
+        if as_json:
+            emit_ready(info)
+        else:
+            say(welcome(info))
+
+    code = serve(_quiet(loaded), on_ready)
+    if code == 0:
+        say("Stopped. `perdure up` goes on where this left off.")
+    return code
+
+
+def welcome(info: ReadyInfo) -> str:
+    """Where everything is, and what to do next."""
+    recovered = f", {info.records_replayed} records replayed" if info.records_replayed > 0 else ""
+    admin = info.admin_url.rstrip("/")
+    elsewhere = "" if _is_default(admin) else f" --admin-url {admin}"
+    title = click.style(f"perdure {perdure.__version__} is up", fg="green", bold=True)
+    return "\n".join(
+        [
+            "",
+            f"  {title} ({info.started_in_ms} ms{recovered})",
+            "",
+            f"  Ingress  {info.ingress_url:<32} call services here",
+            f"  Admin    {info.admin_url:<32} register services, look at invocations",
+            f"  Data     {f'{info.data_directory}/':<32} kept when the node stops",
+            "",
+            f"  Next     perdure deployments register http://localhost:9080{elsewhere}",
+            "  Stop     Ctrl-C",
+            "",
+        ]
+    )
+
+
+def _quiet(loaded: Loaded) -> Loaded:
+    if loaded.sources.get("log-level", DEFAULT) != DEFAULT:
+        return loaded
+    return replace(loaded, config=replace(loaded.config, log_level=LogLevel.WARNING))
+
+
+def _is_default(admin_url: str) -> bool:
+    return admin_url.replace("127.0.0.1", "localhost") == DEFAULT_ADMIN_URL
