@@ -8,6 +8,7 @@ import asyncio
 import random
 
 from tests.process.driver import CrashRun, pause
+from tests.process.processes import wait_listening
 
 _WHILE_SECONDS = (0.05, 1.2)
 _BOOT_SECONDS = (0.0, 0.6)
@@ -92,7 +93,7 @@ class Chaos:
         self._run.figures.service_kills += 1
         self._count()
         self._run.service.start()
-        await self._run.service.wait_listening()
+        await wait_listening(self._run.service, self._run.service.port)
 
     async def _restart_server(self) -> None:
         self._count_server_kill()

@@ -13,7 +13,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from tests.process.chaos import Chaos
 from tests.process.driver import CrashRun, RunFigures, RunOptions
@@ -22,7 +24,20 @@ from tests.process.processes import ServerProcess
 _KILLS_PER_ROUND = 50
 
 
-async def run_round(folder: Path, options: RunOptions, server: ServerProcess) -> RunFigures:
+class Killer(Protocol):
+    """What ends lives during the load."""
+
+    async def run(self) -> None:
+        """Do it all; then leave both processes running and healthy."""
+        ...
+
+
+async def run_round(
+    folder: Path,
+    options: RunOptions,
+    server: ServerProcess,
+    make_chaos: Callable[[CrashRun], Killer] = Chaos,
+) -> RunFigures:
     """One round: load and kills, quiet, checks, clean restart, checks again.
 
     Raises:
@@ -32,7 +47,7 @@ async def run_round(folder: Path, options: RunOptions, server: ServerProcess) ->
     try:
         async with asyncio.timeout(60):
             await run.start()
-        await _load(run)
+        await _load(run, make_chaos(run))
         await _compare(run)
     except BaseException as error:
         error.add_note(how_to_repeat(options, folder))
@@ -51,9 +66,8 @@ def how_to_repeat(options: RunOptions, folder: Path) -> str:
     )
 
 
-async def _load(run: CrashRun) -> None:
+async def _load(run: CrashRun, chaos: Killer) -> None:
     done = asyncio.Event()
-    chaos = Chaos(run)
     async with asyncio.TaskGroup() as group:
         group.create_task(run.wake(done))
         clients = [group.create_task(run.client(n)) for n in range(run.options.clients)]

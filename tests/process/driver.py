@@ -24,7 +24,7 @@ from tests.process.model import (
     check_lane,
     check_outcome,
 )
-from tests.process.processes import InterpreterProcess, ServerProcess
+from tests.process.processes import InterpreterProcess, ServerProcess, wait_listening
 from tests.process.programs import (
     CELL,
     FLOW,
@@ -95,13 +95,13 @@ class CrashRun:
         self.violations: list[str] = []
         self.on_ack: Callable[[], None] = lambda: None
         self.calm = asyncio.Event()
-        self._retry_stop = asyncio.Event()
+        self._never = asyncio.Event()
 
     async def start(self) -> None:
         """Bring both processes up and register the service."""
         self.server.start()
         self.service.start()
-        await self.service.wait_listening()
+        await wait_listening(self.service, self.service.port)
         await self.server.wait_healthy()
         await self.server.register(self.service.port, use_http_11=self.options.use_http_11)
 
@@ -127,7 +127,11 @@ class CrashRun:
                 if answer.status != 503:
                     return answer
                 self.figures.refused[answer.status] += 1
-            await pause(self._retry_stop, _RETRY_SECONDS)
+            await self.breathe()
+
+    async def breathe(self) -> None:
+        """Let a little time pass in a loop that polls."""
+        await pause(self._never, _RETRY_SECONDS)
 
     async def post(self, path: str, document: Json, key: str | None = None) -> Answer:
         headers = {"idempotency-key": key} if key is not None else {}
@@ -264,7 +268,7 @@ class CrashRun:
             if time.monotonic() > deadline:
                 self.violations.append(f"never ran to the end: {sorted(missing)[:20]}")
                 return
-            await pause(self._retry_stop, _LEDGER_SECONDS)
+            await self.breathe()
 
     async def read_cells(self) -> dict[str, CellState]:
         """The final state of all cells."""

@@ -98,6 +98,13 @@ class ManagedProcess:
             raise ProcessFailed(f"{self.name} ended by itself with code {code}{self.log_tail()}")
         return self.process
 
+    def exit_code(self) -> int | None:
+        """The exit code of a process that has ended (it may be started again); None if it lives."""
+        assert self.process is not None, f"{self.name} doesn't run"
+        if (code := self.process.poll()) is not None:
+            self.process = None
+        return code
+
     def close(self) -> None:
         """Make sure that nothing is left running, whatever happened."""
         if self.process is not None:
@@ -172,17 +179,18 @@ class InterpreterProcess(ManagedProcess):
             folder / "service.log",
         )
 
-    async def wait_listening(self, timeout_seconds: float = 20.0) -> None:
-        """Wait until the port accepts connections."""
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            self.check_alive()
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise ProcessFailed(f"the service doesn't listen{self.log_tail()}") from None
-                await asyncio.sleep(_POLL_SECONDS)
-            else:
-                writer.close()
-                return
+
+async def wait_listening(process: ManagedProcess, port: int, timeout_seconds: float = 20.0) -> None:
+    """Wait until a process accepts connections on its port."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        process.check_alive()
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise ProcessFailed(f"no listener{process.log_tail()}") from None
+            await asyncio.sleep(_POLL_SECONDS)
+        else:
+            writer.close()
+            return
