@@ -287,9 +287,9 @@ class UnsupportedMediaType(PerdureError):
     http_status = 415
 
 
-class UnprocessableBody(PerdureError):
+class Unprocessable(PerdureError):
     code = "REQ0011"
-    title = "the request body is JSON, but not of the right shape"
+    title = "the request can be read, but not carried out as it stands"
     http_status = 422
 
 

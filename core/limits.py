@@ -120,6 +120,16 @@ INGRESS_PATH_SLASHES_MAX = 7
 # Delayed further than this is a mistake; the date must also stay within four digits of a year.
 DELAY_MS_MAX = 36_500 * 24 * 3600 * 1000
 
+# --- Admin --------------------------------------------------------------------------------------
+# Invocations that one request may act on; each is a record of the log.
+BATCH_INVOCATIONS_MAX = 1_000
+# Rows in an answer, and rows looked at for it: a filter that matches little gives short pages.
+INSPECTION_PAGE_MAX = 1_000
+INSPECTION_ROWS_MAX = 20_000
+# What is read between two turns of the event loop: invocation rows, bytes of journal entries.
+INSPECTION_ROWS_PER_TURN = 256
+INSPECTION_BYTES_PER_TURN = 1 * MIB
+
 # Relations: a limit that grows past another one must say so here.
 assert MESSAGE_BYTES_MAX < FRAME_BYTES_MAX < RECORD_BYTES_MAX
 assert WAL_FIRST_FILE_BYTES <= WAL_FILE_BYTES

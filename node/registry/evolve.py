@@ -1,6 +1,7 @@
-"""How the registry changes: registration, removal, settings. Pure: registry in, registry out."""
+"""How the registry changes: registration, update, removal, settings. Registry in, registry out."""
 
 from dataclasses import dataclass
+from enum import Enum
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -8,11 +9,21 @@ import msgspec
 from perdure.core.errors import (
     BadRequest,
     DeploymentNotFound,
+    IncompatibleUpdate,
     ServiceNotFound,
     ServiceTypeChanged,
 )
 from perdure.node.registry.manifest import Discovered
-from perdure.node.registry.model import Deployment, Options, Registry, Service, ServiceType
+from perdure.node.registry.model import (
+    Deployment,
+    Handler,
+    Options,
+    Registry,
+    Service,
+    ServiceType,
+)
+
+_URI_LENGTH_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +38,38 @@ class Candidate:
     metadata: dict[str, str]
     created_at_ms: int
     allows_breaking: bool
+    overwrites: bool
+
+
+class Change(Enum):
+    """What a registration did."""
+
+    CREATED = "created"
+    UNCHANGED = "unchanged"
+    OVERWRITTEN = "overwritten"
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The registry afterwards, and the deployment in it."""
+
+    registry: Registry
+    deployment: Deployment
+    change: Change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """A deployment at a new address or with new headers, as it was discovered there.
+
+    ``overwrites``: its services are replaced by what was discovered, at the same revisions.
+    """
+
+    uri: str
+    http_version: str
+    headers: dict[str, str]
+    discovered: Discovered
+    overwrites: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +90,17 @@ def normalize_uri(uri: str) -> str:
     Raises:
         BadRequest: not such a URI.
     """
-    parts = urlsplit(uri)
+    if len(uri) > _URI_LENGTH_MAX or not uri.isascii() or any(c <= " " for c in uri):
+        raise BadRequest(f"uri: {_URI_LENGTH_MAX} printable ASCII letters at most, percent-encoded")
     try:
+        parts = urlsplit(uri)
         _ = parts.port
     except ValueError as error:
         raise BadRequest(f"uri {uri!r}: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadRequest(f"uri {uri!r} is not absolute: give http(s)://host[:port][/path]")
+    if parts.username is not None:
+        raise BadRequest("uri: credentials belong into additional_headers (authorization)")
     return urlunsplit((parts.scheme, parts.netloc, parts.path or "/", parts.query, ""))
 
 
@@ -66,21 +113,20 @@ def find_by_address(registry: Registry, uri: str) -> Deployment | None:
     return None
 
 
-def register(registry: Registry, candidate: Candidate) -> tuple[Registry, Deployment, bool]:
-    """Add the endpoint, or overwrite the deployment at its address; True when it is new.
+def register(registry: Registry, candidate: Candidate) -> Registered:
+    """Add the endpoint; at a known address, overwrite the deployment or leave it as it is.
 
     Raises:
         ServiceTypeChanged: a known service has another type now, and breaking is not allowed.
     """
     known = find_by_address(registry, candidate.uri)
+    if known is not None and not candidate.overwrites:
+        return Registered(registry, known, Change.UNCHANGED)
     services: dict[str, Service] = {}
     for service in candidate.discovered.services:
         latest = registry.service(service.name)
-        if latest is not None and latest.type != service.type and not candidate.allows_breaking:
-            raise ServiceTypeChanged(
-                f"service {service.name!r} is a {latest.type.value} and would become a "
-                f"{service.type.value}: choose another name, or register with breaking=true"
-            )
+        if not candidate.allows_breaking:
+            _check_type(latest, service)
         revision = latest.revision + 1 if latest is not None else 1
         services[service.name] = msgspec.structs.replace(service, revision=revision)
     deployment = Deployment(
@@ -96,13 +142,49 @@ def register(registry: Registry, candidate: Candidate) -> tuple[Registry, Deploy
         headers=candidate.headers,
         metadata=candidate.metadata,
     )
-    deployments = {**registry.deployments, deployment.id: deployment}
-    latest = {**registry.latest, **dict.fromkeys(services, deployment.id)}
-    if known is not None:
-        # Services that the overwritten deployment no longer has fall back to an older revision.
-        gone = [name for name, at in latest.items() if at == known.id and name not in services]
-        latest = _with_fallback(deployments, latest, gone)
-    return Registry(deployments, latest), deployment, known is None
+    change = Change.CREATED if known is None else Change.OVERWRITTEN
+    claimed = dict.fromkeys(services, deployment.id)
+    return Registered(_install(registry, deployment, claimed), deployment, change)
+
+
+def update_deployment(
+    registry: Registry, deployment_id: str, update: Update
+) -> tuple[Registry, Deployment]:
+    """Move a deployment, or change how it is called; its id, age and metadata stay.
+
+    Raises:
+        DeploymentNotFound: there is none of this id.
+        IncompatibleUpdate: what is there now speaks other protocol versions.
+        ServiceTypeChanged: overwriting would change a service's type.
+        BadRequest: another deployment is at the new address.
+    """
+    known = registry.deployments.get(deployment_id)
+    if known is None:
+        raise DeploymentNotFound(f"there is no deployment {deployment_id}")
+    there = find_by_address(registry, update.uri)
+    if there is not None and there.id != deployment_id:
+        raise BadRequest(f"deployment {there.id} is registered at {update.uri} already")
+    discovered = update.discovered
+    spoken = (discovered.protocol_version_min, discovered.protocol_version_max)
+    expected = (known.protocol_version_min, known.protocol_version_max)
+    if spoken != expected:
+        raise IncompatibleUpdate(
+            f"{update.uri} speaks protocol {spoken[0]} to {spoken[1]}, deployment {deployment_id} "
+            f"{expected[0]} to {expected[1]}: register it as a new deployment"
+        )
+    services, claimed = known.services, dict[str, str]()
+    if update.overwrites:
+        services, claimed = _overwritten(registry, known, discovered)
+    deployment = msgspec.structs.replace(
+        known,
+        uri=update.uri,
+        http_version=update.http_version,
+        is_bidirectional=discovered.is_bidirectional,
+        headers=update.headers,
+        sdk_version=discovered.sdk_version,
+        services=services,
+    )
+    return _install(registry, deployment, claimed), deployment
 
 
 def remove_deployment(registry: Registry, deployment_id: str) -> Registry:
@@ -133,13 +215,60 @@ def patch_service(registry: Registry, name: str, patch: SettingsPatch) -> tuple[
         raise BadRequest(f"{name!r} is not a workflow: it has no workflow_completion_retention")
     options = _patched(service.options, patch)
     public = service.public if patch.public is None else patch.public
-    changed = msgspec.structs.replace(service, options=options, public=public)
+    handlers = service.handlers
+    if retention is not None:
+        handlers = {known: _without_retention(h) for known, h in handlers.items()}
+    changed = msgspec.structs.replace(service, options=options, public=public, handlers=handlers)
     deployment = registry.deployments[registry.latest[name]]
     deployment = msgspec.structs.replace(
         deployment, services={**deployment.services, name: changed}
     )
     deployments = {**registry.deployments, deployment.id: deployment}
     return Registry(deployments, registry.latest), changed
+
+
+def _check_type(latest: Service | None, service: Service) -> None:
+    if latest is not None and latest.type is not service.type:
+        raise ServiceTypeChanged(
+            f"service {service.name!r} is a {latest.type.value} and would become a "
+            f"{service.type.value}: choose another name, or register with breaking=true"
+        )
+
+
+def _install(registry: Registry, deployment: Deployment, claimed: dict[str, str]) -> Registry:
+    """Put the deployment in; services that it had and no longer has fall back to older ones."""
+    deployments = {**registry.deployments, deployment.id: deployment}
+    latest = {**registry.latest, **claimed}
+    gone = [
+        name
+        for name, at in latest.items()
+        if at == deployment.id and name not in deployment.services
+    ]
+    return Registry(deployments, _with_fallback(deployments, latest, gone))
+
+
+def _overwritten(
+    registry: Registry, known: Deployment, discovered: Discovered
+) -> tuple[dict[str, Service], dict[str, str]]:
+    services: dict[str, Service] = {}
+    claimed: dict[str, str] = {}
+    for service in discovered.services:
+        latest = registry.service(service.name)
+        own = known.services.get(service.name)
+        _check_type(latest, service)
+        if own is not None:
+            revision = own.revision
+        else:
+            revision = latest.revision + 1 if latest is not None else 1
+            claimed[service.name] = known.id
+        services[service.name] = msgspec.structs.replace(service, revision=revision)
+    return services, claimed
+
+
+def _without_retention(handler: Handler) -> Handler:
+    """The operator's word for the service counts, not the manifest's for its run handler."""
+    options = msgspec.structs.replace(handler.options, workflow_completion_retention_ms=None)
+    return msgspec.structs.replace(handler, options=options)
 
 
 def _patched(options: Options, patch: SettingsPatch) -> Options:

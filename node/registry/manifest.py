@@ -5,8 +5,9 @@ the place and the reason (spec 1.2).
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, cast
 
 import msgspec
 
@@ -39,9 +40,16 @@ _HANDLER_NAME = re.compile(r"^([a-zA-Z]|_[a-zA-Z0-9])[a-zA-Z0-9_]*$")
 _CONTENT_TYPE = re.compile(r"^[^\s/;]+/[^\s/;]+(\s*;.*)?$")
 _OUTDATED_SDK = re.compile(r"^restate-sdk-typescript/1\.[012]\.")
 
+# For ever, in a way that still makes a date when it is added to one.
+_DURATION_MS_MAX = 100 * 366 * 24 * 3600 * 1000
+# Keywords of JSON schemas that hold values, not schemas.
+_SCHEMA_VALUES = frozenset({"const", "default", "enum", "examples"})
+
 _ServiceWord = Literal["SERVICE", "VIRTUAL_OBJECT", "WORKFLOW"]
 _HandlerWord = Literal["WORKFLOW", "EXCLUSIVE", "SHARED"]
-_Millis = int | None
+_Millis = Annotated[int, msgspec.Meta(ge=0)] | None
+_Attempts = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] | None
+_Factor = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] | None
 
 
 class _Settings(msgspec.Struct, rename="camel"):
@@ -55,8 +63,8 @@ class _Settings(msgspec.Struct, rename="camel"):
     enable_lazy_state: bool | None = None
     retry_policy_initial_interval: _Millis = None
     retry_policy_max_interval: _Millis = None
-    retry_policy_max_attempts: int | None = None
-    retry_policy_exponentiation_factor: float | None = None
+    retry_policy_max_attempts: _Attempts = None
+    retry_policy_exponentiation_factor: _Factor = None
     retry_policy_on_max_attempts: Literal["PAUSE", "KILL"] | None = None
 
 
@@ -114,7 +122,7 @@ def parse_manifest(body: bytes, sdk_version: str | None) -> Discovered:
     """
     try:
         manifest = msgspec.json.decode(body, type=_Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadManifest(f"the discovery answer is not a valid manifest: {error}") from error
     if manifest.protocol_mode is None:
         raise BadManifest("the manifest doesn't state its protocolMode")
@@ -129,9 +137,9 @@ def parse_manifest(body: bytes, sdk_version: str | None) -> Discovered:
             f"{PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION_MAX}: upgrade the SDK"
         )
     services = tuple(_service(service) for service in manifest.services)
-    names = [service.name for service in services]
-    for name in names:
-        if names.count(name) > 1:
+    names = Counter(service.name for service in services)
+    for name, count in names.items():
+        if count > 1:
             raise BadManifest(f"the manifest lists service {name!r} twice")
     return Discovered(
         services=services,
@@ -200,7 +208,7 @@ def _input(place: str, stated: _Input | None) -> InputRules:
     return InputRules(
         required=stated.required,
         content_type=stated.content_type,
-        json_schema=_schema(stated.json_schema),
+        json_schema=_schema(place, stated.json_schema),
     )
 
 
@@ -211,36 +219,59 @@ def _output(place: str, stated: _Output | None) -> OutputRules:
     return OutputRules(
         content_type=stated.content_type,
         sets_content_type_if_empty=stated.set_content_type_if_empty,
-        json_schema=_schema(stated.json_schema),
+        json_schema=_schema(place, stated.json_schema),
     )
 
 
 def _options(stated: _Settings, workflow_completion_retention: _Millis) -> Options:
     word = stated.retry_policy_on_max_attempts
     return Options(
-        inactivity_timeout_ms=stated.inactivity_timeout,
-        abort_timeout_ms=stated.abort_timeout,
-        journal_retention_ms=stated.journal_retention,
-        idempotency_retention_ms=stated.idempotency_retention,
-        workflow_completion_retention_ms=workflow_completion_retention,
+        inactivity_timeout_ms=_bounded(stated.inactivity_timeout),
+        abort_timeout_ms=_bounded(stated.abort_timeout),
+        journal_retention_ms=_bounded(stated.journal_retention),
+        idempotency_retention_ms=_bounded(stated.idempotency_retention),
+        workflow_completion_retention_ms=_bounded(workflow_completion_retention),
         lazy_state=stated.enable_lazy_state,
         retry=RetryOptions(
-            initial_interval_ms=stated.retry_policy_initial_interval,
+            initial_interval_ms=_bounded(stated.retry_policy_initial_interval),
             factor=stated.retry_policy_exponentiation_factor,
-            interval_ms_max=stated.retry_policy_max_interval,
+            interval_ms_max=_bounded(stated.retry_policy_max_interval),
             attempts_max=stated.retry_policy_max_attempts,
             on_max_attempts=OnMaxAttempts[word] if word is not None else None,
         ),
     )
 
 
-def _schema(raw: msgspec.Raw) -> bytes | None:
+def _bounded(duration_ms: _Millis) -> int | None:
+    return None if duration_ms is None else min(duration_ms, _DURATION_MS_MAX)
+
+
+def _schema(place: str, raw: msgspec.Raw) -> bytes | None:
     text = bytes(raw)
-    return None if text in (b"", b"null") else text
+    if text in (b"", b"null"):
+        return None
+    schema: object = msgspec.json.decode(text)
+    if not isinstance(schema, dict | bool):
+        raise InvalidRegistration(f"{place}: a JSON schema is an object or a boolean")
+    pending: list[object] = [schema]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            members = cast("dict[str, object]", item)
+            reference = members.get("$ref")
+            if isinstance(reference, str) and not reference.startswith("#"):
+                raise InvalidRegistration(
+                    f"{place}: the JSON schema refers to {reference!r}: only references into "
+                    "itself (#/…) can be resolved"
+                )
+            pending.extend(v for name, v in members.items() if name not in _SCHEMA_VALUES)
+        elif isinstance(item, list):
+            pending.extend(cast("list[object]", item))
+    return text
 
 
 def _check_name(name: str, pattern: re.Pattern[str], what: str) -> None:
-    if not pattern.match(name) or len(name.encode()) > NAME_BYTES_MAX:
+    if not pattern.fullmatch(name) or len(name.encode()) > NAME_BYTES_MAX:
         raise BadManifest(f"{name!r} is not a valid {what} name")
 
 

@@ -1,0 +1,1 @@
+"""The admin API: what operators and their tools ask of a node."""

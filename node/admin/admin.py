@@ -1,0 +1,133 @@
+"""The HTTP application on the admin port: finds the endpoint, runs it, answers.
+
+A request is a task of its own, cancelled when its client goes away. Its errors become answers; a
+bug becomes a 500 and a log line; a broken invariant ends the process.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from perdure.core.clock import Clock
+from perdure.core.entropy import Entropy
+from perdure.core.errors import BodyTooLarge, PerdureError, TooManyRequests
+from perdure.core.telemetry import logger
+from perdure.node.admin import deployments, inert, inspection, invocations, node, services, state
+from perdure.node.admin.context import AdminOptions, Context, Endpoint
+from perdure.node.admin.requests import Reply, Request, error_reply
+from perdure.node.admin.routes import Match, Route, Router, WrongMethod
+from perdure.node.http.server import Exchange
+from perdure.node.invoker.discovery import Discovery
+from perdure.node.partition.gateway import Gateway
+from perdure.node.registry.store import RegistryStore
+
+log = logger("admin")
+
+ROUTES: list[Route[Endpoint]] = [
+    *node.ROUTES,
+    *deployments.ROUTES,
+    *services.ROUTES,
+    *state.ROUTES,
+    *invocations.ROUTES,
+    *inspection.ROUTES,
+    *inert.ROUTES,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class AdminStatistics:
+    """Requests being worked on, and answered so far by class of status (2, 3, 4, 5)."""
+
+    pending: int
+    answered: dict[int, int]
+
+
+class Admin:
+    """Answers operators and their tools."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        registry: RegistryStore,
+        discovery: Discovery,
+        clock: Clock,
+        entropy: Entropy,
+        options: AdminOptions,
+    ) -> None:
+        self.body_bytes_max = options.body_bytes_max
+        self._context = Context(
+            gateway=gateway,
+            registry=registry,
+            discovery=discovery,
+            clock=clock,
+            entropy=entropy,
+            options=options,
+        )
+        self._router: Router[Endpoint] = Router(ROUTES)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answered: dict[int, int] = {}
+
+    def on_exchange(self, exchange: Exchange) -> None:
+        """A whole request has arrived."""
+        limit = self._context.options.concurrent_requests_max
+        if limit is not None and len(self._tasks) >= limit:
+            error = TooManyRequests(f"{limit} requests are being worked on: try again shortly")
+            self._respond(exchange, error_reply(error, (b"retry-after", b"1")))
+            return
+        try:
+            match = self._router.match(exchange.method, exchange.target)
+        except WrongMethod as wrong:
+            allow = (b"allow", wrong.allowed.encode())
+            self._respond(exchange, error_reply(wrong.error, allow))
+            return
+        except PerdureError as error:
+            self._respond(exchange, error_reply(error))
+            return
+        task = asyncio.create_task(self._run(exchange, match), name=f"admin {exchange.target}")
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+        def on_gone() -> None:
+            task.cancel()
+
+        exchange.on_gone = on_gone
+
+    def on_oversize(self, exchange: Exchange, is_declared: bool) -> None:
+        """The body exceeds the limit."""
+        error = BodyTooLarge(f"the request body exceeds {self.body_bytes_max} bytes")
+        self._respond(exchange, error_reply(error))
+
+    def statistics(self) -> AdminStatistics:
+        return AdminStatistics(len(self._tasks), dict(self._answered))
+
+    async def _run(self, exchange: Exchange, match: Match[Endpoint]) -> None:
+        content_type = exchange.header(b"content-type")
+        request = Request(
+            method=exchange.method,
+            version=match.version,
+            parameters=match.parameters,
+            query=match.query,
+            content_type=content_type.decode("latin-1") if content_type is not None else None,
+            body=exchange.body,
+        )
+        try:
+            reply = await match.endpoint(self._context, request)
+        except PerdureError as error:
+            reply = error_reply(error)
+        except Exception as error:  # bulkhead: one request's bug must not take the node down
+            log.error("admin.request.failed", cause=error, target=exchange.target)
+            reply = error_reply(PerdureError("the server failed on this request: see its log"))
+        self._respond(exchange, reply)
+
+    def _respond(self, exchange: Exchange, reply: Reply) -> None:
+        kind = reply.status // 100
+        self._answered[kind] = self._answered.get(kind, 0) + 1
+        body = b"" if exchange.method == "HEAD" else reply.body
+        exchange.respond(reply.status, reply.headers, body)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.result()  # only a broken invariant gets here; the loop's handler takes it
+
+
+__all__ = ["Admin", "AdminOptions", "AdminStatistics"]

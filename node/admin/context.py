@@ -1,0 +1,60 @@
+"""What the endpoints of the admin API work with."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from perdure.core.clock import Clock
+from perdure.core.entropy import Entropy
+from perdure.core.errors import PerdureError
+from perdure.core.limits import ADMIN_BODY_BYTES_MAX
+from perdure.engine.actions import Outcome
+from perdure.engine.commands import Command
+from perdure.node.admin.requests import Reply, Request
+from perdure.node.invoker.discovery import Discovery
+from perdure.node.partition.gateway import Gateway
+from perdure.node.registry.store import RegistryStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminOptions:
+    """``ingress_url``: where clients reach this node's ingress; ``admin_url``: where tools do."""
+
+    ingress_url: str
+    admin_url: str | None = None
+    concurrent_requests_max: int | None = None
+    body_bytes_max: int = ADMIN_BODY_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The rest of the node, as the admin API sees it."""
+
+    gateway: Gateway
+    registry: RegistryStore
+    discovery: Discovery
+    clock: Clock
+    entropy: Entropy
+    options: AdminOptions
+
+    async def propose(self, command: Command, partition_key: int) -> Outcome:
+        """Have a command committed and applied; its outcome.
+
+        Raises:
+            PerdureError: it was not taken, or what became of it will never be known here.
+        """
+        applied: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def on_applied(outcome: Outcome) -> None:
+            if not applied.done():
+                applied.set_result(outcome)
+
+        def on_lost(error: PerdureError) -> None:
+            if not applied.done():
+                applied.set_exception(error)
+
+        self.gateway.propose(command, partition_key, on_applied, on_lost)
+        return await applied
+
+
+Endpoint = Callable[[Context, Request], Awaitable[Reply]]

@@ -1,0 +1,226 @@
+"""/deployments: registration with discovery, reading, update, removal."""
+
+from typing import Annotated
+
+import msgspec
+
+from perdure.core.entropy import ulid
+from perdure.core.errors import (
+    BadRequest,
+    DeploymentNotFound,
+    MethodNotAllowed,
+    NotImplementedHere,
+    Unprocessable,
+)
+from perdure.core.ids import format_deployment_id
+from perdure.core.telemetry import logger
+from perdure.node.admin.context import Context, Endpoint
+from perdure.node.admin.requests import (
+    Reply,
+    Request,
+    check_deployment_id,
+    empty_reply,
+    json_reply,
+)
+from perdure.node.admin.routes import Route
+from perdure.node.admin.shapes import deployment_detail, deployment_item, registration
+from perdure.node.registry import discovery as endpoints
+from perdure.node.registry.discovery import HTTP_1
+from perdure.node.registry.discovery import Endpoint as Served
+from perdure.node.registry.evolve import (
+    Candidate,
+    Change,
+    Registered,
+    Update,
+    find_by_address,
+    normalize_uri,
+    register,
+    remove_deployment,
+    update_deployment,
+)
+from perdure.node.registry.model import Deployment, Registry
+
+log = logger("admin")
+
+# In this version of the API registering overwrote unless told otherwise.
+_FORCING_VERSION = 2
+_NO_LAMBDA = "AWS Lambda deployments are not supported: register the service by its http(s) uri"
+_Text = Annotated[str, msgspec.Meta(max_length=4096)]
+
+
+class _Register(msgspec.Struct):
+    uri: str | None = None
+    arn: str | None = None
+    additional_headers: dict[str, str] | None = None
+    metadata: dict[_Text, _Text] | None = None
+    use_http_11: bool = False
+    breaking: bool = False
+    force: bool | None = None
+    dry_run: bool = False
+    auth: msgspec.Raw = msgspec.Raw()
+
+
+class _Patch(msgspec.Struct):
+    uri: str | None = None
+    arn: str | None = None
+    additional_headers: dict[str, str] | None = None
+    use_http_11: bool | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+async def list_deployments(context: Context, request: Request) -> Reply:
+    """All deployments, oldest first."""
+    found = sorted(
+        context.registry.registry.deployments.values(), key=lambda d: (d.created_at_ms, d.id)
+    )
+    return json_reply(200, {"deployments": [deployment_item(deployment) for deployment in found]})
+
+
+async def get_deployment(context: Context, request: Request) -> Reply:
+    """One deployment, with the services in the revisions it carries."""
+    deployment = _find(context.registry.registry, check_deployment_id(request.parameters["id"]))
+    return json_reply(200, deployment_detail(deployment, context.registry.catalogue.defaults))
+
+
+async def register_deployment(context: Context, request: Request) -> Reply:
+    """Discover an endpoint and register what it offers; known ones are left alone unless forced."""
+    body = request.json(_Register)
+    uri = _address(body)
+    is_forced = request.version == _FORCING_VERSION if body.force is None else body.force
+    headers = endpoints.check_headers(body.additional_headers or {})
+    known = find_by_address(context.registry.registry, uri)
+    if known is not None and not is_forced:
+        return _registered(context, request, known, Change.UNCHANGED)
+    served = Served(uri=uri, use_http_11=body.use_http_11, headers=headers)
+    found = await context.discovery.discover(served)
+    now_ms = context.clock.now_ms()
+    candidate = Candidate(
+        id=format_deployment_id(ulid(now_ms, context.entropy)),
+        uri=uri,
+        http_version=found.http_version,
+        discovered=found.discovered,
+        headers=headers,
+        metadata=body.metadata or {},
+        created_at_ms=now_ms,
+        allows_breaking=body.breaking or is_forced,
+        overwrites=is_forced,
+    )
+    if body.dry_run:
+        outcome = register(context.registry.registry, candidate)
+    else:
+        outcome = await _store(context, candidate)
+    return _registered(context, request, outcome.deployment, outcome.change)
+
+
+async def patch_deployment(context: Context, request: Request) -> Reply:
+    """Move a deployment, change its headers, or take over what it offers now."""
+    if request.method == "PUT" and request.version != _FORCING_VERSION:
+        raise MethodNotAllowed("update deployments with PATCH")
+    deployment_id = check_deployment_id(request.parameters["id"])
+    body = request.json(_Patch)
+    known = _find(context.registry.registry, deployment_id)
+    if body.arn is not None:
+        raise BadRequest(f"deployment {deployment_id} is not an AWS Lambda function: it has no arn")
+    defaults = context.registry.catalogue.defaults
+    if body.uri is None and body.additional_headers is None and body.use_http_11 is None:
+        return json_reply(200, deployment_detail(known, defaults))
+    uri = known.uri if body.uri is None else normalize_uri(body.uri)
+    headers = known.headers
+    if body.additional_headers is not None:
+        headers = endpoints.check_headers(body.additional_headers)
+    uses_http_11 = known.http_version == HTTP_1 if body.use_http_11 is None else body.use_http_11
+    found = await context.discovery.discover(
+        Served(uri=uri, use_http_11=uses_http_11, headers=headers)
+    )
+    update = Update(
+        uri=uri,
+        http_version=found.http_version,
+        headers=headers,
+        discovered=found.discovered,
+        overwrites=body.overwrite,
+    )
+
+    def edit(registry: Registry) -> Registry:
+        return update_deployment(registry, deployment_id, update)[0]
+
+    if body.dry_run:
+        changed = edit(context.registry.registry)
+    else:
+        changed = await context.registry.change(edit)
+        log.info("admin.deployment.updated", id=deployment_id, uri=uri)
+    return json_reply(200, deployment_detail(changed.deployments[deployment_id], defaults))
+
+
+async def delete_deployment(context: Context, request: Request) -> Reply:
+    """Forget a deployment at once."""
+    deployment_id = check_deployment_id(request.parameters["id"])
+    if not request.flag("force", False):
+        raise NotImplementedHere(
+            "removing a deployment once nothing uses it is up to the caller: add ?force=true to "
+            "remove it now; invocations pinned to it will fail and retry until it is back"
+        )
+    await context.registry.change(lambda registry: remove_deployment(registry, deployment_id))
+    log.info("admin.deployment.removed", id=deployment_id)
+    return empty_reply(202)
+
+
+def _address(body: _Register) -> str:
+    if body.arn is not None:
+        raise NotImplementedHere(_NO_LAMBDA)
+    if body.uri is None:
+        raise Unprocessable("the body doesn't fit: it needs a `uri`")
+    if bytes(body.auth) not in (b"", b"null"):
+        raise NotImplementedHere("`auth` is not supported: use additional_headers (authorization)")
+    return normalize_uri(body.uri)
+
+
+def _find(registry: Registry, deployment_id: str) -> Deployment:
+    deployment = registry.deployments.get(deployment_id)
+    if deployment is None:
+        raise DeploymentNotFound(f"there is no deployment {deployment_id}")
+    return deployment
+
+
+async def _store(context: Context, candidate: Candidate) -> Registered:
+    outcome: Registered | None = None
+
+    def edit(registry: Registry) -> Registry:
+        nonlocal outcome
+        outcome = register(registry, candidate)
+        return outcome.registry
+
+    await context.registry.change(edit)
+    assert outcome is not None
+    log.info(
+        "admin.deployment.registered",
+        id=outcome.deployment.id,
+        uri=outcome.deployment.uri,
+        services=",".join(outcome.deployment.services),
+        change=outcome.change.value,
+    )
+    return outcome
+
+
+def _registered(
+    context: Context, request: Request, deployment: Deployment, change: Change
+) -> Reply:
+    is_old = request.version == _FORCING_VERSION
+    status = {
+        Change.CREATED: 201,
+        Change.UNCHANGED: 409 if is_old else 200,
+        Change.OVERWRITTEN: 201 if is_old else 200,
+    }[change]
+    document = registration(deployment, context.registry.catalogue.defaults)
+    location = (b"location", f"deployments/{deployment.id}".encode())
+    return json_reply(status, document, location)
+
+
+ROUTES: list[Route[Endpoint]] = [
+    Route("GET", "/deployments", list_deployments),
+    Route("POST", "/deployments", register_deployment),
+    Route("GET", "/deployments/{id}", get_deployment),
+    Route("PATCH", "/deployments/{id}", patch_deployment),
+    Route("PUT", "/deployments/{id}", patch_deployment),
+    Route("DELETE", "/deployments/{id}", delete_deployment),
+]

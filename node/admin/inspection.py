@@ -1,0 +1,200 @@
+"""/perdure/invocations: reading invocations and their journals, page by page.
+
+Tables are read in short turns on the event loop, so a page is not one moment: rows may change
+between turns. The cursor is the last id looked at; ids are ordered, and partitions hold contiguous
+ranges of them, so what stays is neither missed nor repeated.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from perdure.core.errors import BadRequest, NotFound
+from perdure.core.hashing import key_partition_key
+from perdure.core.ids import (
+    INVOCATION_ID_BYTES,
+    InvocationId,
+    format_invocation_id,
+    partition_key_of,
+    partition_of,
+)
+from perdure.core.limits import (
+    INSPECTION_BYTES_PER_TURN,
+    INSPECTION_PAGE_MAX,
+    INSPECTION_ROWS_MAX,
+    INSPECTION_ROWS_PER_TURN,
+)
+from perdure.node.admin import invocation_rows as shapes
+from perdure.node.admin.context import Context, Endpoint
+from perdure.node.admin.invocation_rows import ALIASES, STATUSES, Document, Session
+from perdure.node.admin.requests import Reply, Request, json_reply, parse_invocation
+from perdure.node.admin.routes import Route
+from perdure.storage.keys import index_suffix
+from perdure.storage.tables.invocations import Completed, Inboxed, Invocation, Invoked, Scheduled
+
+_PAGE_COUNT = 50
+_JOURNAL_PAGE_COUNT = 100
+_EVENTS_COUNT = 100
+_JOURNAL_INDEX_MAX = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which invocations are asked for; None: any."""
+
+    statuses: frozenset[str] | None
+    service: str | None
+    handler: str | None
+    key: str | None
+
+    def admits(self, row: Invocation) -> bool:
+        """Whether the row fits but for its status."""
+        target = row.spec.target
+        return (
+            (self.service is None or target.service == self.service)
+            and (self.handler is None or target.handler == self.handler)
+            and (self.key is None or target.key == self.key)
+        )
+
+
+async def list_invocations(context: Context, request: Request) -> Reply:
+    """A page of invocations, by id; ``cursor`` is there when there may be more."""
+    wanted = _filter(request)
+    limit = request.number("limit", _PAGE_COUNT, INSPECTION_PAGE_MAX)
+    cursor = request.query.get("cursor")
+    lower = parse_invocation(cursor) + b"\0" if cursor is not None else b""
+    upper = None
+    if wanted.key is not None:
+        # All invocations of a key have ids that begin with its hash.
+        prefix = key_partition_key(wanted.key).to_bytes(8)
+        lower, upper = max(lower, prefix), prefix + b"\xff" * INVOCATION_ID_BYTES
+    found: list[Document] = []
+    looked_at = 0
+    last: InvocationId | None = None
+    while len(found) < limit and looked_at < INSPECTION_ROWS_MAX:
+        chunk, is_end = _scan(context, lower, upper)
+        for invocation, row in chunk:
+            last = invocation
+            looked_at += 1
+            if (document := _select(context, wanted, invocation, row)) is not None:
+                found.append(document)
+                if len(found) == limit:
+                    break
+        else:
+            if is_end:
+                return json_reply(200, {"invocations": found})
+        if last is not None:
+            lower = last + b"\0"
+        await asyncio.sleep(0)
+    page: Document = {"invocations": found}
+    if last is not None:
+        page["cursor"] = format_invocation_id(last)
+    return json_reply(200, page)
+
+
+async def get_invocation(context: Context, request: Request) -> Reply:
+    """An invocation with a page of its journal, and what happened to its attempts."""
+    target = parse_invocation(request.parameters["id"])
+    start = request.number("from", 0, _JOURNAL_INDEX_MAX)
+    limit = request.number("limit", _JOURNAL_PAGE_COUNT, INSPECTION_PAGE_MAX)
+    store = context.gateway.store(partition_key_of(target))
+    row = store.invocations.get(target)
+    if row is None:
+        raise NotFound(f"there is no invocation {format_invocation_id(target)}")
+    document: Document = {**_summary(context, target, row), **shapes.detail(row)}
+    events = [shapes.event_shape(event) for _, event in store.events.scan(target)[-_EVENTS_COUNT:]]
+    length = 1 if isinstance(row, Scheduled | Inboxed) else row.progress.journal_length
+    journal: list[Document] = []
+    read_bytes = 0
+    end = min(length, start + limit)
+    for index in range(start, end):
+        entry = store.journal.get(target, index_suffix(index))
+        if entry is None:
+            break  # purged meanwhile
+        journal.append(shapes.entry_shape(index, entry))
+        read_bytes += len(entry.payload) + 256
+        if read_bytes > INSPECTION_BYTES_PER_TURN:
+            read_bytes = 0
+            await asyncio.sleep(0)
+    page: Document = {"invocation": document, "journal": journal, "events": events}
+    if end < length:
+        page["next_from"] = end
+    return json_reply(200, page)
+
+
+def _filter(request: Request) -> Filter:
+    text = request.query.get("status")
+    statuses: frozenset[str] | None = None
+    if text is not None:
+        names = [name.strip().lower() for name in text.split(",")]
+        statuses = frozenset(shown for name in names for shown in ALIASES.get(name, (name,)))
+        if unknown := statuses - set(STATUSES):
+            raise BadRequest(
+                f"status {min(unknown)!r}: expected of {', '.join((*STATUSES, *ALIASES))}"
+            )
+    return Filter(
+        statuses=statuses,
+        service=request.query.get("service"),
+        handler=request.query.get("handler"),
+        key=request.query.get("key"),
+    )
+
+
+def _scan(
+    context: Context, lower: bytes, upper: bytes | None
+) -> tuple[list[tuple[InvocationId, Invocation]], bool]:
+    """Rows from ``lower`` on: of one partition, or of later ones if it has none; is it the end?"""
+    gateway = context.gateway
+    count = gateway.partition_count
+    start = int.from_bytes(lower[:8].ljust(8, b"\0"))
+    last = count if upper is None else partition_of(int.from_bytes(upper[:8]), count) + 1
+    for partition in range(partition_of(start, count), last):
+        # The lowest key of a partition: the least k with k * count >> 64 == partition.
+        store = gateway.store(-(-(partition << 64) // count))
+        found = store.invocations.scan(lower, INSPECTION_ROWS_PER_TURN)
+        rows = [(InvocationId(key), row) for key, row in found if upper is None or key < upper]
+        if rows:
+            is_last = partition == last - 1 and len(found) < INSPECTION_ROWS_PER_TURN
+            return rows, is_last or len(rows) < len(found)
+    return [], True
+
+
+def _select(
+    context: Context, wanted: Filter, invocation: InvocationId, row: Invocation
+) -> Document | None:
+    if not wanted.admits(row):
+        return None
+    if wanted.statuses is not None:
+        session = _session(context, invocation) if isinstance(row, Invoked) else None
+        if shapes.status_of(row, session) not in wanted.statuses:
+            return None
+    return _summary(context, invocation, row)
+
+
+def _summary(context: Context, invocation: InvocationId, row: Invocation) -> Document:
+    store = context.gateway.store(partition_key_of(invocation))
+    session = _session(context, invocation) if isinstance(row, Invoked) else None
+    result = store.results.get(invocation) if isinstance(row, Completed) else None
+    event = None
+    if not isinstance(row, Scheduled | Inboxed | Completed) and row.progress.event_count:
+        event = store.events.get(invocation, index_suffix(row.progress.event_count - 1))
+    return shapes.summary(invocation, row, session, result, event)
+
+
+def _session(context: Context, invocation: InvocationId) -> Session | None:
+    run = context.gateway.run_of(invocation)
+    if run is None:
+        return None
+    failed = run.last_failure
+    return Session(
+        is_running=run.live is not None and not run.is_backing_off,
+        is_backing_off=run.is_backing_off,
+        retry_count=run.retry_state.retries,
+        failure=failed.failure if failed is not None else None,
+        next_retry_at_ms=run.next_retry_at_ms,
+    )
+
+
+ROUTES: list[Route[Endpoint]] = [
+    Route("GET", "/perdure/invocations", list_invocations),
+    Route("GET", "/perdure/invocations/{id}", get_invocation),
+]

@@ -1,0 +1,367 @@
+"""/invocations: what operators may do to invocations, one at a time or many."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import msgspec
+
+from perdure.core.entropy import ulid
+from perdure.core.errors import (
+    BadRequest,
+    Conflict,
+    Gone,
+    NotFound,
+    NotImplementedHere,
+    PerdureError,
+    TooEarly,
+    Unprocessable,
+)
+from perdure.core.ids import (
+    InvocationId,
+    format_invocation_id,
+    make_invocation_id,
+    partition_key_of,
+)
+from perdure.core.limits import BATCH_INVOCATIONS_MAX
+from perdure.core.telemetry import logger
+from perdure.engine.actions import Verdict
+from perdure.engine.commands import (
+    Cancel,
+    Command,
+    Invoke,
+    Kill,
+    Pause,
+    Purge,
+    PurgeJournal,
+    Resume,
+)
+from perdure.node.admin.context import Context, Endpoint
+from perdure.node.admin.requests import (
+    Reply,
+    Request,
+    check_deployment_id,
+    empty_reply,
+    json_reply,
+    parse_invocation,
+)
+from perdure.node.admin.routes import Route
+from perdure.storage.keys import index_suffix
+from perdure.storage.tables.invocations import (
+    Completed,
+    HandlerKind,
+    Inboxed,
+    Invocation,
+    Invoked,
+    Paused,
+    Scheduled,
+    Source,
+    SourceKind,
+    Suspended,
+)
+
+log = logger("admin")
+
+_KEEP, _LATEST = "keep", "latest"
+_JOURNAL_INDEX_MAX = 0xFFFF_FFFF
+_WORKFLOWS = (HandlerKind.WORKFLOW_RUN, HandlerKind.WORKFLOW_SHARED)
+_VERBS: dict[str, type[Cancel | Kill | Purge | PurgeJournal | Pause]] = {
+    "cancel": Cancel,
+    "kill": Kill,
+    "purge": Purge,
+    "purge-journal": PurgeJournal,
+    "pause": Pause,
+}
+
+
+class _Batch(msgspec.Struct):
+    invocation_ids: list[str]
+    deployment: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+
+
+# --- What is done -------------------------------------------------------------------------------
+
+
+async def act(context: Context, target: InvocationId, verb: str) -> int:
+    """Cancel, kill, purge, purge-journal or pause; 200 when it is done, 202 when it will be.
+
+    Raises:
+        NotFound, Conflict: there is no such invocation; its state doesn't allow it.
+    """
+    command = _VERBS[verb](target)
+    verdict = await _propose(context, target, command)
+    if verdict is Verdict.DONE:
+        return 200
+    if verdict is Verdict.ACCEPTED:
+        return 202
+    raise _refusal(target, verb, verdict)
+
+
+async def resume(context: Context, target: InvocationId, deployment: str) -> int:
+    """Let an invocation go on; one that backs off tries again now.
+
+    Raises:
+        NotFound, Conflict, TooEarly: there is no such invocation; its state doesn't allow it.
+        BadRequest, NotImplementedHere: it can't go on with that deployment.
+    """
+    if deployment != _KEEP:
+        _check_repin(context, target, deployment)
+    verdict = await _propose(context, target, Resume(target))
+    if verdict is Verdict.NOT_STARTED:
+        raise TooEarly(f"{format_invocation_id(target)} has not started: it can't be resumed")
+    if verdict is not Verdict.DONE:
+        raise _refusal(target, "resume", verdict)
+    run = context.gateway.run_of(target)
+    if run is not None and run.is_backing_off:
+        run.retry_now()
+    return 200
+
+
+async def restart(
+    context: Context, target: InvocationId, from_index: int, deployment: str
+) -> InvocationId:
+    """Run a completed invocation's input once more, as a new invocation; its id.
+
+    Raises:
+        NotFound, TooEarly, Conflict, Unprocessable, Gone: it can't be restarted.
+        BadRequest, NotImplementedHere: not in this way.
+    """
+    text = format_invocation_id(target)
+    store = context.gateway.store(partition_key_of(target))
+    row = _completed(store.invocations.get(target), text)
+    spec = row.spec
+    if spec.target.kind in _WORKFLOWS:
+        raise Unprocessable(f"{text} belongs to a workflow, which runs once per key")
+    entry = store.journal.get(target, index_suffix(0))
+    if entry is None:
+        raise Gone(f"the journal of {text} is no longer retained: its input is gone")
+    if from_index >= row.progress.journal_length:
+        raise BadRequest(
+            f"from={from_index}: the journal has {row.progress.journal_length} entries"
+        )
+    if from_index > 0:
+        raise NotImplementedHere("restarting behind the input is not supported: use from=0")
+    route = context.registry.catalogue.latest(spec.target.service, spec.target.handler)
+    pin = row.progress.pin
+    _check_choice(
+        context,
+        deployment,
+        pin.deployment_id if pin is not None else None,
+        route.deployment_id if route is not None else None,
+    )
+    retention = (
+        route.effective.retention(spec.target.kind, False)
+        if route is not None
+        else (spec.completion_retention_ms, spec.journal_retention_ms)
+    )
+    fresh = make_invocation_id(
+        partition_key_of(target), ulid(context.clock.now_ms(), context.entropy)
+    )
+    source = Source(SourceKind.RESTART, target, spec.target.text())
+    await context.propose(
+        Invoke(fresh, spec.target, source, None, 0, None, *retention, entry.payload),
+        partition_key_of(fresh),
+    )
+    log.info("admin.invocation.restarted", id=text, new_id=format_invocation_id(fresh))
+    return fresh
+
+
+# --- Endpoints ----------------------------------------------------------------------------------
+
+
+def _acting(verb: str) -> Endpoint:
+    async def endpoint(context: Context, request: Request) -> Reply:
+        target = parse_invocation(request.parameters["id"])
+        return empty_reply(await act(context, target, verb))
+
+    return endpoint
+
+
+async def resume_one(context: Context, request: Request) -> Reply:
+    """Resume an invocation."""
+    target = parse_invocation(request.parameters["id"])
+    deployment = _choice(request.query.get("deployment"), _KEEP)
+    return empty_reply(await resume(context, target, deployment))
+
+
+async def restart_one(context: Context, request: Request) -> Reply:
+    """Restart a completed invocation as a new one."""
+    target = parse_invocation(request.parameters["id"])
+    from_index = request.number("from", 0, _JOURNAL_INDEX_MAX)
+    deployment = _choice(request.query.get("deployment"), _LATEST)
+    fresh = await restart(context, target, from_index, deployment)
+    return json_reply(200, {"new_invocation_id": format_invocation_id(fresh)})
+
+
+async def terminate(context: Context, request: Request) -> Reply:
+    """The old form: always 202, whatever becomes of it."""
+    target = parse_invocation(request.parameters["id"])
+    mode = request.query.get("mode", "cancel")
+    if mode.lower() not in ("cancel", "kill", "purge"):
+        raise BadRequest(f"mode {mode!r}: expected cancel, kill or purge")
+    await _propose(context, target, _VERBS[mode.lower()](target))
+    return empty_reply(202)
+
+
+def _batch(verb: str) -> Endpoint:
+    async def endpoint(context: Context, request: Request) -> Reply:
+        body = request.json(_Batch)
+        targets = _targets(body)
+        if verb == "restart-as-new":
+            return await _batch_restart(context, targets, _choice(body.deployment, _LATEST))
+        deployment = _choice(body.deployment, _KEEP)
+
+        async def one(target: InvocationId) -> object:
+            if verb == "resume":
+                await resume(context, target, deployment)
+            else:
+                await act(context, target, verb)
+            return format_invocation_id(target)
+
+        return await _gather(targets, one)
+
+    return endpoint
+
+
+async def _batch_restart(context: Context, targets: list[InvocationId], deployment: str) -> Reply:
+    async def one(target: InvocationId) -> object:
+        fresh = await restart(context, target, 0, deployment)
+        return {
+            "old_invocation_id": format_invocation_id(target),
+            "new_invocation_id": format_invocation_id(fresh),
+        }
+
+    return await _gather(targets, one)
+
+
+async def _gather(
+    targets: list[InvocationId], one: Callable[[InvocationId], Awaitable[object]]
+) -> Reply:
+    outcomes = await asyncio.gather(*(_outcome(one, target) for target in targets))
+    succeeded: list[object] = []
+    failed: list[dict[str, str]] = []
+    for target, outcome in zip(targets, outcomes, strict=True):
+        if isinstance(outcome, PerdureError):
+            failed.append({"invocation_id": format_invocation_id(target), "error": str(outcome)})
+        else:
+            succeeded.append(outcome)
+    return json_reply(200, {"succeeded": succeeded, "failed": failed})
+
+
+async def _outcome(
+    one: Callable[[InvocationId], Awaitable[object]], target: InvocationId
+) -> object:
+    try:
+        return await one(target)
+    except PerdureError as error:
+        return error
+
+
+# --- Rules --------------------------------------------------------------------------------------
+
+
+async def _propose(context: Context, target: InvocationId, command: Command) -> Verdict:
+    outcome = await context.propose(command, partition_key_of(target))
+    assert isinstance(outcome, Verdict)
+    if outcome in (Verdict.DONE, Verdict.ACCEPTED):
+        verb = type(command).__name__.lower()
+        log.info(f"admin.invocation.{verb}", id=format_invocation_id(target))
+    return outcome
+
+
+def _refusal(target: InvocationId, verb: str, verdict: Verdict) -> PerdureError:
+    text = format_invocation_id(target)
+    match verdict:
+        case Verdict.NOT_FOUND:
+            return NotFound(f"there is no invocation {text}")
+        case Verdict.COMPLETED:
+            return Conflict(f"{text} has completed: {verb} is for invocations that have not")
+        case Verdict.NOT_COMPLETED:
+            return Conflict(f"{text} has not completed yet: {verb} is for invocations that have")
+        case _:
+            return Conflict(f"{text} has not started yet: {verb} is for invocations that have")
+
+
+def _completed(row: Invocation | None, text: str) -> Completed:
+    match row:
+        case None:
+            raise NotFound(f"there is no invocation {text}")
+        case Completed():
+            return row
+        case Scheduled() | Inboxed():
+            raise TooEarly(f"{text} has not started: it can't be restarted")
+        case _:
+            raise Conflict(f"{text} is still running: cancel or kill it first")
+
+
+def _check_repin(context: Context, target: InvocationId, deployment: str) -> None:
+    text = format_invocation_id(target)
+    row = context.gateway.store(partition_key_of(target)).invocations.get(target)
+    match row:
+        case None:
+            raise NotFound(f"there is no invocation {text}")
+        case Invoked() | Completed():
+            raise Conflict(f"{text} is neither paused nor suspended: its deployment stays")
+        case Suspended() | Paused():
+            pin = row.progress.pin
+            if pin is None and deployment != _LATEST:
+                raise Conflict(f"{text} is not pinned: it will run on the latest deployment")
+            if pin is None:
+                return
+            latest = context.registry.catalogue.latest(
+                row.spec.target.service, row.spec.target.handler
+            )
+            latest_id = latest.deployment_id if latest is not None else None
+            _check_choice(context, deployment, pin.deployment_id, latest_id, keeps_pin=True)
+        case _:
+            pass  # not started: refused when it is resumed
+
+
+def _check_choice(
+    context: Context,
+    choice: str,
+    pinned: str | None,
+    latest: str | None,
+    *,
+    keeps_pin: bool = False,
+) -> None:
+    """Refuse a deployment other than the one that will be used anyway."""
+    wanted = {_KEEP: pinned, _LATEST: latest}.get(choice, choice)
+    if choice not in (_KEEP, _LATEST) and context.registry.catalogue.deployment(choice) is None:
+        raise BadRequest(f"deployment: there is no deployment {choice}")
+    used = pinned if keeps_pin else latest
+    if wanted is not None and wanted != used:
+        raise NotImplementedHere(
+            f"going on with deployment {wanted} is not supported: it runs on {used}"
+        )
+
+
+def _choice(text: str | None, default: str) -> str:
+    if text is None:
+        return default
+    if text.lower() in (_KEEP, _LATEST):
+        return text.lower()
+    return check_deployment_id(text)
+
+
+def _targets(body: _Batch) -> list[InvocationId]:
+    if len(body.invocation_ids) > BATCH_INVOCATIONS_MAX:
+        raise BadRequest(f"invocation_ids: at most {BATCH_INVOCATIONS_MAX} at once")
+    try:
+        return [parse_invocation(text) for text in body.invocation_ids]
+    except BadRequest as error:
+        raise Unprocessable(error.message) from error
+
+
+_BATCH_PATH = "/internal/invocations_batch_operations"
+
+ROUTES: list[Route[Endpoint]] = [
+    *(Route("PATCH", f"/invocations/{{id}}/{verb}", _acting(verb)) for verb in _VERBS),
+    Route("PATCH", "/invocations/{id}/resume", resume_one),
+    Route("PATCH", "/invocations/{id}/restart-as-new", restart_one),
+    Route("DELETE", "/invocations/{id}", terminate),
+    *(
+        Route("POST", f"{_BATCH_PATH}/{verb}", _batch(verb))
+        for verb in (*_VERBS, "resume", "restart-as-new")
+    ),
+]
