@@ -28,7 +28,9 @@ log = logger("http")
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _JSON = (b"content-type", b"application/json")
-_NO_CONTENT = 204
+_BODILESS = frozenset((204, 304))
+# Lower ones are interim heads, higher ones no status at all.
+_STATUS_MIN, _STATUS_MAX = 200, 999
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +181,12 @@ class Accepted(asyncio.Protocol):
         self._idle_since = self._loop.time()
         self._answered_bytes += len(body)
         added = [server.date()]
-        if status != _NO_CONTENT:
+        if status in _BODILESS:
+            body = b""
+        else:
             added.append((b"content-length", str(len(body)).encode()))
+        if not _STATUS_MIN <= status <= _STATUS_MAX:
+            status = 500
         try:
             events = core.respond(stream, status, [*headers, *added], body)
         except ValueError as error:
@@ -406,6 +412,9 @@ class Accepted(asyncio.Protocol):
         if self._is_read_paused:
             self._is_read_paused = False
             transport.resume_reading()
+        if not transport.can_write_eof():
+            transport.close()  # TLS says goodbye by itself
+            return
         transport.write_eof()
         self._loop.call_later(self._limits.linger_ms / 1000, self._end_linger)
 

@@ -159,9 +159,7 @@ class _Pool:
     def _fail_waiting(self, failure: StreamFailure) -> None:
         failed, self._waiting = self._waiting, deque()
         for stream in failed:
-            if not stream.is_closed:
-                stream.finish()
-                stream.listener.on_failed(failure)
+            stream.fail(failure)
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:

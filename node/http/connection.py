@@ -90,7 +90,12 @@ class Connection(asyncio.Protocol):
 
     def open(self, stream: RequestStream, authority: bytes) -> None:
         method, target, headers = stream.head
-        number = self.core.open(method, target, authority, headers)
+        try:
+            number = self.core.open(method, target, authority, headers)
+        except ValueError as error:
+            failure = StreamFailure("broken", f"the request can't be sent: {error}")
+            self._loop.call_soon(stream.fail, failure)  # not before its opener holds it
+            return
         self._streams[number] = stream
         self._opened += 1
         stream.attach(self, number, self.core.http_version)

@@ -35,6 +35,7 @@ class Client:
         return self._core.our_state is h11.IDLE and not self._is_broken
 
     def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
+        check_fields(headers)
         self._stream += 1
         fields = [(b"host", authority), *headers]
         if method not in BODILESS and not has_length(headers):
@@ -63,6 +64,8 @@ class Client:
         if data and self._core.our_state is h11.IDLE:
             self._is_broken = True
             return [Broken("an answer that nobody asked for", 400)]
+        if not data:
+            self._is_broken = True
         try:
             self._core.receive_data(data)
             while True:
@@ -89,11 +92,9 @@ class Client:
         return events
 
     def is_reusable(self) -> bool:
-        return not self._is_broken and self._core.our_state not in (
-            h11.MUST_CLOSE,
-            h11.CLOSED,
-            h11.ERROR,
-        )
+        final = (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
+        core = self._core
+        return not (self._is_broken or core.our_state in final or core.their_state in final)
 
     def ping(self) -> bool:
         return False
@@ -124,6 +125,7 @@ class Server:
         self._ready: list[bytes] = []
         self._is_busy = False
         self._is_closing = False
+        self._is_head = False
 
     def start(self) -> None:
         pass
@@ -145,8 +147,8 @@ class Server:
         if self._core.their_state is h11.SEND_BODY or self._is_closing:
             headers = [*headers, (b"connection", b"close")]
         self._send(h11.Response(status_code=status, headers=headers))
-        if body:
-            self._send(h11.Data(data=body))  # h11 leaves it out where a HEAD asked
+        if body and not self._is_head:
+            self._send(h11.Data(data=body))
         self._send(h11.EndOfMessage())
         self._is_busy = False
         if self._core.our_state is not h11.DONE or self._core.their_state is not h11.DONE:
@@ -186,6 +188,7 @@ class Server:
                     case h11.Request():
                         self._stream += 1
                         self._is_busy = True
+                        self._is_head = event.method == b"HEAD"
                         waits = self._core.they_are_waiting_for_100_continue
                         head = RequestHead(
                             self._stream, event.method, event.target, list(event.headers), waits

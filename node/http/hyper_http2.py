@@ -1,12 +1,13 @@
 """HTTP/2 over ``h2``: pure Python, slow, and proven for a decade."""
 
+from typing import ClassVar
+
 import h2.config
 import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-from hyperframe.frame import GoAwayFrame
 
 from perdure.core.limits import (
     HEADER_LIST_BYTES_MAX,
@@ -33,6 +34,30 @@ _STREAM_WINDOW_BYTES = 2 * 1024 * 1024
 _CONNECTION_WINDOW_BYTES = 5 * 1024 * 1024
 _STREAM_MAX = 2**31 - 1
 _PING_DATA = b"perdure!"
+_GOAWAY = b"\x00\x00\x08\x07\x00\x00\x00\x00\x00"
+_NO_ERROR = b"\x00\x00\x00\x00"
+
+
+_States = h2.connection.ConnectionState
+_RECV_GOAWAY = h2.connection.ConnectionInputs.RECV_GOAWAY
+
+
+class _StateMachine(h2.connection.H2ConnectionStateMachine):
+    """h2 shuts its machine at a GOAWAY, but streams up to the last one named go on."""
+
+    _transitions: ClassVar = {
+        **h2.connection.H2ConnectionStateMachine._transitions,
+        (_States.IDLE, _RECV_GOAWAY): (None, _States.IDLE),
+        (_States.CLIENT_OPEN, _RECV_GOAWAY): (None, _States.CLIENT_OPEN),
+        (_States.SERVER_OPEN, _RECV_GOAWAY): (None, _States.SERVER_OPEN),
+    }
+
+
+class _H2Connection(h2.connection.H2Connection):
+    """h2 drops what is queued at a GOAWAY, and with it acknowledgements and window updates."""
+
+    def clear_outbound_data_buffer(self) -> None:
+        pass
 
 
 class _Http2:
@@ -41,9 +66,10 @@ class _Http2:
     http_version = "HTTP/2.0"
 
     def __init__(self, is_client: bool) -> None:
-        self._core = h2.connection.H2Connection(
+        self._core = _H2Connection(
             h2.config.H2Configuration(client_side=is_client, header_encoding=None)
         )
+        self._core.state_machine = _StateMachine()
         self._core.local_settings = h2.settings.Settings(
             client=is_client,
             initial_values={
@@ -119,13 +145,6 @@ class _Http2:
         except h2.exceptions.ProtocolError:
             self._is_broken = True
 
-    def _stay_open(self) -> None:
-        # h2 shuts its machine at a GOAWAY, but streams up to the last one named go on.
-        is_client = self._core.config.client_side
-        states = h2.connection.ConnectionState
-        machine = self._core.state_machine
-        machine.state = states.CLIENT_OPEN if is_client else states.SERVER_OPEN
-
     def _forget(self, stream: int) -> None:
         self._outgoing.pop(stream, None)
 
@@ -145,6 +164,7 @@ class Client(_Http2):
         return not self._is_going_away and not self._is_broken and len(self._open) < limit
 
     def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
+        check_fields(headers)
         stream = self._core.get_next_available_stream_id()
         pseudo = [
             (b":method", method),
@@ -212,7 +232,6 @@ class Client(_Http2):
 
     def _go_away(self, last_stream: int) -> None:
         self._is_going_away = True
-        self._stay_open()
         for stream in [one for one in self._open if one > last_stream]:
             self._forget(stream)
 
@@ -259,8 +278,9 @@ class Server(_Http2):
                         self._receiving.discard(event.stream_id)
                         events.append(End(event.stream_id))
                 case h2.events.StreamReset():
-                    self._forget(event.stream_id)
-                    events.append(Reset(event.stream_id, int(event.error_code)))
+                    if event.stream_id in self._open:
+                        self._forget(event.stream_id)
+                        events.append(Reset(event.stream_id, int(event.error_code)))
                     self._resets += 1
                     if self._resets >= RESETS_PER_CONNECTION_MAX:
                         self.shut_down()
@@ -271,7 +291,6 @@ class Server(_Http2):
                         self._name_last()
                 case h2.events.ConnectionTerminated():
                     self._is_shutting_down = True
-                    self._stay_open()
                     self._name_last()
                 case _:
                     pass
@@ -327,7 +346,7 @@ class Server(_Http2):
     def _go_away(self, last_stream: int) -> None:
         # h2's own close_connection would forbid to answer what is open.
         self._ready.append(self._core.data_to_send())
-        self._ready.append(GoAwayFrame(stream_id=0, last_stream_id=last_stream).serialize())
+        self._ready.append(_GOAWAY + last_stream.to_bytes(4) + _NO_ERROR)
 
     def _sent(self, stream: int) -> None:
         if stream in self._receiving:

@@ -110,7 +110,11 @@ class ClientCore(Protocol):
         ...
 
     def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
-        """Begin a request with a body to follow; returns its stream."""
+        """Begin a request with a body to follow; returns its stream.
+
+        Raises:
+            ValueError: the method, target or a header can't be sent; nothing is queued.
+        """
         ...
 
     def send(self, stream: int, data: bytes) -> None:

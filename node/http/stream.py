@@ -151,6 +151,12 @@ class RequestStream:
         self._unconsumed += len(data)
         self.listener.on_body(data)
 
+    def fail(self, failure: StreamFailure) -> None:
+        """The stream never reached a connection."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.listener.on_failed(failure)
+
     def finish(self) -> int:
         """No more events; returns the bytes that will never be reported consumed."""
         self._is_closed = True

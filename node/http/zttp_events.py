@@ -4,12 +4,17 @@ import zttp
 
 from perdure.node.http.ports import Broken, Headers, RequestHead
 
+STATUS_MAX = 599
+"""zttp writes no status beyond, though three digits allow them."""
+
 
 def request_head(event: zttp.Request, stream: int) -> RequestHead:
     """The head of a request, on the stream as we number it."""
-    return RequestHead(
-        stream, event.method, event.target, lowered(event.headers), event.expect_continue
+    headers = lowered(event.headers)
+    expects = event.expect_continue or any(  # zttp says so for HTTP/1 only
+        name == b"expect" and value.lower() == b"100-continue" for name, value in headers
     )
+    return RequestHead(stream, event.method, event.target, headers, expects)
 
 
 def lowered(headers: list[tuple[bytes, bytes]] | zttp.HeaderBlock) -> Headers:

@@ -12,7 +12,7 @@ from perdure.node.http.ports import (
     ResponseHead,
     has_length,
 )
-from perdure.node.http.zttp_events import broken, lowered, request_head
+from perdure.node.http.zttp_events import STATUS_MAX, broken, lowered, request_head
 
 
 class Client:
@@ -35,12 +35,15 @@ class Client:
         return not self._is_busy and not self._is_broken
 
     def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
-        self._stream += 1
-        self._is_busy, self._is_sent, self._is_received = True, False, False
         fields = [(b"host", authority), *headers]
         if method not in BODILESS and not has_length(headers):
             fields.append((b"transfer-encoding", b"chunked"))
-        self._core.send_request(method, target, b"1.1", fields)
+        try:
+            self._core.send_request(method, target, b"1.1", fields)
+        except zttp.LocalProtocolError as error:
+            raise ValueError(str(error)) from error
+        self._stream += 1
+        self._is_busy, self._is_sent, self._is_received = True, False, False
         return self._stream
 
     def send(self, stream: int, data: bytes) -> None:
@@ -65,6 +68,8 @@ class Client:
         if data and not self._is_busy:
             self._is_broken = True
             return [Broken("an answer that nobody asked for", 400)]
+        if not data:
+            self._is_broken = True
         try:
             self._core.receive_data(data)
             while self._is_busy:
@@ -140,7 +145,7 @@ class Server:
         is_last = self._is_closing or not self._is_received
         fields = [*headers, (b"connection", b"close")] if is_last else headers
         try:
-            self._core.send_response(status, fields)
+            self._core.send_response(min(status, STATUS_MAX), fields)
         except zttp.LocalProtocolError as error:
             raise ValueError(str(error)) from error
         self._is_closing = is_last

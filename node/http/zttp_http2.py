@@ -23,7 +23,7 @@ from perdure.node.http.ports import (
     ResponseHead,
     Writable,
 )
-from perdure.node.http.zttp_events import broken, lowered, request_head
+from perdure.node.http.zttp_events import STATUS_MAX, broken, lowered, request_head
 
 _NO_ERROR = 0
 _REFUSED_STREAM = 7
@@ -116,9 +116,12 @@ class Client(_Http2):
 
     def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
         before = self._core.data_to_send()
-        stream = self._core.send_request(
-            method, target, b"2", [(b":authority", authority), *headers]
-        )
+        fields = [(b":authority", authority), *headers]
+        try:
+            stream = self._core.send_request(method, target, b"2", fields)
+        except zttp.LocalProtocolError as error:
+            self._ready.append(before)
+            raise ValueError(str(error)) from error
         head = self._core.data_to_send()
         self._ready.append(before)
         self._ready.append(head if self._is_secure else _say_http(head))
@@ -265,7 +268,7 @@ class Server(_Http2):
         if handle is None or stream not in self._unanswered:
             return []
         try:
-            handle.send_response(status, headers, not body)
+            handle.send_response(min(status, STATUS_MAX), headers, not body)
         except zttp.LocalProtocolError as error:
             raise ValueError(str(error)) from error
         self._unanswered.discard(stream)
@@ -301,8 +304,9 @@ class Server(_Http2):
             case zttp.EndOfMessage():
                 self._end(event.stream_id, events)
             case zttp.RstStream():
-                self._forget(event.stream_id)
-                events.append(Reset(event.stream_id, event.error_code))
+                if event.stream_id in self._streams:
+                    self._forget(event.stream_id)
+                    events.append(Reset(event.stream_id, event.error_code))
                 self._resets += 1
                 if self._resets >= RESETS_PER_CONNECTION_MAX:
                     self.shut_down()
