@@ -26,7 +26,7 @@ class RetryPolicy:
             return None
         cap = self.interval_ms_max if self.interval_ms_max is not None else float("inf")
         try:
-            return min(self.initial_ms * self.factor ** (retry - 1), cap)
+            return min(self.initial_ms * float(self.factor) ** (retry - 1), cap)
         except OverflowError:
             return cap
 

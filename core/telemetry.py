@@ -59,9 +59,8 @@ def configure(level: str, log_format: LogFormat, colours: bool | None = None) ->
         ValueError: ``level`` is not a level's name.
     """
     handler = logging.StreamHandler(sys.stderr)
-    if colours is None:
-        colours = sys.stderr.isatty()
-    handler.setFormatter(_JsonFormatter() if log_format == "json" else _LineFormatter(colours))
+    has_colours = sys.stderr.isatty() if colours is None else colours
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else _LineFormatter(has_colours))
     root = logging.getLogger(ROOT)
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -116,8 +116,8 @@ class FrameReader:
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that ``chunk`` completes.
 
-        A header that announces ``limit_bytes`` or more sets ``oversize``; the frames before it still
-        come out, and nothing after it ever does.
+        A header that announces ``limit_bytes`` or more sets ``oversize``; the frames before it
+        still come out, and nothing after it ever does.
         """
         if self.oversize is not None:
             return []

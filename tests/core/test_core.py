@@ -1,0 +1,179 @@
+"""The small words: invariants, retry arithmetic, entropy, failpoints, tasks, events."""
+
+import asyncio
+import json
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.core import failpoint, telemetry
+from perdure.core.clock import SystemClock
+from perdure.core.entropy import SystemEntropy, ulid
+from perdure.core.invariant import InvariantViolation, invariant
+from perdure.core.offload import ThreadOffload, run_offloaded
+from perdure.core.retry import RetryPolicy, with_jitter
+from perdure.core.tasks import Supervisor
+
+
+def test_broken_invariant_names_its_facts_and_no_handler_eats_it() -> None:
+    with pytest.raises(InvariantViolation, match=r"must hold \[low=1 high='x'\]") as caught:
+        try:
+            invariant(False, "must hold", low=1, high="x")
+        except Exception:
+            raise AssertionError("an operating handler caught it") from None
+    assert caught.value.facts == {"low": 1, "high": "x"}
+    invariant(True, "fine")
+
+
+# --- Retry ----------------------------------------------------------------------------------------
+
+
+def policy(attempts_max: int | None = 4, interval_ms_max: float | None = 300) -> RetryPolicy:
+    return RetryPolicy(
+        initial_ms=100, factor=2, interval_ms_max=interval_ms_max, attempts_max=attempts_max
+    )
+
+
+def test_delays_grow_to_the_cap_and_end() -> None:
+    assert [policy().delay_ms(retry) for retry in (1, 2, 3, 4)] == [100, 200, 300, None]
+
+
+@pytest.mark.parametrize("attempts_max", [0, 1])
+def test_one_attempt_is_no_retry(attempts_max: int) -> None:
+    assert policy(attempts_max).delay_ms(1) is None
+
+
+def test_retries_without_end() -> None:
+    assert policy(None).delay_ms(1_000_000) == 300
+    assert policy(None, None).delay_ms(1_000_000) == float("inf")
+
+
+@given(st.floats(0, 1e9))
+def test_jitter_only_adds(delay_ms: float) -> None:
+    delayed = with_jitter(delay_ms, SystemEntropy())
+    assert delay_ms <= delayed <= delay_ms + max(delay_ms * 0.3, 3.0)
+
+
+# --- Chance and time ------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 256))
+def test_entropy_fills_the_asked_bits_and_no_more(count: int) -> None:
+    entropy = SystemEntropy()
+    drawn = [entropy.bits(count) for _ in range(64)]
+    assert all(0 <= value < 1 << count for value in drawn)
+    if count >= 64:
+        assert len(set(drawn)) == 64
+
+
+def test_entropy_larger_than_its_pool() -> None:
+    assert SystemEntropy().bits(8 * 5000) >> (8 * 4999) < 256
+
+
+def test_ulids_carry_their_time() -> None:
+    number = ulid(1795340143352, SystemEntropy())
+    assert number >> 80 == 1795340143352
+    assert number < 1 << 128
+
+
+def test_system_clock_moves_on() -> None:
+    clock = SystemClock()
+    first = clock.monotonic()
+    assert clock.monotonic() >= first
+    assert clock.now_ms() > 1_600_000_000_000
+
+
+# --- Failpoints -----------------------------------------------------------------------------------
+
+
+def test_armed_failpoint_acts_and_others_do_not() -> None:
+    hits: list[str] = []
+    failpoint.failpoint("here")
+    failpoint.arm("here", lambda: hits.append("here"))
+    try:
+        failpoint.failpoint("here")
+        failpoint.failpoint("there")
+    finally:
+        failpoint.disarm_all()
+    failpoint.failpoint("here")
+    assert hits == ["here"]
+
+
+# --- Tasks and threads ----------------------------------------------------------------------------
+
+
+async def _fail_in_task() -> BaseException:
+    supervisor = Supervisor()
+
+    async def broken() -> None:
+        raise ValueError("broken")
+
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    endless_task = supervisor.start("endless", endless())
+    supervisor.start("broken", broken())
+    failure = await asyncio.wait_for(supervisor.wait_failed(), 5)
+    await supervisor.aclose()
+    assert endless_task.cancelled()
+    return failure
+
+
+def test_failure_of_a_task_is_everybodys(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, logger="perdure"):
+        assert str(asyncio.run(_fail_in_task())) == "broken"
+
+
+async def _offload() -> None:
+    offload = ThreadOffload("test")
+    order: list[int] = []
+    for number in range(20):
+        offload.submit(lambda n=number: n, order.append, lambda error: order.append(-1))
+
+    def broken() -> int:
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        await run_offloaded(offload, broken)
+    assert order == list(range(20))
+    assert await run_offloaded(offload, lambda: "done") == "done"
+    offload.close()
+
+
+def test_offloaded_jobs_run_in_order_and_report_on_the_loop() -> None:
+    asyncio.run(_offload())
+
+
+# --- Events ---------------------------------------------------------------------------------------
+
+
+def test_events_are_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.configure("info", "json")
+    try:
+        log = telemetry.logger("wal")
+        assert not log.is_debug()
+        log.debug("wal.quiet")
+        log.info("wal.file.rolled", seq=3, name="a b")
+        log.error("wal.failed", cause=OSError("disk"), seq=4)
+    finally:
+        logging.getLogger(telemetry.ROOT).handlers.clear()
+        logging.getLogger(telemetry.ROOT).propagate = True
+    rolled, failed = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (rolled["event"], rolled["seq"], rolled["name"]) == ("wal.file.rolled", 3, "a b")
+    assert rolled["level"] == "INFO"
+    assert "disk" in failed["exception"]
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_events_are_readable_lines(colours: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.configure("debug", "pretty", colours)
+    try:
+        telemetry.logger("wal").warning("wal.slow", path="/a b", id=b"\x01\xff", empty="")
+    finally:
+        logging.getLogger(telemetry.ROOT).handlers.clear()
+        logging.getLogger(telemetry.ROOT).propagate = True
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith('wal.slow path="/a b" id=01ff empty=""')
+    assert ("\x1b[" in line) == colours
