@@ -73,7 +73,7 @@ def output(content_type: str | None, id_text: str, expires_at_ms: int, value: by
 def failure(result: Failure, id_text: str, expires_at_ms: int) -> Answer:
     """An invocation's terminal error: its code is the status, where HTTP has such a status."""
     code = result.code
-    status = code if 200 <= code <= 999 and code not in _BODILESS else 500
+    status = code if 200 <= code <= 599 and code not in _BODILESS else 500
     body = _Error(code, result.message, "invocation", "", result.stacktrace, dict(result.metadata))
     headers = _about(id_text, expires_at_ms)
     headers += (_SOURCE_INVOCATION, _JSON)
