@@ -129,6 +129,8 @@ INSPECTION_ROWS_MAX = 20_000
 # What is read between two turns of the event loop: invocation rows, bytes of journal entries.
 INSPECTION_ROWS_PER_TURN = 256
 INSPECTION_BYTES_PER_TURN = 1 * MIB
+# State shown of one object; an object with more is shown without its largest values.
+STATE_SHOWN_BYTES_MAX = 8 * MIB
 
 # Relations: a limit that grows past another one must say so here.
 assert MESSAGE_BYTES_MAX < FRAME_BYTES_MAX < RECORD_BYTES_MAX

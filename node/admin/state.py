@@ -1,16 +1,21 @@
-"""/services/{service}/state: an operator's replacement of an object's state."""
+"""/services/{service}/state and /perdure/state: an operator's look at, and edit of, state."""
 
-from typing import Annotated
+import base64
+from typing import Annotated, Any
 
 import msgspec
 
 from perdure.core.errors import BadRequest, ScopeUnsupported, ServiceNotFound
 from perdure.core.hashing import key_partition_key
+from perdure.core.limits import STATE_SHOWN_BYTES_MAX
 from perdure.engine.commands import PatchState
+from perdure.engine.objects import state_entries, state_version
 from perdure.node.admin.context import Context, Endpoint
-from perdure.node.admin.requests import Reply, Request, empty_reply
+from perdure.node.admin.requests import Reply, Request, empty_reply, json_reply
 from perdure.node.admin.routes import Route
 from perdure.node.registry.model import ServiceType
+from perdure.storage.keys import object_group
+from perdure.storage.tables.objects import StateEntry
 
 _Octet = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
@@ -47,6 +52,40 @@ async def edit_state(context: Context, request: Request) -> Reply:
     return empty_reply(202)
 
 
+async def show_state(context: Context, request: Request) -> Reply:
+    """All state of a key at one moment, with the version that an edit may name.
+
+    An object that was never touched has none: like one whose service is gone, it isn't an error.
+    """
+    service, key = request.parameters["service"], request.parameters["key"]
+    store = context.gateway.store(key_partition_key(key))
+    entries = state_entries(store, object_group(service, key))
+    document: dict[str, Any] = {"service": service, "key": key}
+    left = STATE_SHOWN_BYTES_MAX
+    shown: dict[bytes, dict[str, Any]] = {}
+    for entry in sorted(entries, key=lambda entry: len(entry.value)):
+        shown[entry.key] = _entry_shape(entry, len(entry.value) <= left)
+        left -= len(entry.value)
+    document["entries"] = [shown[entry.key] for entry in entries]
+    document["version"] = state_version([(entry.key, entry.value) for entry in entries])
+    document["is_partial"] = left < 0
+    return json_reply(200, document)
+
+
+def _entry_shape(entry: StateEntry, has_value: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": entry.key.decode(errors="backslashreplace"),
+        "size": len(entry.value),
+    }
+    if has_value:
+        try:
+            document["value"] = entry.value.decode()
+        except UnicodeDecodeError:
+            document["value_base64"] = base64.b64encode(entry.value).decode()
+    return document
+
+
 ROUTES: list[Route[Endpoint]] = [
+    Route("GET", "/perdure/state/{service}/{key}", show_state),
     Route("POST", "/services/{service}/state", edit_state),
 ]
