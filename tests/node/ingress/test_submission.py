@@ -145,8 +145,11 @@ def test_retention_comes_from_the_route() -> None:
     assert (kept.completion_retention_ms, kept.journal_retention_ms) == (90_000, 60_000)
 
 
-BAD = replace(Sent(method="PUT", target="/x?delay=foo&limit-key=a/b/c"), headers=[])
-BAD = BAD.with_headers((b"idempotency-key", b"\xff"), (b"content-type", b"text/plain"))
+BAD = Sent(
+    method="PUT",
+    target="/x?delay=foo&limit-key=a/b/c",
+    headers=[(b"idempotency-key", b"\xff"), (b"content-type", b"text/plain")],
+)
 
 
 def test_checks_have_an_order() -> None:
