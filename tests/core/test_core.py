@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -130,7 +131,7 @@ async def _offload() -> None:
     offload = ThreadOffload("test")
     order: list[int] = []
     for number in range(20):
-        offload.submit(lambda n=number: n, order.append, lambda error: order.append(-1))
+        offload.submit(partial(int, number), order.append, lambda error: order.append(-1))
 
     def broken() -> int:
         raise OSError("disk")

@@ -55,6 +55,7 @@ def _field(field: FieldDescriptor) -> tuple[str, str, int, str]:
     kind = _SCALARS.get(field.type)
     if kind is None:
         referenced = field.message_type if field.message_type is not None else field.enum_type
+        assert referenced is not None
         kind = referenced.name
     return label, kind, field.number, field.name
 
