@@ -41,6 +41,7 @@ from tests.process.programs import (
 )
 
 _RETRY_SECONDS = 0.03
+_RETRY_SECONDS_MAX = 0.3
 _LEDGER_SECONDS = 0.03
 
 
@@ -112,12 +113,13 @@ class CrashRun:
 
     # --- Requests that survive restarts ---------------------------------------------------------
 
-    async def insist(self, name: str, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def insist(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
         """Repeat a request until it is answered with something final.
 
         No answer and 503 are the only excuses: both say that the outcome is unknown or that
         nothing happened, and that the same request may be sent again.
         """
+        delay = _RETRY_SECONDS
         while True:
             try:
                 answer = await attempt()
@@ -127,7 +129,8 @@ class CrashRun:
                 if answer.status != 503:
                     return answer
                 self.figures.refused[answer.status] += 1
-            await self.breathe()
+            await pause(self._never, delay)
+            delay = min(delay * 1.5, _RETRY_SECONDS_MAX)
 
     async def breathe(self) -> None:
         """Let a little time pass in a loop that polls."""
@@ -136,11 +139,11 @@ class CrashRun:
     async def post(self, path: str, document: Json, key: str | None = None) -> Answer:
         headers = {"idempotency-key": key} if key is not None else {}
         return await self.insist(
-            path, lambda: post_json(self.server.ingress_port, path, document, headers)
+            lambda: post_json(self.server.ingress_port, path, document, headers)
         )
 
     async def get(self, path: str) -> Answer:
-        return await self.insist(path, lambda: request(self.server.ingress_port, "GET", path))
+        return await self.insist(lambda: request(self.server.ingress_port, "GET", path))
 
     def expect(self, condition: bool, text: str) -> None:
         if not condition:

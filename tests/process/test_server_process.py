@@ -64,11 +64,11 @@ def assert_refused(server: ServerProcess, *facts: str, code: int = EXIT_START) -
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Hashes of all files below a folder, but for LMDB's table of readers."""
+    """Hashes of all files below a folder, but for the locks."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "lock.mdb"
+        if path.is_file() and path.name not in ("LOCK", "lock.mdb")
     }
 
 
@@ -209,9 +209,9 @@ def find_frame(server: ServerProcess) -> tuple[Path, int]:
 
 def flip(path: Path, position: int) -> None:
     with path.open("r+b") as file:
-        file.seek(position + 100)
+        file.seek(position + 20)
         byte = file.read(1)
-        file.seek(position + 100)
+        file.seek(position + 20)
         file.write(bytes([byte[0] ^ 0x40]))
 
 
