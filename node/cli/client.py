@@ -11,6 +11,7 @@ from urllib.parse import urlencode, urlsplit
 
 import perdure
 from perdure.core.errors import NodeUnreachable, UnexpectedAnswer
+from perdure.node.cli.refused import Refused
 
 Document = dict[str, object]
 
@@ -20,17 +21,6 @@ _TIMEOUT_SECONDS = 60.0
 _CONNECT_SECONDS = 5.0
 _ANSWER_BYTES_MAX = 256 * 1024 * 1024
 _CODE_PREFIX = re.compile(r"\[([A-Z]{2,5}[0-9]{4})\]\s*", re.ASCII)
-
-
-class Refused(Exception):
-    """The node answered with an error. ``code``: None when it said none."""
-
-    def __init__(self, request: str, status: int, code: str | None, message: str) -> None:
-        super().__init__(message)
-        self.request = request
-        self.status = status
-        self.code = code
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True)

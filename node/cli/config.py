@@ -12,7 +12,7 @@ from perdure.node.config.resolve import Loaded, SourceKind
 @click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 @settings_options
 def config(loaded: Loaded, changed: bool, as_json: bool) -> None:
-    """Show every setting in effect and where its value came from.
+    """Show every setting and where its value came from.
 
     Takes what `perdure server` takes, and reads the same file and variables.
     """

@@ -27,7 +27,7 @@ MEANINGS: Final = {
     START: "the node can't start: its address or data directory is taken, foreign or damaged",
     UNREACHABLE: "no node answers at the admin address",
     BUG: "a bug in perdure",
-    INTERRUPTED: "interrupted",
+    INTERRUPTED: "interrupted, or a question was not answered with yes",
 }
 
 

@@ -1,18 +1,35 @@
 """``perdure invocations``: look at invocations; cancel, kill, purge, pause and resume them."""
 
+from typing import cast
 from urllib.parse import quote
 
 import click
 
-from perdure.node.cli.client import Document, Refused
+from perdure.node.cli.client import Document
 from perdure.node.cli.deployments import rows_of
-from perdure.node.cli.output import complain, emit_facts, emit_table, say
+from perdure.node.cli.output import complain, emit_facts, emit_table, plain, say
+from perdure.node.cli.refused import Refused
 from perdure.node.cli.session import Session, Verbs, admin_options, confirm, confirm_option
 
-_STATUSES = ("scheduled", "inboxed", "invoked", "suspended", "paused", "completed")
-_COLUMNS = ("id", "target", "status", "retry_count", "created_at", "modified_at")
+# As the admin API shows them; "inboxed" and "invoked" stand for several.
+STATUSES = (
+    "scheduled",
+    "pending",
+    "ready",
+    "running",
+    "backing-off",
+    "suspended",
+    "paused",
+    "completed",
+    "inboxed",
+    "invoked",
+)
 _LIMIT = 50
-_LIMIT_MAX = 10_000
+_LIMIT_MAX = 100_000
+_PAGE = 500
+_JOURNAL_LIMIT = 200
+# Shown in columns or lines of their own; what else an entry has goes into the last column.
+_ENTRY_COLUMNS = ("index", "type", "name", "size", "appended_at")
 
 
 @click.group(cls=Verbs)
@@ -25,7 +42,7 @@ def invocations() -> None:
 @click.option("--handler", metavar="NAME", help="Only calls of this handler.")
 @click.option("--key", metavar="KEY", help="Only calls of the object with this key.")
 @click.option(
-    "--status", type=click.Choice(_STATUSES), multiple=True, help="Only these; may be repeated."
+    "--status", type=click.Choice(STATUSES), multiple=True, help="Only these; may be repeated."
 )
 @click.option(
     "--limit",
@@ -46,42 +63,133 @@ def list_(
     """List invocations."""
     given = {"service": service, "handler": handler, "key": key, "status": ",".join(status)}
     query = {name: value for name, value in given.items() if value}
-    document = session.client.get("/perdure/invocations", {**query, "limit": str(limit)})
-    rows = rows_of(document, "invocations")
+    rows: list[Document] = []
+    document: Document = {}
+    while len(rows) < limit:
+        query["limit"] = str(min(limit - len(rows), _PAGE))
+        document = session.client.get("/perdure/invocations", query)
+        rows += rows_of(document, "invocations")
+        if "cursor" not in document:
+            break
+        query["cursor"] = str(document["cursor"])
 
     def show() -> None:
-        columns = [name for name in _COLUMNS if any(row.get(name) is not None for row in rows)]
         emit_table(
-            [name.replace("_", " ").upper() for name in columns],
-            ([row.get(name) for name in columns] for row in rows),
+            ["ID", "TARGET", "STATUS", "CREATED", "NOTE"],
+            (
+                [
+                    row.get("id"),
+                    row.get("target"),
+                    row.get("status"),
+                    row.get("created_at"),
+                    _note(row),
+                ]
+                for row in rows
+            ),
         )
 
-    session.emit(document, show)
-    if len(rows) == limit:
-        say(f"The first {limit}; --limit shows more.")
+    session.emit({**document, "invocations": rows}, show)
+    if "cursor" in document:
+        say(f"There may be more than these {len(rows)}: --limit shows more.")
 
 
 @invocations.command()
 @click.argument("invocation_id", metavar="ID")
+@click.option(
+    "--journal",
+    "journal_limit",
+    type=click.IntRange(1, _LIMIT_MAX),
+    default=_JOURNAL_LIMIT,
+    show_default=True,
+    help="At most this many entries.",
+)
 @admin_options
-def describe(session: Session, invocation_id: str) -> None:
-    """Show an invocation and its journal."""
-    document = session.client.get(f"/perdure/invocations/{quote(invocation_id, safe='')}")
+def describe(session: Session, invocation_id: str, journal_limit: int) -> None:
+    """Show an invocation, its journal, and what happened to its attempts."""
+    path = f"/perdure/invocations/{quote(invocation_id, safe='')}"
+    document = session.client.get(path, {"limit": str(min(journal_limit, _PAGE))})
+    journal = rows_of(document, "journal")
+    page = document
+    while "next_from" in page and len(journal) < journal_limit:
+        limit = min(journal_limit - len(journal), _PAGE)
+        page = session.client.get(path, {"from": str(page["next_from"]), "limit": str(limit)})
+        journal += rows_of(page, "journal")
+    document = {**document, "journal": journal}
+    document.pop("next_from", None)
+    if "next_from" in page:
+        document["next_from"] = page["next_from"]
+    session.emit(document, lambda: _show(document))
+    if "next_from" in document:
+        say(f"The journal is longer than these {len(journal)} entries: --journal shows more.")
 
-    def show() -> None:
-        emit_facts(
-            (name.replace("_", " "), value) for name, value in document.items() if name != "journal"
+
+def _show(document: Document) -> None:
+    emit_facts(
+        (name.replace("_", " "), _text(value))
+        for name, value in document.items()
+        if name not in ("journal", "events", "next_from")
+    )
+    journal = rows_of(document, "journal")
+    if journal:
+        click.echo()
+        emit_table(
+            ["INDEX", "ENTRY", "NAME", "BYTES", "APPENDED", ""],
+            ([*(entry.get(name) for name in _ENTRY_COLUMNS), _rest(entry)] for entry in journal),
         )
-        entries = rows_of(document, "journal")
-        if entries:
-            columns = list(dict.fromkeys(name for entry in entries for name in entry))
-            click.echo()
-            emit_table(
-                [name.replace("_", " ").upper() for name in columns],
-                ([entry.get(name) for name in columns] for entry in entries),
-            )
+    events = rows_of(document, "events")
+    if events:
+        click.echo()
+        emit_table(
+            ["AT", "EVENT", "AFTER ENTRY", "WHY"],
+            (
+                [
+                    event.get("at"),
+                    event.get("event"),
+                    event.get("after_index"),
+                    _text(event.get("failure")),
+                ]
+                for event in events
+            ),
+        )
 
-    session.emit(document, show)
+
+def _note(row: Document) -> str:
+    """What matters most about an invocation in its state."""
+    result, failure = row.get("result"), row.get("last_failure")
+    if isinstance(result, dict):
+        outcome = cast(Document, result)
+        return "" if outcome.get("kind") == "success" else f"failed: {_text(outcome)}"
+    if row.get("status") == "scheduled":
+        return f"at {row.get('scheduled_at')}"
+    if failure is not None:
+        retries = f"retry {row['retry_count']}: " if row.get("retry_count") else ""
+        return f"{retries}{_text(failure)}"
+    return ""
+
+
+def _text(value: object) -> object:
+    """Failures as a line, everything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    failure = cast(Document, value)
+    if "message" not in failure:
+        return failure.get("kind", failure) if len(failure) == 1 else failure
+    code = failure.get("error_code") or failure.get("code")
+    where = " ".join(
+        str(failure[name])
+        for name in ("command_type", "command_name", "command_index")
+        if failure.get(name) is not None
+    )
+    return f"[{code}] {failure['message']}" + (f" (at {where})" if where else "")
+
+
+def _rest(entry: Document) -> str:
+    known = (*_ENTRY_COLUMNS, "is_command")
+    return ", ".join(
+        f"{name.replace('_', ' ')} {plain(_text(value))}"
+        for name, value in entry.items()
+        if name not in known
+    )
 
 
 def _ids(command: click.decorators.FC) -> click.decorators.FC:

@@ -11,27 +11,36 @@ from collections.abc import Sequence
 import click
 
 import perdure
-from perdure.core.errors import NodeUnreachable, PerdureError
+from perdure.core.errors import NodeUnreachable, PerdureError, UnexpectedAnswer
 from perdure.node.cli import exits
-from perdure.node.cli.client import Refused
 from perdure.node.cli.output import complain
+from perdure.node.cli.refused import Refused
 
 # Verb: where its command is, and the line in the list of verbs (importing all would be slow).
 VERBS = {
     "up": ("perdure.node.cli.up:up", "Start a node here and now, with nothing to configure."),
     "server": ("perdure.node.cli.server:server", "Run a node in the foreground."),
-    "config": ("perdure.node.cli.config:config", "Show every setting and where it came from."),
+    "config": (
+        "perdure.node.cli.config:config",
+        "Show every setting and where its value came from.",
+    ),
     "deployments": (
         "perdure.node.cli.deployments:deployments",
         "Register services and look at deployments.",
     ),
-    "services": ("perdure.node.cli.services:services", "Look at services and change settings."),
+    "services": (
+        "perdure.node.cli.services:services",
+        "Look at services and change their settings.",
+    ),
     "invocations": (
         "perdure.node.cli.invocations:invocations",
         "Look at invocations; cancel, kill, pause, resume, purge them.",
     ),
     "state": ("perdure.node.cli.state:state", "Read and change the state of objects."),
-    "version": ("perdure.node.cli.version:version", "Show the version."),
+    "version": (
+        "perdure.node.cli.version:version",
+        "Show the version, and the service protocol versions it speaks.",
+    ),
 }
 
 _EXITS = "\b\nExit codes:\n" + "\n".join(
@@ -128,6 +137,8 @@ def _advice(error: PerdureError) -> str | None:
             "start a node with `perdure up`, or name another one with --admin-url "
             "or PERDURE_ADMIN_URL"
         )
+    if isinstance(error, UnexpectedAnswer):
+        return "name the node's admin address (port 9070 by default) with --admin-url"
     return None
 
 

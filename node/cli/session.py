@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import click
 
 from perdure.node.cli.client import DEFAULT_ADMIN_URL, AdminClient
-from perdure.node.cli.output import emit_json
+from perdure.node.cli.exits import INTERRUPTED
+from perdure.node.cli.output import emit_json, say
 
 
 class Verbs(click.Group):
@@ -64,9 +65,10 @@ def confirm_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask, on stderr; a refusal aborts the command."""
-    if not yes:
-        click.confirm(question, abort=True, err=True)
+    """Ask, on stderr; anything but a yes ends the command."""
+    if not yes and not click.confirm(question, err=True):
+        say("Nothing was changed.")
+        raise click.exceptions.Exit(INTERRUPTED)
 
 
 def pairs(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> object:
