@@ -1,12 +1,16 @@
 """One server for the whole suite; services are started when the first test needs them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.conformance.raw import Discovery, RawEndpoint, Script
 from tests.conformance.server import Server
 from tests.conformance.services import KINDS, Kind, Services, install_typescript
 from tests.conformance.world import World
+
+Deploy = Callable[[Discovery, Mapping[str, Script]], RawEndpoint]
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +46,31 @@ def services(kind: Kind, suite_directory: Path) -> Iterator[Services]:
 def world(server: Server, services: Services) -> World:
     services.register(server)
     return World(server, services.kind, services.ledger)
+
+
+@contextmanager
+def deploying(server: Server) -> Generator[Deploy, None, None]:
+    """Starts and registers hand-written endpoints; a script's failure is raised at the end."""
+    endpoints: list[RawEndpoint] = []
+
+    def deploy(discovery: Discovery, scripts: Mapping[str, Script]) -> RawEndpoint:
+        endpoint = RawEndpoint(discovery)
+        for target, script in scripts.items():
+            endpoint.on(target, script)
+        endpoint.start()
+        endpoints.append(endpoint)
+        answer = server.admin.register(endpoint.uri)
+        assert answer.status == 201, answer.body
+        return endpoint
+
+    try:
+        yield deploy
+    finally:
+        for endpoint in endpoints:
+            endpoint.stop()
+
+
+@pytest.fixture
+def deploy(server: Server) -> Iterator[Deploy]:
+    with deploying(server) as deploy:
+        yield deploy

@@ -12,19 +12,24 @@ STOP_TIMEOUT_S = 10.0
 # Below the range from which the kernel takes ports for outgoing connections, so that a port that
 # was free a moment ago is still free when a child binds it.
 _PORTS = range(20_000, 32_000)
+# A server knows a deployment by its address: none is given out twice.
+_given_out: set[int] = set()
 
 
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on."""
-    for port in random.sample(_PORTS, 200):
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if port in _given_out:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given_out.add(port)
             return port
-    raise RuntimeError("200 ports tried, all taken")
+    raise RuntimeError(f"no port of {_PORTS} is free")
 
 
 class ChildProcess:

@@ -21,7 +21,7 @@ _IS_REFERENCE = os.environ.get("PERDURE_UNDER_TEST", "perdure") == "reference"
 class Server:
     """One server. ``kill`` and ``start`` keep base directory and ports: that is a crash."""
 
-    def __init__(self, base: Path, *, offers_v7: bool = False) -> None:
+    def __init__(self, base: Path) -> None:
         self.base = base
         base.mkdir(parents=True, exist_ok=True)
         ports = [free_port() for _ in range(3)]
@@ -29,7 +29,7 @@ class Server:
         self.admin = Admin(f"http://127.0.0.1:{ports[1]}")
         addresses = [f"127.0.0.1:{port}" for port in ports]
         make = _reference_command if _IS_REFERENCE else _perdure_command
-        command, environment = make(base, addresses, offers_v7)
+        command, environment = make(base, addresses)
         self.process = ChildProcess(command, environment, base / "server.log", base)
 
     def start(self) -> None:
@@ -58,23 +58,17 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _perdure_command(
-    base: Path, addresses: list[str], offers_v7: bool
-) -> tuple[list[str], dict[str, str]]:
+def _perdure_command(base: Path, addresses: list[str]) -> tuple[list[str], dict[str, str]]:
     environment = {
         "PERDURE_INGRESS__BIND_ADDRESS": addresses[0],
         "PERDURE_ADMIN__BIND_ADDRESS": addresses[1],
         "PERDURE_BIND_ADDRESS": addresses[2],
         "PERDURE_BASE_DIR": str(base / "data"),
     }
-    if offers_v7:
-        environment["PERDURE_EXPERIMENTAL_ENABLE_PROTOCOL_V7"] = "true"
     return [sys.executable, "-m", "perdure", "server"], environment
 
 
-def _reference_command(
-    base: Path, addresses: list[str], offers_v7: bool
-) -> tuple[list[str], dict[str, str]]:
+def _reference_command(base: Path, addresses: list[str]) -> tuple[list[str], dict[str, str]]:
     environment = {
         "RESTATE_INGRESS__BIND_ADDRESS": addresses[0],
         "RESTATE_ADMIN__BIND_ADDRESS": addresses[1],
@@ -83,7 +77,6 @@ def _reference_command(
         "RESTATE_DEFAULT_NUM_PARTITIONS": "4",
         "RESTATE_DISABLE_TELEMETRY": "true",
         "RESTATE_LISTEN_MODE": "tcp",
+        "RESTATE_EXPERIMENTAL_ENABLE_PROTOCOL_V7": "true",
     }
-    if offers_v7:
-        environment["RESTATE_EXPERIMENTAL_ENABLE_PROTOCOL_V7"] = "true"
     return [os.environ["PERDURE_REFERENCE_SERVER"], "--no-logo"], environment

@@ -21,6 +21,8 @@ class Kind:
 
     language: str
     streams: bool
+    # Sets the names of services of their own apart from those of the whole suite.
+    label: str = ""
 
     @property
     def name(self) -> str:
@@ -30,7 +32,7 @@ class Kind:
     def prefix(self) -> str:
         """Of all names of this kind's services."""
         language = "Py" if self.language == "python" else "Ts"
-        return f"{language}{'Bidi' if self.streams else 'Turn'}"
+        return f"{self.label}{language}{'Bidi' if self.streams else 'Turn'}"
 
 
 KINDS = [
