@@ -93,6 +93,15 @@ def parse_path(target: str, type_of: TypeOf) -> Request:
     return _short_call(segments, type_of)
 
 
+def normalize(target: str) -> str:
+    """Path and query without authority, trailing slashes, and all but one leading slash."""
+    path, mark, query = target.partition("?")
+    if not path.startswith("/") and "://" in path:
+        # The absolute form, which proxies send.
+        path = path.partition("://")[2].partition("/")[2]
+    return f"/{path.strip('/')}{mark}{query}"
+
+
 def decode_segment(raw: str) -> str:
     """A key or scope as its sender meant it: percent-decoded, ``+`` and malformed ``%`` kept.
 
@@ -120,18 +129,13 @@ def parse_id(text: str) -> InvocationId:
 
 
 def _segments(target: str) -> list[str]:
-    path = target.partition("?")[0]
-    if not path.startswith("/") and "://" in path:
-        # The absolute form, which proxies send: the authority is of no interest.
-        path = "/" + path.partition("://")[2].partition("/")[2]
-    path = path.strip("/")
-    slashes = path.count("/") + 1
-    if not INGRESS_PATH_SLASHES_MIN <= slashes <= INGRESS_PATH_SLASHES_MAX:
+    path = normalize(target).partition("?")[0]
+    if not INGRESS_PATH_SLASHES_MIN <= path.count("/") <= INGRESS_PATH_SLASHES_MAX:
         raise BadRequest(
             "bad path: call a handler at /{service}/{handler} or /{service}/{key}/{handler}, or "
             f"use one of the routes below /{RESERVED}"
         )
-    return path.split("/")
+    return path[1:].split("/")
 
 
 def _type_of(service: str, type_of: TypeOf) -> ServiceType:
@@ -169,7 +173,7 @@ def _scoped(rest: list[str], type_of: TypeOf) -> Call:
     if len(rest) < 2:
         raise BadRequest(f"bad path: expected /{RESERVED}/scope/{{scope}}/call|send/…")
     if rest[1] not in ("call", "send"):
-        raise NotFound(f"there is nothing at /{RESERVED}/scope/{{scope}}/{rest[1]}")
+        raise BadRequest(f"bad path: a scope has no {rest[1]!r}, use call or send")
     return _long_call(rest[2:], type_of, rest[1] == "send", rest[0])
 
 

@@ -16,7 +16,7 @@ from perdure.engine.notifications import input_entry
 from perdure.node.http.ports import Headers
 from perdure.node.ingress.content import check_input
 from perdure.node.ingress.delays import parse_delay_ms
-from perdure.node.ingress.paths import Call
+from perdure.node.ingress.paths import Call, normalize
 from perdure.node.ingress.targets import SCOPES_UNAVAILABLE
 from perdure.node.invoker.validation import new_invocation_id
 from perdure.node.registry.effective import Route
@@ -73,7 +73,7 @@ def make_invoke(
         raise BadRequest("delay is for sends: a call waits for its result, so it starts at once")
     target = Target(call.service, call.handler, call.key, kind)
     completion_ms, journal_ms = route.effective.retention(kind, idempotency_key is not None)
-    forwarded = [(PATH_HEADER, arrived.target)]
+    forwarded = [(PATH_HEADER, normalize(arrived.target))]
     forwarded += [field for field in fields.items() if field[0] not in _NOT_FORWARDED]
     return Invoke(
         id=new_invocation_id(target, idempotency_key, clock, entropy),

@@ -18,6 +18,7 @@ from perdure.node.ingress.paths import (
     Request,
     Verb,
     decode_segment,
+    normalize,
     parse_path,
 )
 from perdure.node.registry.model import ServiceType
@@ -125,7 +126,7 @@ REFUSED: list[tuple[str, type[PerdureError]]] = [
     ("/restate/call/Nobody/greet", NotFound),
     ("/restate/send", BadRequest),
     ("/restate/scope/s", BadRequest),
-    ("/restate/scope/s/attach/Greeter/greet", NotFound),
+    ("/restate/scope/s/attach/Greeter/greet", BadRequest),
     ("/restate/invocation", BadRequest),
     (f"/restate/invocation/{ID_TEXT}", BadRequest),
     (f"/restate/invocation/{ID_TEXT}/cancel", NotFound),
@@ -157,6 +158,23 @@ def test_refusals(target: str, kind: type[PerdureError]) -> None:
         parse(target)
     assert type(caught.value) is kind
     assert caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/a/b", "/a/b"),
+        ("//a//b//", "/a//b"),
+        ("/a/b/?c=/d/", "/a/b?c=/d/"),
+        ("/a/b?", "/a/b?"),
+        ("http://host:1/a/b?c", "/a/b?c"),
+        ("http://host", "/"),
+        ("*", "/*"),
+        ("", "/"),
+    ],
+)
+def test_normal_form(target: str, expected: str) -> None:
+    assert normalize(target) == expected
 
 
 @given(st.text(max_size=20))

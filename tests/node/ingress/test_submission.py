@@ -88,7 +88,7 @@ def test_empty_body_is_a_value() -> None:
 
 
 def test_headers_are_forwarded_in_order() -> None:
-    sent = Sent(target="/Greeter/greet?a=b%20c").with_headers(
+    sent = Sent(target="//Greeter/greet/?a=b%20c").with_headers(
         (b"host", b"h"),
         (b"x-b", b"1"),
         (b"connection", b"close"),
