@@ -113,7 +113,11 @@ class LmdbEnv:
                     cursor.putmulti(written[start : start + _PUT_BATCH_COUNT])
         except lmdb.MapFullError as error:
             raise MapFull from error
-        except lmdb.DiskError as error:
+        except lmdb.Error as error:
+            # What the system says comes without a class of its own: a full disk as ENOSPC or, when
+            # a write was cut short, as EIO.
+            if type(error) not in (lmdb.DiskError, lmdb.Error):
+                raise
             raise OSError(str(error)) from error
 
     def refresh(self) -> None:
