@@ -67,6 +67,8 @@ class Owner(Protocol):
 
     def left(self, connection: "Accepted") -> None: ...
 
+    def make_room(self, size: int) -> None: ...
+
 
 class _Incoming:
     """An exchange whose body is still coming in."""
@@ -145,14 +147,9 @@ class Accepted(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for stream in list(self._incoming):
-            self._discard(stream)
-        self._held.clear()
         self._transport = None
-        self._server.unsent_bytes -= self._unsent
-        self._unsent = 0
+        self._release()
         self._server.left(self)
-        self._abandon()
 
     def pause_writing(self) -> None:
         self._is_write_paused = True
@@ -171,13 +168,14 @@ class Accepted(asyncio.Protocol):
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None:
         """Answer a stream; what was waiting behind it on this connection comes next."""
         core, server = self._core, self._server
-        if core is None or self._transport is None or self._open.pop(stream, None) is None:
+        exchange = self._open.pop(stream, None)
+        if core is None or self._transport is None or exchange is None:
             return
         self._discard(stream)
-        if self._unsent and server.unsent_bytes + len(body) > self._limits.buffered_bytes_max:
-            log.warning("http.reader.too_slow", unsent_bytes=self._unsent)
-            self.abort()
-            return
+        if server.unsent_bytes + len(body) > self._limits.buffered_bytes_max:
+            server.make_room(len(body))
+            if self._transport is None:
+                return
         self._idle_since = self._loop.time()
         self._answered_bytes += len(body)
         added = [server.date()]
@@ -185,6 +183,8 @@ class Accepted(asyncio.Protocol):
             body = b""
         else:
             added.append((b"content-length", str(len(body)).encode()))
+        if exchange.method == "HEAD":
+            body = b""
         if not _STATUS_MIN <= status <= _STATUS_MAX:
             status = 500
         try:
@@ -192,6 +192,8 @@ class Accepted(asyncio.Protocol):
         except ValueError as error:
             log.error("http.response.unsendable", cause=error)
             events = core.respond(stream, 500, [(b"content-length", b"0"), server.date()], b"")
+        self._unsent += len(body)
+        server.unsent_bytes += len(body)
         self._bytes_ahead = 0
         self._choose_reading()
         if not events:
@@ -211,9 +213,16 @@ class Accepted(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Drop the connection."""
-        if self._transport is not None:
-            self._transport.abort()
+        """Drop the connection and, at once, what it holds."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+            self._release()
+
+    def measure(self) -> int:
+        """Write what can be written; how many bytes the client has yet to take."""
+        self._flush()
+        return self._unsent
 
     def check(self, now: float) -> None:
         """End what takes too long."""
@@ -362,6 +371,15 @@ class Accepted(asyncio.Protocol):
                 % (event.status, reason)
             )
         self._linger()
+
+    def _release(self) -> None:
+        """The client is out of reach: nothing is kept for it, nobody works for it."""
+        for stream in list(self._incoming):
+            self._discard(stream)
+        self._held.clear()
+        self._server.unsent_bytes -= self._unsent
+        self._unsent = 0
+        self._abandon()
 
     def _abandon(self) -> None:
         abandoned, self._open = self._open, {}

@@ -159,7 +159,9 @@ class Connection(asyncio.Protocol):
         self._handle(self.core.receive(data))
 
     def eof_received(self) -> bool:
-        self._handle(self.core.receive(b""))
+        # A message that is cut short is a loss, not a breach: ``connection_lost`` says so.
+        events = self.core.receive(b"")
+        self._handle([event for event in events if not isinstance(event, Broken)])
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

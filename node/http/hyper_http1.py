@@ -185,6 +185,9 @@ class Server:
             while True:
                 event = self._core.next_event()
                 match event:
+                    case h11.Request() if _size(event) > HEADER_LIST_BYTES_MAX:
+                        events.append(Broken("the head is too large", 431))
+                        return events
                     case h11.Request():
                         self._stream += 1
                         self._is_busy = True
@@ -203,6 +206,10 @@ class Server:
         except h11.RemoteProtocolError as error:
             events.append(_broken(error))
             return events
+
+
+def _size(request: h11.Request) -> int:
+    return len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
 
 
 def _broken(error: Exception) -> Broken:

@@ -93,6 +93,15 @@ class HttpServer:
         if not self.connections:
             self._is_empty.set()
 
+    def make_room(self, size: int) -> None:
+        """Disconnect those who are furthest behind until ``size`` more bytes may wait."""
+        behind = sorted(self.connections, key=Accepted.measure, reverse=True)
+        for connection in behind:
+            if self.unsent_bytes + size <= self.limits.buffered_bytes_max:
+                return
+            log.warning("http.reader.too_slow", unsent_bytes=connection.measure())
+            connection.abort()
+
     def stop_accepting(self) -> None:
         """Close the listener."""
         if self._listener is not None:
