@@ -207,6 +207,37 @@ def test_partition_that_stops_leading_tells_who_waits(small: Stage, version: str
     small.run(scenario())
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_trouble_with_one_request_is_its_own(small: Stage, version: str) -> None:
+    async def scenario() -> None:
+        world, client = small.world, small.world.clients[version]
+        catalogue = world.catalogue
+        del world.catalogue  # the ingress asks for it and meets an AttributeError
+        assert refused(await client.get("/restate/health"), 500)["restate_code"] == "PER0000"
+        world.catalogue = catalogue
+        assert (await client.get("/restate/health")).status == 200
+        assert world.ingress.statistics().pending == 0
+
+    small.run(scenario())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_many_at_once(tmp_path: Path, version: str) -> None:
+    stage = Stage(tmp_path)
+
+    async def scenario() -> None:
+        world, client = stage.world, stage.world.clients[version]
+        fields = [("content-type", "x/y")]
+        bodies = [f"{number}".encode() for number in range(100)]
+        calls = [client.start("POST", "/Greeter/echo", body, fields) for body in bodies]
+        assert [(await call.reply()).body for call in calls] == bodies
+        assert world.ingress.statistics().pending == 0
+        assert sum(led.leader.waiting() for led in world.host.led) == 0
+
+    stage.run(scenario())
+    stage.close()
+
+
 def test_statistics(small: Stage) -> None:
     async def scenario() -> None:
         world, client = small.world, small.world.clients["HTTP/1.1"]
