@@ -87,15 +87,15 @@ def node() -> Path:
     return Path(sys.executable).parent / "node"
 
 
-def install_typescript() -> None:
-    """``npm install`` beside the TypeScript services, unless what is there is current."""
-    wanted = (_TYPESCRIPT / "package.json").read_bytes()
-    stamp = _TYPESCRIPT / "node_modules" / ".installed-package.json"
+def install_typescript(folder: Path = _TYPESCRIPT) -> None:
+    """``npm install`` in the folder of a ``package.json``, unless what is there is current."""
+    wanted = (folder / "package.json").read_bytes()
+    stamp = folder / "node_modules" / ".installed-package.json"
     if stamp.exists() and stamp.read_bytes() == wanted:
         return
     npm = Path(sys.executable).parent / "npm"
     command = [str(npm), "install", "--no-package-lock", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=_TYPESCRIPT, capture_output=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"npm install failed:\n{done.stderr.decode(errors='replace')}")
     stamp.write_bytes(wanted)
