@@ -155,8 +155,9 @@ def kill(turn: Turn, target: InvocationId) -> Verdict:
             if row.progress.pin is not None:
                 for child in children(turn, target, row.progress):
                     turn.send(child, Kill(child))
-            finish(turn, target, row.spec, row.progress, KILLED)
+            # First the old stream goes; only then may the key's next holder start.
             turn.actions.append(AbortAttempt(target))
+            finish(turn, target, row.spec, row.progress, KILLED)
     return Verdict.DONE
 
 

@@ -230,8 +230,8 @@ class Attempt:
         oversize = self._reader.oversize
         if oversize is not None:
             limit = MessageTooLarge(
-                f"the service sent a {command_name(oversize.type)} of {oversize.length} bytes, "
-                f"the limit is {self._frame_bytes_max}"
+                f"{command_name(oversize.type)} of {oversize.length} bytes: the limit is "
+                f"{self._frame_bytes_max}"
             )
             return Received(effects, flags, self._over(fail(limit)))
         return Received(effects, flags, None)
@@ -278,7 +278,7 @@ class Attempt:
                 case _:
                     pass
         except DecodeError as error:
-            raise AttemptError(f"can't decode {command_name(type_code)}: {error}") from error
+            raise AttemptError(f"{command_name(type_code)}: it can't be decoded") from error
         what = "custom entry" if type_code >= CUSTOM_FIRST else command_name(type_code)
         raise AttemptError(f"received unexpected message: {what}")
 

@@ -134,7 +134,7 @@ def check_command(type_code: int, payload: bytes, kind: int, resolver: Resolver)
     try:
         return check(payload, kind, resolver)
     except DecodeError as error:
-        raise AttemptError(f"it can't be decoded: {error}") from error
+        raise AttemptError("it can't be decoded") from error
     except UnicodeDecodeError as error:
         raise AttemptError("a state key is not UTF-8") from error
 

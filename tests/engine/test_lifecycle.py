@@ -249,8 +249,8 @@ def test_kill_aborts_the_attempt_and_answers() -> None:
     world.operate(Kill, invocation)
     actions = world.take_actions()
     assert [action for action in actions if not isinstance(action, SetTimer)] == [
-        InvocationEnded(invocation, Failure(409, "killed")),
         AbortAttempt(invocation),
+        InvocationEnded(invocation, Failure(409, "killed")),
     ]
     assert world.partitions[0].store.invoked.scan(b"", 10) == []
 
