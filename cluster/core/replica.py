@@ -159,7 +159,8 @@ class ReplicaCore:
             self._segments[params.key] = segment
         if segment.tail_at_seal is None:
             segment.tail_at_seal = segment.local_tail
-        self._epochs[params.partition] = max(by_epoch, self.epoch_seen(params.partition))
+        seen = self.epoch_seen(params.partition)
+        self._epochs[params.partition] = max(by_epoch, segment.epoch, seen)
         claim = by_epoch.to_bytes(8, "little")
         return _meta_frame(FrameType.SEAL, params.key, segment, segment.tail_at_seal, claim)
 

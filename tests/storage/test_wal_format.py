@@ -101,19 +101,21 @@ def test_format_one_is_read_as_ever() -> None:
 
 
 RECORDS = st.one_of(
-    st.builds(
-        Record,
-        lsn=U64,
-        epoch=U64,
-        kind=st.integers(0, 2**16 - 1),
-        created_at_ms=U64,
-        producer_kind=st.just(int(kind)),
-        producer_id=U64 if kind is ProducerKind.PARTITION else st.just(0),
-        producer_seq=U64,
-        key_hash=U64,
-        payload=st.binary(max_size=200),
-    )
-    for kind in ProducerKind
+    [
+        st.builds(
+            Record,
+            lsn=U64,
+            epoch=U64,
+            kind=st.integers(0, 2**16 - 1),
+            created_at_ms=U64,
+            producer_kind=st.just(int(kind)),
+            producer_id=U64 if kind is ProducerKind.PARTITION else st.just(0),
+            producer_seq=U64,
+            key_hash=U64,
+            payload=st.binary(max_size=200),
+        )
+        for kind in ProducerKind
+    ]
 )
 
 

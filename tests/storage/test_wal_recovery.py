@@ -1,9 +1,11 @@
 """Opening a log: what is intact comes back, a torn tail ends it, damage is refused by name."""
 
+import random
 import re
 
 import pytest
 from tests.sim.disk import SimDisk
+from tests.sim.ports import SimEntropy
 from tests.storage import logs
 from tests.storage.logs import Reading, checkpoint, new_disk, open_log, store, write
 
@@ -267,7 +269,7 @@ def test_another_cluster_or_disk_is_refused() -> None:
             open_wal(
                 disk,
                 identity,
-                logs.SimEntropy(logs.random.Random(1)),
+                SimEntropy(random.Random(1)),
                 lambda *frame: None,
                 lambda segment, end: False,
                 logs.SIZES,
