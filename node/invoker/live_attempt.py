@@ -211,7 +211,10 @@ class LiveAttempt:
         if not is_taken:
             self._in_flight -= 1
             self.run.give_up_attempt()
-        return is_taken
+            return False
+        # Counted now: a failure that follows may be decided before the record is applied.
+        self.run.retry_state.on_progress(sum(isinstance(effect, Append) for effect in effects))
+        return True
 
     def _terminate(self, terminal: Terminal, effects: list[Effect]) -> None:
         """A terminal frame or a failure: half-close, drain, and let the run conclude."""
@@ -237,8 +240,6 @@ class LiveAttempt:
             self.run.abort()
             self._settle()
             return
-        commands = sum(isinstance(effect, Append) for effect in effects)
-        self.run.retry_state.on_progress(commands)
         self.attempt.on_recorded(effects, flags, outcome)
         if not self._is_over:
             self.journal_grew(outcome.journal_length)
