@@ -93,12 +93,12 @@ def check(path: Path, rewrite: bool) -> None:
 class Playbook:
     """Runs the commands of one script on a stage of its own."""
 
-    def __init__(self) -> None:
-        self._stage = Stage()
+    def __init__(self, slots: int = 1000) -> None:
+        self.stage = Stage(slots)
         self._commands: dict[str, Callable[[list[str], list[str]], None]] = {
             "deploy": self._deploy,
-            "forget": lambda args, _: self._stage.forget(args[0]),
-            "give-up": lambda args, _: self._stage.give_up_by(OnMaxAttempts(args[0].capitalize())),
+            "forget": lambda args, _: self.stage.forget(args[0]),
+            "give-up": lambda args, _: self.stage.give_up_by(OnMaxAttempts(args[0].capitalize())),
             "invoke": self._invoke,
             "answer": self._answer,
             "say": self._say,
@@ -108,22 +108,22 @@ class Playbook:
             "reads": self._reads,
             "log": self._log,
             "signal": self._signal,
-            "wait": lambda args, _: self._stage.wait(float(args[0])),
+            "wait": lambda args, _: self.stage.wait(float(args[0])),
             "show": lambda args, _: self._show(args[0]),
         }
 
     def close(self) -> None:
-        self._stage.loop.discard()
+        self.stage.loop.discard()
 
     def run(self, line: str, more: list[str]) -> list[str]:
         """What the server did because of a command."""
         verb, *args = line.split()
         if verb in _OPERATIONS:
-            self._stage.propose(_OPERATIONS[verb](self._stage.names[args[0]]))
+            self.stage.propose(_OPERATIONS[verb](self.stage.names[args[0]]))
         else:
             self._commands[verb](args, more)
-        self._stage.wait(0)
-        lines, self._stage.lines = self._stage.lines, []
+        self.stage.wait(0)
+        lines, self.stage.lines = self.stage.lines, []
         return lines
 
     # --- Commands -----------------------------------------------------------------------------
@@ -158,16 +158,16 @@ class Playbook:
             0,
             services,
         )
-        self._stage.register(deployment, list(services.values()))
+        self.stage.register(deployment, list(services.values()))
 
     def _invoke(self, args: list[str], _lines: list[str]) -> None:
         name, path, *rest = args
         settings = dict(item.split("=", 1) for item in rest)
         service, _, handler = path.partition("/")
-        route = self._stage.catalogue.latest(service, handler)
+        route = self.stage.catalogue.latest(service, handler)
         kind = route.handler.kind if route is not None else HandlerKind.SERVICE
         target = Target(service, handler, settings.get("key"), kind)
-        self._stage.invoke(name, target, settings.get("body", "").encode())
+        self.stage.invoke(name, target, settings.get("body", "").encode())
 
     def _answer(self, args: list[str], _lines: list[str]) -> None:
         name, *rest = args
@@ -189,7 +189,7 @@ class Playbook:
         self._hear(args[0], b"".join(words.parse(self._named(line)) for line in lines))
 
     def _version(self, name: str) -> int:
-        run = self._stage.invoker.run_of(self._stage.names[name])
+        run = self.stage.invoker.run_of(self.stage.names[name])
         assert run is not None
         assert run.live is not None
         return run.live.attempt.version
@@ -216,42 +216,42 @@ class Playbook:
             self._inside(stream.listener.on_writable)
 
     def _log(self, args: list[str], _lines: list[str]) -> None:
-        self._stage.is_refusing = args[0] == "refuses"
+        self.stage.is_refusing = args[0] == "refuses"
 
     def _signal(self, args: list[str], _lines: list[str]) -> None:
         name, index, text = args
         message = pb.NotificationMessage(
             signal_idx=int(index), value=pb.Value(content=text.encode())
         )
-        id = self._stage.names[name]
-        self._stage.propose(Signal(id, int(index), "", message.SerializeToString(), False))
+        id = self.stage.names[name]
+        self.stage.propose(Signal(id, int(index), "", message.SerializeToString(), False))
 
     def _show(self, name: str) -> None:
-        id = self._stage.names[name]
-        world = self._stage.world
-        self._stage.note(f"{name} is {world.status(id)}: {', '.join(world.journal(id))}")
+        id = self.stage.names[name]
+        world = self.stage.world
+        self.stage.note(f"{name} is {world.status(id)}: {', '.join(world.journal(id))}")
         for _, event in world.of(id).store.events.scan(id):
             failure = event.failure
             text = "by an operator"
             if failure is not None:
                 text = f"[{failure.error_code}] {failure.code} {failure.message}"
             kind = EventKind(event.kind).name.lower().replace("_", " ")
-            self._stage.note(f"{name}   after entry {event.after_index}: {kind} {text}")
+            self.stage.note(f"{name}   after entry {event.after_index}: {kind} {text}")
 
     # --- Inside -------------------------------------------------------------------------------
 
     def _stream(self, name: str) -> ServiceStream:
-        stream = self._stage.streams[name]
+        stream = self.stage.streams[name]
         assert not stream.is_closed, f"the stream of {name} is closed"
         return stream
 
     def _inside(self, callback: Callable[[], object]) -> None:
-        self._stage.loop.call_soon(callback)
-        self._stage.wait(0)
+        self.stage.loop.call_soon(callback)
+        self.stage.wait(0)
 
     def _named(self, line: str) -> str:
         """``<name>`` is an invocation's id, ``<name#17>`` the id of its awakeable."""
-        for name, id in self._stage.names.items():
+        for name, id in self.stage.names.items():
             line = line.replace(f"<{name}>", format_invocation_id(id))
             for index in range(17, 20):
                 line = line.replace(f"<{name}#{index}>", format_awakeable_id(id, index))

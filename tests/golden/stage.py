@@ -111,7 +111,7 @@ class ServiceStream:
 class Stage:
     """One partition, its invoker, and the registry; ``lines`` is the transcript."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int = 1000) -> None:
         self.loop = OrderedLoop()
         self.clock = Clock(self.loop)
         self.world = World()
@@ -138,7 +138,7 @@ class Stage:
             entropy=self._dice,
             cluster_name="test",
         )
-        self.invoker = self._inside(lambda: Invoker(self.ports))
+        self.invoker = self._inside(lambda: Invoker(self.ports, slots))
 
     # --- The registry -------------------------------------------------------------------------
 

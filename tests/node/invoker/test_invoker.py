@@ -1,0 +1,249 @@
+"""Many invocations at once: slots and their queue, slow closing, taking away, stopping."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from tests.engine.world import FIRST_MS
+from tests.golden.playbook import Playbook
+
+from perdure.core.limits import EFFECTS_PER_RECORD_MAX
+from perdure.engine.commands import Pause
+from perdure.node.registry.effective import Defaults
+
+SLOTS = 2
+
+
+@pytest.fixture
+def book() -> Iterator[Playbook]:
+    with closing(Playbook(SLOTS)) as playbook:
+        playbook.run("deploy dp_1 S/h S/i O/add:exclusive version=6 inactivity=1000 abort=2000", [])
+        yield playbook
+
+
+def say(book: Playbook, name: str, *frames: str) -> list[str]:
+    return book.run(f"say {name}", list(frames))
+
+
+OUTPUT = ('Output value { content: "ok" }', "End")
+
+
+def requests(lines: list[str]) -> list[str]:
+    """Which attempts were begun."""
+    return [line.split()[1] for line in lines if " <- POST " in line]
+
+
+# --- Slots ---------------------------------------------------------------------------------------
+
+
+def test_queue_behind_the_slots_is_served_in_order(book: Playbook) -> None:
+    begun = [requests(book.run(f"invoke {name} S/h", [])) for name in "abcd"]
+    assert begun == [["a/1"], ["b/1"], [], []]
+    statistics = book.stage.invoker.statistics()
+    assert (statistics.running, statistics.queued) == (2, 2)
+    assert requests(say(book, "b", *OUTPUT)) == ["c/1"]
+    assert requests(say(book, "a", *OUTPUT)) == ["d/1"]
+
+
+def test_suspended_and_paused_hold_no_slot_and_back_off_does(book: Playbook) -> None:
+    for name in "abcd":
+        book.run(f"invoke {name} S/h", [])
+    assert requests(say(book, "a", "Suspension waiting_signals: 17")) == ["c/1"]
+    assert requests(book.run("pause b", [])) == ["d/1"]
+    say(book, "c", 'Error code: 500 message: "no"')
+    book.run("hang-up c", [])
+    assert book.stage.invoker.statistics().backing_off == 1
+    assert requests(book.run("resume b", [])) == []
+    assert requests(say(book, "d", *OUTPUT)) == ["b/2"]
+
+
+def test_queued_invocation_that_was_killed_never_runs(book: Playbook) -> None:
+    for name in "abcd":
+        book.run(f"invoke {name} S/h", [])
+    book.run("kill c", [])
+    assert requests(say(book, "a", *OUTPUT)) == ["d/1"]
+
+
+def test_queued_invocation_that_was_paused_and_resumed_runs_once(book: Playbook) -> None:
+    for name in "abc":
+        book.run(f"invoke {name} S/h", [])
+    book.run("pause c", [])
+    book.run("resume c", [])
+    assert requests(say(book, "a", *OUTPUT)) == ["c/1"]
+    assert requests(say(book, "b", *OUTPUT)) == []
+
+
+# --- Streams that close slowly -------------------------------------------------------------------
+
+
+def test_next_attempt_waits_until_the_old_stream_is_gone(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    say(book, "a", "Suspension waiting_signals: 17")
+    assert requests(book.run("signal a 17 x", [])) == []
+    assert requests(book.run("hang-up a", [])) == ["a/2"]
+
+
+def test_stream_that_never_closes_is_dropped_after_five_seconds(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    say(book, "a", "Suspension waiting_signals: 17")
+    book.run("signal a 17 x", [])
+    assert book.run("wait 4999", []) == []
+    lines = book.run("wait 1", [])
+    assert lines[0].split(maxsplit=1)[1] == "a/1 <- reset"
+    assert requests(lines) == ["a/2"]
+
+
+def test_ended_invocation_needs_no_drain_to_be_answered(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    lines = [line.split(maxsplit=1)[1] for line in say(book, "a", *OUTPUT)]
+    assert lines == ["a/1 <- end of request", "a ended: value ok"]
+    assert [line.split(maxsplit=1)[1] for line in book.run("wait 5000", [])] == ["a/1 <- reset"]
+
+
+def test_resume_while_the_paused_attempts_stream_closes(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    say(book, "a", 'Error code: 500 message: "stop" behavior: PAUSE')
+    assert requests(book.run("resume a", [])) == []
+    book.run("pause a", [])
+    book.run("resume a", [])
+    assert requests(book.run("hang-up a", [])) == ["a/2"]
+
+
+# --- Taking away ---------------------------------------------------------------------------------
+
+
+def test_kill_and_proposals_in_one_turn_of_the_loop(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    stage = book.stage
+    id = stage.names["a"]
+    session = stage.world.session(id)
+    stream = stage.streams["a"]
+    book.run("answer a 200 content-type=application/vnd.restate.invocation.v6", [])
+    stage.propose(Pause(id))
+    stage.loop.call_soon(stream.listener.on_body, bytes.fromhex("0411000000000000"))
+    book.run("wait 0", [])
+    assert stage.world.status(id) == "paused"
+    assert stage.world.journal(id) == ["Input"]
+    assert session == 1
+
+
+def test_invocation_that_is_told_and_killed_in_one_record() -> None:
+    """It waits for its own ancestor: its journal grew and is gone when the leader acts."""
+    with closing(Playbook()) as book:
+        book.stage.defaults = Defaults(journal_retention_ms=0)
+        book.run("deploy dp_1 S/h S/i version=6", [])
+        book.run("invoke a S/h", [])
+        for caller in ("a", "i"):
+            fields = "invocation_id_notification_idx: 1 result_completion_id: 2"
+            say(book, caller, f'Call service_name: "S" handler_name: "i" {fields}')
+        say(book, "i2", 'AttachInvocation invocation_id: "<a>" result_completion_id: 1')
+        lines = [line.split(maxsplit=1)[1] for line in book.run("kill a", [])]
+        assert lines == [
+            "a/1 <- reset",
+            "a ended: failure 409 killed",
+            "i/1 <- reset",
+            "i ended: failure 409 killed",
+            "i2/1 <- reset",
+            "i2 ended: failure 409 killed",
+        ]
+        names = book.stage.names
+        assert book.stage.world.status(names["i2"]) == "free"
+
+
+def test_stopping_drops_every_stream(book: Playbook) -> None:
+    for name in "abc":
+        book.run(f"invoke {name} S/h", [])
+    say(book, "a", "Suspension waiting_signals: 17")  # its stream still closes
+    book.stage.invoker.stop()
+    lines = [line.split(maxsplit=1)[1] for line in book.run("wait 10000", [])]
+    assert sorted(lines) == ["a/1 <- reset", "b/1 <- reset", "c/1 <- reset"]
+    assert book.stage.invoker.statistics().running == 0
+
+
+# --- One piece of body, many records -------------------------------------------------------------
+
+
+def test_many_effects_of_one_piece_make_several_records(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    count = EFFECTS_PER_RECORD_MAX * 2 + 10
+    before = book.stage.world.partitions[0].store.applied_lsn
+    frames = [f"Run result_completion_id: {number}" for number in range(1, count + 1)]
+    say(book, "a", *frames, *OUTPUT)
+    store = book.stage.world.partitions[0].store
+    assert store.applied_lsn - before == 3
+    assert len(book.stage.world.journal(book.stage.names["a"])) == count + 2
+    assert book.stage.world.status(book.stage.names["a"]) == "completed"
+
+
+def test_log_that_refuses_the_end_is_asked_again(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    book.run("log refuses", [])
+    lines = say(book, "a", *OUTPUT)
+    assert [line.split(maxsplit=1)[1] for line in lines] == [
+        "a/1 <- end of request",
+        "a/1 <- reset",
+    ]
+    book.run("log takes", [])
+    assert requests(book.run("wait 1000", [])) == ["a/2"]
+    assert say(book, "a", *OUTPUT)[-1].endswith("a ended: value ok")
+
+
+# --- Start ---------------------------------------------------------------------------------------
+
+
+def test_long_journal_is_replayed_once_and_in_order(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    frames = [f"Run result_completion_id: {number}" for number in range(1, 1001)]
+    say(book, "a", *frames)
+    lines = book.run("lose a lost", [])
+    assert lines[1].split(maxsplit=1)[1] == "a/2 <- Start {known 1001, partial}"
+    replayed = [line for line in lines if " <- Run {" in line]
+    assert replayed == [
+        f"     0 a/2 <- Run {{result_completion_id: {number}}}" for number in range(1, 1001)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        (0, "known 3, partial"),
+        (3, "known 3, partial"),
+        (4, "known 3, partial, a=123"),
+        (7, "known 3, partial, a=123"),
+        (8, "known 3, a=123, b=123"),
+    ],
+)
+def test_eager_state_is_a_prefix_under_the_limit(book: Playbook, limit: int, told: str) -> None:
+    book.stage.defaults = Defaults(eager_state_bytes_max=limit)
+    book.run("deploy dp_1 O/add:exclusive version=6", [])
+    book.run("invoke a O/add key=k", [])
+    state = [f'SetState key: "{key}" value {{ content: "123" }}' for key in "ba"]
+    say(book, "a", *state)
+    lines = book.run("lose a lost", [])
+    assert lines[1].endswith(f"Start {{{told}}}")
+
+
+@pytest.mark.parametrize(
+    ("header", "delay_ms"),
+    [("7", 7000), ("Tue,_14_Nov_2023_22:13:30_GMT", 10_000)],
+)
+def test_retry_after(book: Playbook, header: str, delay_ms: int) -> None:
+    book.run("invoke a S/h", [])
+    value = header.replace("_", " ")
+    stream = book.stage.streams["a"]
+    book.stage.loop.call_soon(stream.listener.on_response, 429, [(b"retry-after", value.encode())])
+    book.run("wait 0", [])
+    book.run("hang-up a", [])
+    assert FIRST_MS == 1_700_000_000_000  # a Tuesday, at 22:13:20
+    assert book.run(f"wait {delay_ms - 1}", []) == []
+    assert requests(book.run("wait 1", [])) == ["a/2"]
+
+
+@pytest.mark.parametrize("header", [b"", b"soon", b"-1", b"\xb2", b"Tue, 14 Nov 2000 22:13:30 GMT"])
+def test_senseless_retry_after_leaves_it_to_the_policy(book: Playbook, header: bytes) -> None:
+    book.run("invoke a S/h", [])
+    stream = book.stage.streams["a"]
+    book.stage.loop.call_soon(stream.listener.on_response, 503, [(b"retry-after", header)])
+    book.run("wait 0", [])
+    book.run("hang-up a", [])
+    assert requests(book.run("wait 100", [])) == ["a/2"]
