@@ -59,7 +59,7 @@ class Filter:
 async def list_invocations(context: Context, request: Request) -> Reply:
     """A page of invocations, by id; ``cursor`` is there when there may be more."""
     wanted = _filter(request)
-    limit = request.number("limit", _PAGE_COUNT, INSPECTION_PAGE_MAX)
+    limit = request.number("limit", _PAGE_COUNT, 1, INSPECTION_PAGE_MAX)
     cursor = request.query.get("cursor")
     lower = parse_invocation(cursor) + b"\0" if cursor is not None else b""
     upper = None
@@ -94,8 +94,8 @@ async def list_invocations(context: Context, request: Request) -> Reply:
 async def get_invocation(context: Context, request: Request) -> Reply:
     """An invocation with a page of its journal, and what happened to its attempts."""
     target = parse_invocation(request.parameters["id"])
-    start = request.number("from", 0, _JOURNAL_INDEX_MAX)
-    limit = request.number("limit", _JOURNAL_PAGE_COUNT, INSPECTION_PAGE_MAX)
+    start = request.number("from", 0, 0, _JOURNAL_INDEX_MAX)
+    limit = request.number("limit", _JOURNAL_PAGE_COUNT, 1, INSPECTION_PAGE_MAX)
     store = context.gateway.store(partition_key_of(target))
     row = store.invocations.get(target)
     if row is None:
@@ -115,10 +115,11 @@ async def get_invocation(context: Context, request: Request) -> Reply:
         if read_bytes > INSPECTION_BYTES_PER_TURN:
             read_bytes = 0
             await asyncio.sleep(0)
-    page: Document = {"invocation": document, "journal": journal, "events": events}
+    document["journal"] = journal
+    document["events"] = events
     if end < length:
-        page["next_from"] = end
-    return json_reply(200, page)
+        document["next_from"] = end
+    return json_reply(200, document)
 
 
 def _filter(request: Request) -> Filter:

@@ -187,7 +187,7 @@ async def resume_one(context: Context, request: Request) -> Reply:
 async def restart_one(context: Context, request: Request) -> Reply:
     """Restart a completed invocation as a new one."""
     target = parse_invocation(request.parameters["id"])
-    from_index = request.number("from", 0, _JOURNAL_INDEX_MAX)
+    from_index = request.number("from", 0, 0, _JOURNAL_INDEX_MAX)
     deployment = _choice(request.query.get("deployment"), _LATEST)
     fresh = await restart(context, target, from_index, deployment)
     return json_reply(200, {"new_invocation_id": format_invocation_id(fresh)})

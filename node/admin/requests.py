@@ -16,6 +16,7 @@ _JSON = (b"content-type", b"application/json")
 _ENCODE = msgspec.json.Encoder().encode
 # The last moment that has a date: retentions may be "for ever".
 _TIME_MS_MAX = 253_402_300_799_999
+_DIGITS_MAX = 12
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -68,8 +69,8 @@ class Request:
             raise BadRequest(f"query parameter {name!r}: expected true or false, not {text!r}")
         return _BOOLEANS[text]
 
-    def number(self, name: str, default: int, maximum: int) -> int:
-        """A number of the query in ``[0, maximum]``.
+    def number(self, name: str, default: int, least: int, most: int) -> int:
+        """A number of the query in ``[least, most]``.
 
         Raises:
             BadRequest: it is not.
@@ -77,8 +78,9 @@ class Request:
         text = self.query.get(name)
         if text is None:
             return default
-        if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) > maximum:
-            raise BadRequest(f"query parameter {name!r}: expected a number from 0 to {maximum}")
+        is_number = text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
+        if not is_number or not least <= int(text) <= most:
+            raise BadRequest(f"query parameter {name!r}: expected a number from {least} to {most}")
         return int(text)
 
 
