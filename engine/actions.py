@@ -94,6 +94,8 @@ class Verdict(Enum):
     COMPLETED = "completed"
     NOT_COMPLETED = "not_completed"
     NOT_STARTED = "not_started"
+    JOURNAL_TOO_SHORT = "journal_too_short"
+    NOT_RESTARTABLE = "not_restartable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,14 @@ from perdure.engine.commands import (
     Pause,
     Purge,
     PurgeJournal,
+    Restart,
     Resume,
     Signal,
     TrimOutbox,
 )
 from perdure.engine.effects import apply_effects
 from perdure.engine.invoke import accept
+from perdure.engine.restart import restart
 from perdure.engine.turn import Turn
 from perdure.storage.keys import outbox_key
 from perdure.storage.partition_store import PartitionStore
@@ -120,9 +122,11 @@ def _dispatch(turn: Turn, command: Command) -> Outcome:
         case PurgeJournal():
             return lifecycle.purge_journal(turn, command.id)
         case Resume():
-            return lifecycle.resume(turn, command.id)
+            return lifecycle.resume(turn, command.id, command.pin)
         case Pause():
             return lifecycle.pause(turn, command.id)
+        case Restart():
+            return restart(turn, command)
         case PatchState():
             objects.patch_state(turn, command)
         case Announce():

@@ -172,15 +172,30 @@ class TrimOutbox(msgspec.Struct, frozen=True, array_like=True, tag=12):
 
 
 class Resume(msgspec.Struct, frozen=True, array_like=True, tag=13):
-    """Let a paused or suspended invocation run again."""
+    """Let a paused or suspended invocation run again; ``pin`` replaces the one it has, if any."""
 
     id: InvocationId
+    pin: Pin | None = None
 
 
 class Pause(msgspec.Struct, frozen=True, array_like=True, tag=14):
     """Stop running an invocation until it is resumed."""
 
     id: InvocationId
+
+
+class Restart(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Run a completed invocation again as ``new_id``, from its journal's entries up to an index.
+
+    Both ids have one partition. ``pin`` replaces the old one's behind the input; None keeps it.
+    """
+
+    id: InvocationId
+    new_id: InvocationId
+    from_index: int
+    pin: Pin | None
+    completion_retention_ms: int
+    journal_retention_ms: int
 
 
 Command = (
@@ -199,6 +214,7 @@ Command = (
     | TrimOutbox
     | Resume
     | Pause
+    | Restart
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -79,8 +79,14 @@ def enter(turn: Turn, target: InvocationId, spec: Spec, has_attachers: bool) -> 
 
 
 def start(turn: Turn, target: InvocationId, spec: Spec, has_attachers: bool) -> None:
-    """Run an invocation for the first time: its journal is the Input alone."""
-    progress = Progress(1, 1, None, turn.now_ms, turn.now_ms, 0, has_attachers)
+    """Run an invocation for the first time: its journal is the Input, or a copied prefix."""
+    prefix = spec.prefix
+    length, commands, pin = (
+        (1, 1, None)
+        if prefix is None
+        else (prefix.journal_length, prefix.command_count, prefix.pin)
+    )
+    progress = Progress(length, commands, pin, turn.now_ms, turn.now_ms, 0, has_attachers)
     run(turn, target, Invoked(spec, progress, turn.lsn))
 
 

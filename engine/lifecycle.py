@@ -26,6 +26,7 @@ from perdure.storage.tables.invocations import (
     Inboxed,
     Invoked,
     Paused,
+    Pin,
     Progress,
     Result,
     Scheduled,
@@ -225,8 +226,8 @@ def pause(turn: Turn, target: InvocationId) -> Verdict:
             return Verdict.ACCEPTED
 
 
-def resume(turn: Turn, target: InvocationId) -> Verdict:
-    """Run a paused or suspended invocation again."""
+def resume(turn: Turn, target: InvocationId, pin: Pin | None = None) -> Verdict:
+    """Run a paused or suspended invocation again, with another pin if one is given."""
     row = turn.store.invocations.get(target)
     match row:
         case None:
@@ -237,6 +238,8 @@ def resume(turn: Turn, target: InvocationId) -> Verdict:
             return Verdict.NOT_STARTED
         case Paused() | Suspended():
             progress = msgspec.structs.replace(row.progress, modified_at_ms=turn.now_ms)
+            if pin is not None and progress.pin is not None:
+                progress = msgspec.structs.replace(progress, pin=pin)
             run(turn, target, Invoked(row.spec, progress, turn.lsn))
             return Verdict.DONE
         case Invoked():

@@ -57,6 +57,7 @@ class LiveAttempt:
         self.is_closed = False
         self.delivered = 0
         self.started_at_ms = run.ports.clock.now_ms()
+        self.started = run.ports.clock.monotonic()
         self.server: str | None = None
         self._row = row
         self._loop = asyncio.get_running_loop()
@@ -154,6 +155,7 @@ class LiveAttempt:
 
     def on_response(self, status: int, headers: Headers) -> None:
         self._last_activity = self._loop.time()
+        self.run.ports.tally.answer(status)
         found = dict(reversed(headers))
         content_type = found.get(b"content-type")
         server = found.get(b"x-restate-server")
@@ -296,14 +298,14 @@ class LiveAttempt:
 
     def _start_frame(self) -> bytes:
         row = self._row
-        target, progress = row.spec.target, row.progress
+        target, progress, prefix = row.spec.target, row.progress, row.spec.prefix
         start = pb.StartMessage(
             id=self.run.id,
             debug_id=format_invocation_id(self.run.id),
             known_entries=progress.journal_length,
             retry_count_since_last_stored_entry=self.run.retry_state.failures_since_command,
             duration_since_last_stored_entry=max(self.started_at_ms - progress.modified_at_ms, 0),
-            random_seed=random_seed(self.run.id),
+            random_seed=random_seed(prefix.seed_of if prefix is not None else self.run.id),
         )
         if target.key is None:
             start.partial_state = True

@@ -64,6 +64,25 @@ class CallerSink(msgspec.Struct, frozen=True, array_like=True):
     type: int
 
 
+class Pin(msgspec.Struct, frozen=True, array_like=True):
+    """The deployment and protocol version that an invocation stays with."""
+
+    deployment_id: str
+    protocol_version: int
+
+
+class Prefix(msgspec.Struct, frozen=True, array_like=True):
+    """What a restarted invocation begins with: so many copied entries, commands among them.
+
+    ``seed_of``: whose random seed it draws from.
+    """
+
+    journal_length: int
+    command_count: int
+    pin: Pin | None
+    seed_of: InvocationId
+
+
 class Spec(msgspec.Struct, frozen=True, array_like=True):
     """What is fixed when an invocation is accepted. Times in ms since the epoch, 0 for none.
 
@@ -79,13 +98,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     idempotency_key: str | None
     completion_retention_ms: int
     journal_retention_ms: int
-
-
-class Pin(msgspec.Struct, frozen=True, array_like=True):
-    """The deployment and protocol version that an invocation stays with."""
-
-    deployment_id: str
-    protocol_version: int
+    prefix: Prefix | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):
