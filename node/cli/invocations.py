@@ -10,6 +10,7 @@ from perdure.node.cli.deployments import rows_of
 from perdure.node.cli.output import complain, emit_facts, emit_table, plain, say
 from perdure.node.cli.refused import Refused
 from perdure.node.cli.session import Session, Verbs, admin_options, confirm, confirm_option
+from perdure.node.config.durations import format_duration
 
 # As the admin API shows them; "inboxed" and "invoked" stand for several.
 STATUSES = (
@@ -125,7 +126,7 @@ def describe(session: Session, invocation_id: str, journal_limit: int) -> None:
 
 def _show(document: Document) -> None:
     emit_facts(
-        (name.replace("_", " "), _text(value))
+        _fact(name, value)
         for name, value in document.items()
         if name not in ("journal", "events", "next_from")
     )
@@ -151,6 +152,13 @@ def _show(document: Document) -> None:
                 for event in events
             ),
         )
+
+
+def _fact(name: str, value: object) -> tuple[str, object]:
+    words = name.replace("_", " ")
+    if isinstance(value, int) and words.endswith(" ms"):
+        return words.removesuffix(" ms"), format_duration(value)
+    return words, _text(value)
 
 
 def _note(row: Document) -> str:

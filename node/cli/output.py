@@ -39,8 +39,9 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for index, column in enumerate(columns):
+        # The first column identifies the row: it is there to be copied.
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(Text(plain(value)) for value in row))
     width = None if sys.stdout.isatty() else _PIPE_COLUMNS

@@ -209,7 +209,7 @@ class InvokerConfig:
         "Limit for connecting to a service, TLS included.",
     )
     additional_request_headers: tuple[tuple[str, str], ...] = _setting(
-        (), HEADERS, "Headers sent with each request to services, discovery included."
+        (), HEADERS, "Headers sent to services with each attempt."
     )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -335,6 +336,15 @@ def test_up_serves_stops_and_goes_on(tmp_path: Path, terminal: Terminal) -> None
             process.terminate()
             assert process.wait(timeout=_DEADLINE_SECONDS) == 0
         assert "goes on where this left off" in log.read_text()
+
+
+@pytest.mark.parametrize("host", ["", "*", "[::]", "0.0.0.0"])
+def test_every_interface_takes_ipv4(tmp_path: Path, free_port: int, host: str) -> None:
+    words = [*node_words("server", tmp_path), "--ingress-address", f"{host}:{free_port}"]
+    with running(tmp_path / "node.log", *words) as (_, line):
+        assert json.loads(line)["ingress_url"] == f"http://localhost:{free_port}/"
+        with socket.create_connection(("127.0.0.1", free_port), timeout=_DEADLINE_SECONDS):
+            pass
 
 
 def test_a_second_node_on_the_same_data_is_refused(tmp_path: Path, terminal: Terminal) -> None:
