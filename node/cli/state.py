@@ -39,6 +39,10 @@ def get(session: Session, service: str, key: str, name: str | None) -> None:
         rows = [row for row in rows if row.get("name") == name]
         if not rows:
             raise click.ClickException(f"{service}/{key} has no state {name!r}")
+        if not _has_value(rows[0]):
+            raise click.ClickException(
+                f"the state {name!r} of {service}/{key} is too large to be shown"
+            )
 
     def show() -> None:
         if name is not None:
@@ -143,10 +147,14 @@ def _value(row: Document) -> bytes:
     return base64.b64decode(str(row.get("value_base64", "")))
 
 
+def _has_value(row: Document) -> bool:
+    return "value" in row or "value_base64" in row
+
+
 def _shown(row: Document) -> object:
-    if "value" in row:
-        return row["value"]
-    return f"base64 {row['value_base64']}" if "value_base64" in row else "(left out)"
+    if not _has_value(row):
+        return "(left out)"
+    return row["value"] if "value" in row else f"base64 {row['value_base64']}"
 
 
 def _encoded(value: bytes) -> str | list[int]:

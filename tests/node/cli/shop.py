@@ -48,6 +48,12 @@ async def add(ctx: restate.ObjectContext, amount: int) -> int:
     return total
 
 
+@till.handler("fill", kind="exclusive")
+async def fill(ctx: restate.ObjectContext, sizes: dict[str, int]) -> None:
+    for name, size in sizes.items():
+        ctx.set(name, "x" * size)
+
+
 async def main() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = Config()

@@ -19,6 +19,7 @@ from tests.node.cli.terminal import Done, Terminal
 
 from perdure.node.admin.invocation_rows import ALIASES, STATUSES
 from perdure.node.cli import exits, invocations
+from perdure.node.cli.client import AdminClient, Document
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ class Shop:
         connection.request("POST", path, content, headers)
         answer = connection.getresponse().read()
         connection.close()
-        return json.loads(answer)
+        return json.loads(answer) if answer else None
 
     def send(self, path: str, body: object = None) -> str:
         return str(self.call(f"{path}/send", body)["invocationId"])
@@ -301,6 +302,39 @@ def test_shows_and_changes_state(shop: Shop) -> None:
     assert shop.type("state", "clear", "Till", "a/b", "--yes").code == 0
     shop.wait(lambda: shop.type(*get).json["entries"], [])
     assert shop.call("/Till/a%2Fb/add", 1) == 1
+
+
+def test_state_that_is_no_text_is_kept_as_it_is(shop: Shop) -> None:
+    client = AdminClient(shop.node["admin_url"])
+    body: Document = {"object_key": "raw", "new_state": {"blob": [255, 0], "text": "a"}}
+    assert client.request("POST", "/services/Till/state", body).status == 202
+    client.close()
+    get = ("state", "get", "Till", "raw", "--json")
+    shop.wait(lambda: [row["name"] for row in shop.type(*get).json["entries"]], ["blob", "text"])
+    assert "base64 /wA=" in shop.type("state", "get", "Till", "raw").out
+    assert shop.type("state", "edit", "Till", "raw", "--unset", "text", "--yes").code == 0
+    blob = [{"name": "blob", "size": 2, "value_base64": "/wA="}]
+    shop.wait(lambda: shop.type(*get).json["entries"], blob)
+
+
+def test_state_that_is_too_large_is_shown_in_part(shop: Shop) -> None:
+    sizes = {"a": 5_000_000, "b": 5_000_001, "c": 10}
+    shop.call("/Till/large/fill", sizes)
+    document = shop.type("state", "get", "Till", "large", "--json").json
+    assert [(row["name"], "value" in row) for row in document["entries"]] == [
+        ("a", True),
+        ("b", False),
+        ("c", True),
+    ]
+    assert document["is_partial"]
+    assert ["b", "5000003", "(left out)"] in shop.type("state", "get", "Till", "large").table
+    edit = shop.type("state", "edit", "Till", "large", "--set", "c=1", "--yes")
+    assert edit.code == exits.FAILED
+    assert "too large to be edited" in edit.err
+    one = shop.type("state", "get", "Till", "large", "b")
+    assert one.code == exits.FAILED
+    assert "too large to be shown" in one.err
+    assert shop.type("state", "clear", "Till", "large", "--yes").code == 0
 
 
 @pytest.mark.parametrize(
