@@ -187,7 +187,8 @@ class Pause(msgspec.Struct, frozen=True, array_like=True, tag=14):
 class Restart(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """Run a completed invocation again as ``new_id``, from its journal's entries up to an index.
 
-    Both ids have one partition. ``pin`` replaces the old one's behind the input; None keeps it.
+    Both ids have one partition. ``pin`` None: from the input alone the new one is not pinned, from
+    further on it keeps the old one's pin.
     """
 
     id: InvocationId

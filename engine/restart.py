@@ -78,8 +78,12 @@ def restart(turn: Turn, command: Restart) -> Accepted | Verdict:
     if turn.store.invocations.get(command.new_id) is not None:
         return Accepted(0)  # asked twice under one id
     commands = sum(is_command(entry.type) for entry in entries)
-    seed_of = old.prefix.seed_of if old.prefix is not None else command.id
-    prefix = Prefix(len(entries), commands, command.pin or pin, seed_of) if is_resumed else None
+    prefix = None
+    if is_resumed:
+        seed_of = old.prefix.seed_of if old.prefix is not None else command.id
+        prefix = Prefix(len(entries), commands, command.pin or pin, seed_of)
+    elif command.pin is not None:
+        prefix = Prefix(len(entries), commands, command.pin, command.new_id)
     source = Source(SourceKind.RESTART, command.id, old.target.text())
     retention = (command.completion_retention_ms, command.journal_retention_ms)
     spec = Spec(turn.lsn, old.target, source, None, turn.now_ms, 0, None, *retention, prefix)

@@ -12,7 +12,6 @@ from perdure.core.errors import (
     Conflict,
     Gone,
     NotFound,
-    NotImplementedHere,
     PerdureError,
     TooEarly,
     Unprocessable,
@@ -29,11 +28,11 @@ from perdure.engine.actions import Verdict
 from perdure.engine.commands import (
     Cancel,
     Command,
-    Invoke,
     Kill,
     Pause,
     Purge,
     PurgeJournal,
+    Restart,
     Resume,
 )
 from perdure.node.admin.context import Context, Endpoint
@@ -46,6 +45,7 @@ from perdure.node.admin.requests import (
     parse_invocation,
 )
 from perdure.node.admin.routes import Route
+from perdure.node.registry.manifest import PROTOCOL_VERSION_MAX
 from perdure.storage.keys import index_suffix
 from perdure.storage.tables.invocations import (
     Completed,
@@ -54,10 +54,10 @@ from perdure.storage.tables.invocations import (
     Invocation,
     Invoked,
     Paused,
+    Pin,
     Scheduled,
-    Source,
-    SourceKind,
     Suspended,
+    Target,
 )
 
 log = logger("admin")
@@ -102,11 +102,10 @@ async def resume(context: Context, target: InvocationId, deployment: str) -> int
 
     Raises:
         NotFound, Conflict, TooEarly: there is no such invocation; its state doesn't allow it.
-        BadRequest, NotImplementedHere: it can't go on with that deployment.
+        BadRequest: it can't go on with that deployment.
     """
-    if deployment != _KEEP:
-        _check_repin(context, target, deployment)
-    verdict = await _propose(context, target, Resume(target))
+    pin = _pin_to_resume_with(context, target, deployment) if deployment != _KEEP else None
+    verdict = await _propose(context, target, Resume(target, pin))
     if verdict is Verdict.NOT_STARTED:
         raise TooEarly(f"{format_invocation_id(target)} has not started: it can't be resumed")
     if verdict is not Verdict.DONE:
@@ -120,11 +119,11 @@ async def resume(context: Context, target: InvocationId, deployment: str) -> int
 async def restart(
     context: Context, target: InvocationId, from_index: int, deployment: str
 ) -> InvocationId:
-    """Run a completed invocation's input once more, as a new invocation; its id.
+    """Run a completed invocation once more, from a journal index, as a new one; its id.
 
     Raises:
         NotFound, TooEarly, Conflict, Unprocessable, Gone: it can't be restarted.
-        BadRequest, NotImplementedHere: not in this way.
+        BadRequest: not from there, or not with that deployment.
     """
     text = format_invocation_id(target)
     store = context.gateway.store(partition_key_of(target))
@@ -139,16 +138,8 @@ async def restart(
         raise BadRequest(
             f"from={from_index}: the journal has {row.progress.journal_length} entries"
         )
-    if from_index > 0:
-        raise NotImplementedHere("restarting behind the input is not supported: use from=0")
     route = context.registry.catalogue.latest(spec.target.service, spec.target.handler)
-    pin = row.progress.pin
-    _check_choice(
-        context,
-        deployment,
-        pin.deployment_id if pin is not None else None,
-        route.deployment_id if route is not None else None,
-    )
+    pin = _pin_to_restart_with(context, row, from_index, deployment)
     retention = (
         route.effective.retention(spec.target.kind, False)
         if route is not None
@@ -157,11 +148,16 @@ async def restart(
     fresh = make_invocation_id(
         partition_key_of(target), ulid(context.clock.now_ms(), context.entropy)
     )
-    source = Source(SourceKind.RESTART, target, spec.target.text())
-    await context.propose(
-        Invoke(fresh, spec.target, source, None, 0, None, *retention, entry.payload),
-        partition_key_of(fresh),
+    outcome = await context.propose(
+        Restart(target, fresh, from_index, pin, *retention), partition_key_of(target)
     )
+    if outcome is Verdict.NOT_RESTARTABLE:
+        raise Unprocessable(
+            f"{text} can't be restarted from={from_index}: a step before has no result, or was "
+            "recorded with service protocol 5"
+        )
+    if isinstance(outcome, Verdict):
+        raise _refusal(target, "restart-as-new", outcome)
     log.info("admin.invocation.restarted", id=text, new_id=format_invocation_id(fresh))
     return fresh
 
@@ -188,7 +184,9 @@ async def restart_one(context: Context, request: Request) -> Reply:
     """Restart a completed invocation as a new one."""
     target = parse_invocation(request.parameters["id"])
     from_index = request.number("from", 0, 0, _JOURNAL_INDEX_MAX)
-    deployment = _choice(request.query.get("deployment"), _LATEST)
+    # Replay wants the code that recorded the steps; the input alone is fit for any.
+    usual = _KEEP if from_index > 0 else _LATEST
+    deployment = _choice(request.query.get("deployment"), usual)
     fresh = await restart(context, target, from_index, deployment)
     return json_reply(200, {"new_invocation_id": format_invocation_id(fresh)})
 
@@ -294,7 +292,7 @@ def _completed(row: Invocation | None, text: str) -> Completed:
             raise Conflict(f"{text} is still running: cancel or kill it first")
 
 
-def _check_repin(context: Context, target: InvocationId, deployment: str) -> None:
+def _pin_to_resume_with(context: Context, target: InvocationId, deployment: str) -> Pin | None:
     text = format_invocation_id(target)
     row = context.gateway.store(partition_key_of(target)).invocations.get(target)
     match row:
@@ -307,33 +305,46 @@ def _check_repin(context: Context, target: InvocationId, deployment: str) -> Non
             if pin is None and deployment != _LATEST:
                 raise Conflict(f"{text} is not pinned: it will run on the latest deployment")
             if pin is None:
-                return
-            latest = context.registry.catalogue.latest(
-                row.spec.target.service, row.spec.target.handler
-            )
-            latest_id = latest.deployment_id if latest is not None else None
-            _check_choice(context, deployment, pin.deployment_id, latest_id, keeps_pin=True)
+                return None
+            return _repin(context, row.spec.target, pin.protocol_version, deployment)
         case _:
-            pass  # not started: refused when it is resumed
+            return None  # not started: refused when it is resumed
 
 
-def _check_choice(
-    context: Context,
-    choice: str,
-    pinned: str | None,
-    latest: str | None,
-    *,
-    keeps_pin: bool = False,
-) -> None:
-    """Refuse a deployment other than the one that will be used anyway."""
-    wanted = {_KEEP: pinned, _LATEST: latest}.get(choice, choice)
-    if choice not in (_KEEP, _LATEST) and context.registry.catalogue.deployment(choice) is None:
-        raise BadRequest(f"deployment: there is no deployment {choice}")
-    used = pinned if keeps_pin else latest
-    if wanted is not None and wanted != used:
-        raise NotImplementedHere(
-            f"going on with deployment {wanted} is not supported: it runs on {used}"
+def _pin_to_restart_with(
+    context: Context, row: Completed, from_index: int, deployment: str
+) -> Pin | None:
+    """None: the usual one, which is the old pin behind the input, else whatever is the latest."""
+    pin = row.progress.pin
+    if from_index > 0:
+        if deployment == _KEEP or pin is None:
+            return None
+        return _repin(context, row.spec.target, pin.protocol_version, deployment)
+    if deployment == _LATEST:
+        return None
+    if deployment == _KEEP:
+        return pin
+    return _repin(context, row.spec.target, None, deployment)
+
+
+def _repin(context: Context, target: Target, version: int | None, choice: str) -> Pin:
+    """A pin to the chosen deployment, for a journal of protocol ``version`` or a new one."""
+    catalogue = context.registry.catalogue
+    route = (
+        catalogue.latest(target.service, target.handler)
+        if choice == _LATEST
+        else catalogue.pinned(choice, target.service, target.handler)
+    )
+    if route is None:
+        raise BadRequest(f"deployment: {choice} doesn't serve {target.service}/{target.handler}")
+    lower, upper = route.protocol_version_min, min(route.protocol_version_max, PROTOCOL_VERSION_MAX)
+    wanted = upper if version is None else version
+    if not lower <= wanted <= upper:
+        raise BadRequest(
+            f"deployment: {route.deployment_id} speaks protocol versions {lower} to {upper}, the "
+            f"journal was recorded with {wanted}"
         )
+    return Pin(route.deployment_id, wanted)
 
 
 def _choice(text: str | None, default: str) -> str:

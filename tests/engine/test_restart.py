@@ -7,7 +7,7 @@ from tests.engine.world import PIN, World
 
 from perdure.core.ids import InvocationId
 from perdure.engine.actions import Accepted, Outcome, Verdict
-from perdure.engine.commands import Effects, End, Kill, Pause, Restart, Resume
+from perdure.engine.commands import Effect, Effects, End, Kill, Pause, Restart, Resume
 from perdure.storage.tables.invocations import Pin, SourceKind, Success, Target
 
 
@@ -151,9 +151,9 @@ def test_prefix_beyond_the_journal() -> None:
 def test_prefix_needs_version_6() -> None:
     world = World()
     invocation = world.invoke()
-    command = [e.run(1), e.run_result(1, b""), e.output(), End()]
+    command: list[Effect] = [e.run(1), e.run_result(1, b""), e.output(), End()]
     session = world.session(invocation)
-    old = Effects(invocation, session, Pin("dp_old", 5), list(command))
+    old = Effects(invocation, session, Pin("dp_old", 5), command)
     world.propose(old, world.of(invocation))
     assert restart(world, invocation, 1)[1] == Verdict.NOT_RESTARTABLE
 
@@ -204,3 +204,14 @@ def test_resume_pins_nothing_that_was_not_pinned() -> None:
     invocation = bring(world, "paused")
     world.propose(Resume(invocation, PIN), world.of(invocation))
     assert world.started(invocation).progress.pin is None
+
+
+def test_restart_from_the_input_on_a_chosen_deployment() -> None:
+    world = World()
+    chosen = Pin("dp_chosen", 6)
+    fresh, _ = restart(world, worked(world), 0, chosen)
+    row = world.started(fresh)
+    assert (row.progress.pin, row.progress.journal_length) == (chosen, 1)
+    # Nothing of the old one is replayed: it draws from its own seed.
+    assert row.spec.prefix is not None
+    assert row.spec.prefix.seed_of == fresh
