@@ -83,6 +83,12 @@ class World:
         found: str = answered.json()["invocationId"]
         return found
 
+    def call(self, path: str) -> Answered:
+        """Call a handler through the ingress and wait for its answer."""
+        answered = _ask(self.ingress_url, "POST", path, b"", {})
+        assert answered.status == 200, answered
+        return answered
+
     def describe(self, invocation: str) -> dict[str, Any]:
         """The invocation as the node shows it."""
         answered = self.admin("GET", f"/perdure/invocations/{invocation}")
