@@ -79,6 +79,7 @@ class RequestStream:
     __slots__ = (
         "_buffer",
         "_connection",
+        "_is_blocked",
         "_is_closed",
         "_is_ended",
         "_unconsumed",
@@ -95,6 +96,7 @@ class RequestStream:
         self.http_version = ""
         self._connection: Carrier | None = None
         self._buffer: list[bytes] = []
+        self._is_blocked = False
         self._is_ended = False
         self._is_closed = False
         self._unconsumed = 0
@@ -126,7 +128,8 @@ class RequestStream:
     def is_writable(self) -> bool:
         """Whether more may be written without piling up; if not, ``on_writable`` will come."""
         if self._connection is None:
-            return sum(map(len, self._buffer)) < STREAM_PENDING_BYTES_HIGH
+            self._is_blocked = sum(map(len, self._buffer)) >= STREAM_PENDING_BYTES_HIGH
+            return not self._is_blocked
         return self._connection.is_writable(self)
 
     def consumed(self, size: int) -> None:
@@ -145,6 +148,8 @@ class RequestStream:
         self._buffer.clear()
         if self._is_ended:
             connection.end(number)
+        elif self._is_blocked and connection.is_writable(self):
+            self.listener.on_writable()
 
     def received(self, data: bytes) -> None:
         """A piece of the body arrived."""
