@@ -7,6 +7,7 @@ the log is the truth, so a restart goes on from it.
 """
 
 import asyncio
+import errno
 import gc
 import signal
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from perdure.cluster.metadata.local import LocalMetadata
 from perdure.core import telemetry
 from perdure.core.clock import SystemClock
 from perdure.core.entropy import SystemEntropy
-from perdure.core.errors import AddressInUse, PerdureError
+from perdure.core.errors import AddressInUse, DiskFull, PerdureError
 from perdure.core.ids import PartitionId
 from perdure.core.invariant import InvariantViolation
 from perdure.core.offload import ThreadOffload
@@ -218,7 +219,7 @@ class Node:
             application, partial(make_server_core, self.config.http_core.value), self._clock
         )
         try:
-            port = await server.listen(address.host, address.port)
+            port = await server.listen(address.listen_host, address.port)
         except OSError as error:
             raise AddressInUse(
                 f"can't listen on {address} ({error.strerror or error}): stop what is there, or "
@@ -275,6 +276,14 @@ async def _serve(config: Config, on_ready: Callable[[ReadyInfo], None] | None) -
     except PerdureError:
         await node.stop(is_clean=False)
         raise
+    except OSError as error:
+        await node.stop(is_clean=False)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"there is no room to start in {config.base_dir} ({error}): free some space, then "
+            "start again; nothing is lost"
+        ) from error
     if on_ready is not None:
         on_ready(info)
     stopped = asyncio.Event()

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from tests.process.calls import Answer, post_json
 from tests.process.driver import CrashRun, RunOptions, Submission
-from tests.process.processes import ServerProcess
+from tests.process.processes import EXIT_START, ProcessFailed, ServerProcess
 from tests.process.programs import RUNNER, Program, Step, encode
 
 _DISK_BYTES = 320 * 1024 * 1024
 _PADDING = "x" * (1024 * 1024)
 _SENDS_MAX = 200
 _ROOM_SECONDS = 20.0
+_SCENARIO_SECONDS = 120.0
 
 
 @dataclass(slots=True)
@@ -86,39 +87,60 @@ async def scenario(folder: Path) -> None:
     run.server.log_path = folder / "server.log"
     filler = Filler(disk / "filler")
     try:
-        await run.start()
-        sender = Sender(run)
-        await sender.send_until_accepted()
-        filler.fill()
-        await sender.send_until_refused()
-        assert "wal.disk.full" in run.server.log_path.read_text(), "the log tells of it"
-        await run.attach(run.submissions[0])
-        await run.server.wait_healthy()
-        filler.remove()
-        await sender.send_until_accepted()
-        await run.attach_all()
-
-        filler.fill()
-        await sender.send_until_refused()
-        run.server.kill()
-        run.server.start()
-        await run.server.wait_healthy()
-        await run.attach(run.submissions[0])
-        filler.remove()
-        await sender.send_until_accepted()
-        await run.attach_all()
-
-        assert run.server.terminate() == 0
-        run.server.start()
-        await run.server.wait_healthy()
-        await run.attach_all()
-        run.check({})
-        assert not run.violations, run.violations
+        async with asyncio.timeout(_SCENARIO_SECONDS):
+            await _fill_and_free(run, filler)
     except BaseException:
         print(run.server.log_tail(), flush=True)
         raise
     finally:
         run.close()
+
+
+async def _fill_and_free(run: CrashRun, filler: Filler) -> None:
+    await run.start()
+    sender = Sender(run)
+    await sender.send_until_accepted()
+    filler.fill()
+    await sender.send_until_refused()
+    assert "wal.disk.full" in run.server.log_path.read_text(), "the log tells of it"
+    await run.attach(run.submissions[0])
+    await run.server.wait_healthy()
+    filler.remove()
+    await sender.send_until_accepted()
+    await run.attach_all()
+
+    filler.fill()
+    await sender.send_until_refused()
+    await restart_without_room(run, filler)
+    await sender.send_until_accepted()
+    await run.attach_all()
+
+    filler.fill()
+    await restart_without_room(run, filler)
+    await run.attach_all()
+    assert run.server.terminate() == 0
+    run.server.start()
+    await run.server.wait_healthy()
+    await run.attach_all()
+    run.check({})
+    assert not run.violations, run.violations
+
+
+async def restart_without_room(run: CrashRun, filler: Filler) -> None:
+    """Kill, and start on the full disk: the server serves what is there or says why it can't."""
+    run.server.kill()
+    run.server.start()
+    try:
+        await run.server.wait_healthy()
+    except ProcessFailed as failure:
+        assert "[LOG0003]" in str(failure), failure
+        assert run.server.exit_code() == EXIT_START
+        filler.remove()
+        run.server.start()
+        await run.server.wait_healthy()
+    else:
+        await run.attach(run.submissions[0])
+        filler.remove()
 
 
 def main() -> None:

@@ -20,6 +20,10 @@ from pathlib import Path
 from tests.process.calls import Unanswered, post_json, request
 
 ROOT = Path(__file__).resolve().parents[2]
+# Exit codes of the command.
+EXIT_CONFIGURATION = 3
+EXIT_START = 4
+
 _POLL_SECONDS = 0.01
 _PORTS = range(20_000, 32_000)
 

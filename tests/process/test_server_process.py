@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.process.calls import Unanswered, request
 from tests.process.driver import CrashRun, RunOptions
-from tests.process.processes import ROOT, ServerProcess
+from tests.process.processes import EXIT_CONFIGURATION, EXIT_START, ROOT, ServerProcess
 from tests.process.programs import (
     RUNNER,
     Awakeable,
@@ -26,9 +26,6 @@ from tests.process.programs import (
 from perdure.storage.wal_format import FRAME_MAGIC
 
 pytestmark = pytest.mark.slow
-
-EXIT_CONFIGURATION = 3
-EXIT_START = 4
 
 
 @pytest.fixture
