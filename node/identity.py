@@ -79,15 +79,7 @@ async def establish(
         MetadataRegressed: metadata is older than the marker.
     """
     cluster_name, node_name = names
-    marker = read_marker(disk)
-    if marker is not None:
-        check_owner(marker, cluster_name, node_name)
-    cluster = await _read_cluster(metadata)
-    if cluster is None and marker is not None and disk.exists("wal"):
-        raise DataDirectoryDamaged(
-            "there is a log here but no metadata of its cluster: restore the folder metadata/ "
-            "from a backup, or wipe the data directory"
-        )
+    marker, cluster = await _read(disk, metadata, names)
     key = f"nodes/{_SINGLE_NODE_ID}"
     found = await metadata.get(key)
     known = msgspec.msgpack.decode(found.value, type=NodeMeta) if found is not None else None
@@ -126,6 +118,21 @@ async def establish(
         incarnation=incarnation,
         partition_count=cluster.partition_count,
     )
+
+
+async def _read(
+    disk: Disk, metadata: MetadataStore, names: tuple[str, str]
+) -> tuple[Marker | None, ClusterMeta | None]:
+    marker = read_marker(disk)
+    if marker is not None:
+        check_owner(marker, *names)
+    cluster = await _read_cluster(metadata)
+    if cluster is None and marker is not None and disk.exists("wal"):
+        raise DataDirectoryDamaged(
+            "there is a log here but no metadata of its cluster: restore the folder metadata/ "
+            "from a backup, or wipe the data directory"
+        )
+    return marker, cluster
 
 
 async def _read_cluster(metadata: MetadataStore) -> ClusterMeta | None:
