@@ -127,5 +127,6 @@ def check_deployment_id(text: str) -> str:
 
 def moment(time_ms: int) -> str:
     """RFC 3339 in UTC with a ``Z``: what clients parse."""
-    stamp = datetime.fromtimestamp(min(time_ms, _TIME_MS_MAX) / 1000, UTC)
+    seconds, rest_ms = divmod(min(time_ms, _TIME_MS_MAX), 1000)
+    stamp = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest_ms * 1000)
     return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -15,6 +15,8 @@ E = TypeVar("E")
 
 VERSION_MIN = 2
 VERSION_MAX = 4
+# An object's key may be the empty string; nothing else that a path names is.
+_EMPTY_ALLOWED = "{key}"
 _PREFIXES = {f"v{version}": version for version in range(VERSION_MIN, VERSION_MAX + 1)}
 
 
@@ -90,7 +92,7 @@ def _bind(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
     parameters: dict[str, str] = {}
     for expected, found in zip(pattern, segments, strict=True):
         if expected.startswith("{"):
-            if not found:
+            if not found and expected != _EMPTY_ALLOWED:
                 return None
             try:
                 parameters[expected[1:-1]] = unquote(found, errors="strict")

@@ -242,3 +242,29 @@ def test_openapi_of_a_service(world: World) -> None:
     for name, section in (("Send", "responses"), ("delay", "parameters"), ("key", "parameters")):
         assert name in document["components"][section]
     assert world.admin("GET", "/services/Nope/openapi").status == 404
+
+
+def test_a_paused_invocation_goes_on_with_another_deployment(empty: World) -> None:
+    _, old = register(empty)
+    target = empty.send("/Probe/nap/send", 3600)
+    empty.wait_status(target, "suspended")
+    assert empty.admin("PATCH", f"/invocations/{target}/pause").status == 202
+    status, new = register(empty, uri=f"{empty.service}/mounted/")
+    assert status == 201 and new["id"] != old["id"]
+    assert empty.describe(target)["deployment"] == old["id"]
+    answered = empty.admin("PATCH", f"/invocations/{target}/resume?deployment=latest")
+    assert answered.status == 200, answered
+    assert empty.wait_status(target, "suspended")["deployment"] == new["id"]
+
+
+def test_a_restart_keeps_a_prefix_of_the_journal(empty: World) -> None:
+    register(empty)
+    target = empty.send("/Probe/step/send", "x")
+    empty.wait_status(target, "completed")
+    old = {entry["index"]: entry for entry in empty.describe(target)["journal"]}
+    upto = next(index for index, entry in old.items() if entry["type"] == "RunCompletion")
+    answered = empty.admin("PATCH", f"/invocations/{target}/restart-as-new?from={upto}")
+    assert answered.status == 200, answered
+    fresh = answered.json()["new_invocation_id"]
+    journal = empty.wait_status(fresh, "completed")["journal"]
+    assert [entry["type"] for entry in journal] == [entry["type"] for entry in old.values()]

@@ -259,7 +259,7 @@ def test_settings_that_are_refused() -> None:
         patch_service(registry, "A", SettingsPatch(workflow_completion_retention_ms=1))
 
 
-_NAMES = st.sets(st.sampled_from("ABCD"), max_size=3)
+_NAMES = st.sets(st.sampled_from("ABCD"), max_size=3).map(sorted).map(" ".join)
 _KINDS = st.sampled_from(ServiceType)
 _STEPS = st.lists(
     st.one_of(
@@ -296,10 +296,10 @@ def test_any_sequence_keeps_the_registry_whole(steps: list[tuple[object, ...]]) 
 
 def _apply(registry: Registry, index: int, step: tuple[object, ...]) -> Registry:
     match step:
-        case ("register", int(number), set(names), ServiceType() as kind, bool(over), bool(force)):
+        case ("register", int(number), str(names), ServiceType() as kind, bool(over), bool(force)):
             change = candidate(
                 number,
-                offers(*sorted(map(str, names)), kind=kind),
+                offers(*names.split(), kind=kind),
                 id=f"dp_{index}",
                 allows_breaking=over,
                 overwrites=force,
@@ -311,9 +311,9 @@ def _apply(registry: Registry, index: int, step: tuple[object, ...]) -> Registry
                     assert service.revision == before.get(name, 0) + 1
                     assert outcome.registry.latest[name] == outcome.deployment.id
             return outcome.registry
-        case ("update", int(number), set(names), ServiceType() as kind, bool(over)):
+        case ("update", int(number), str(names), ServiceType() as kind, bool(over)):
             known = find_by_address(registry, f"http://host:{number}/")
-            discovered = offers(*sorted(map(str, names)), kind=kind)
+            discovered = offers(*names.split(), kind=kind)
             change_to = update(f"http://host:{number % 3 + 1}/", discovered, over)
             return update_deployment(registry, known.id if known else "dp_none", change_to)[0]
         case ("remove", int(number)):

@@ -19,6 +19,7 @@ from perdure.node.registry.model import OnMaxAttempts, RetryOptions, ServiceType
 from perdure.storage.tables.invocations import HandlerKind
 
 Document = dict[str, Any]
+NOTHING: Document = {}
 
 
 def service(**fields: object) -> Document:
@@ -192,7 +193,7 @@ def test_declarations_that_cant_be_served(stated: Document) -> None:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    found = parse(service(novel=1, handlers=[{"name": "run", "novel": {}}]), novel=[])
+    found = parse(service(novel=1, handlers=[{"name": "run", "novel": NOTHING}]), novel=[])
     assert found.services[0].name == "Svc"
 
 
@@ -214,7 +215,9 @@ def test_schemas_are_kept_to_the_letter() -> None:
 
 def test_defaults_of_input_and_output() -> None:
     (found,) = parse(
-        service(handlers=[{"name": "open"}, {"name": "closed", "input": {}, "output": {}}])
+        service(
+            handlers=[{"name": "open"}, {"name": "closed", "input": NOTHING, "output": NOTHING}]
+        )
     ).services
     assert found.handlers["open"].input.is_open
     assert found.handlers["open"].output.content_type == "application/json"
