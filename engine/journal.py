@@ -47,13 +47,19 @@ PROMISE_COMPLETED = Failure(409, "promise was already completed")
 
 @dataclass(slots=True)
 class Journaling:
-    """The invocation whose commands are applied. ``group`` is its object's, b"" for services."""
+    """The invocation whose commands are applied. ``object_group`` is b"" for plain services."""
 
     turn: Turn
     id: InvocationId
     spec: Spec
     tape: Tape
-    group: bytes
+    object_group: bytes
+
+    @property
+    def group(self) -> bytes:
+        """Group of the object's rows. An empty one would stand for all objects there are."""
+        invariant(bool(self.object_group), "only keyed handlers have state", id=self.id)
+        return self.object_group
 
     def sink(self, completion_id: int, type_code: int) -> CallerSink:
         """Where the result of an asynchronous command goes."""

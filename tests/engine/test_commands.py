@@ -27,9 +27,11 @@ from tests.engine.entries import (
     sleep,
     workflow,
 )
+from tests.engine.test_lifecycle import bring
 from tests.engine.world import PIN, World, any_of, result_text
 
 from perdure.core.ids import format_invocation_id
+from perdure.core.invariant import InvariantViolation
 from perdure.engine.actions import NoOutput, Recorded, Stale
 from perdure.engine.commands import (
     Append,
@@ -203,6 +205,15 @@ def test_eager_reads_are_only_recorded() -> None:
     counter = world.invoke(exclusive("k"))
     recorded = world.effects(counter, get_eager_state(b"a", None), get_eager_state(b"b", b""))
     assert recorded == Recorded((1, 2), (0, 0), 3, True)
+
+
+@pytest.mark.parametrize("command", [set_state(b"k", b""), clear_all_state(), get_state(1, b"k")])
+def test_state_of_a_plain_service_halts(command: Append) -> None:
+    """Leaders refuse it; if one slips through, clearing "its" state would clear everybody's."""
+    world = World()
+    invocation = world.invoke()
+    with pytest.raises(InvariantViolation, match="only keyed handlers"):
+        world.effects(invocation, command)
 
 
 # --- Sleep and timers ----------------------------------------------------------------------------
@@ -471,3 +482,31 @@ def test_effects_after_a_terminal_one_do_not_exist() -> None:
     world.effects(invocation, output(b"x"), End())
     message = pb.OutputCommandMessage.FromString(world.entries(invocation)[-1][1].payload)
     assert message.value.content == b"x"
+
+
+@pytest.mark.parametrize(
+    ("state", "attached", "output_now"),
+    [
+        ("free", "failure 404 not found", "failure 404 not found"),
+        ("scheduled", None, "void"),
+        ("inboxed", None, "void"),
+        ("invoked", None, "void"),
+        ("suspended", None, "void"),
+        ("paused", None, "void"),
+        ("completed", "value done", "value done"),
+    ],
+)
+def test_attach_and_get_output_by_state(state: str, attached: str | None, output_now: str) -> None:
+    world = World()
+    target, caller = bring(world, state), world.invoke()
+    world.effects(caller, get_output(1, target))
+    assert world.last(caller) == output_now
+    before = world.journal(caller)
+    world.effects(caller, attach(2, target))
+    if attached is None:
+        assert world.journal(caller) == [*before, "AttachInvocation(2)"]
+        world.operate(Kill, target)
+        assert world.last(caller) == "failure 409 killed"
+    else:
+        assert world.last(caller) == attached
+    world.check()

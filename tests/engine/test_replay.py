@@ -51,10 +51,13 @@ TARGETS: tuple[Target, ...] = (
 )
 _FAILURE = AttemptFailure(500, "no")
 Choice = tuple[int, int, int]
+_KEYED_ONLY = range(4, 9)  # state and promises: leaders refuse them from plain services
 
 
-def _effect(world: World, ids: list[InvocationId], choice: Choice) -> Effect:
+def _effect(world: World, ids: list[InvocationId], choice: Choice, is_keyed: bool) -> Effect:
     what, which, number = choice
+    if not is_keyed and what % 21 in _KEYED_ONLY:
+        what = 1
     other = ids[which % len(ids)]
     target = TARGETS[number % len(TARGETS)]
     makers: tuple[Callable[[], Effect], ...] = (
@@ -131,7 +134,8 @@ def play(world: World, steps: list[Step]) -> None:
                 running = [id for id in ids if isinstance(world.row(id), Invoked)]
                 if running:
                     id = running[choices[0][1] % len(running)]
-                    effects = [_effect(world, ids, choice) for choice in choices]
+                    is_keyed = world.started(id).spec.target.key is not None
+                    effects = [_effect(world, ids, choice, is_keyed) for choice in choices]
                     session = world.session(id)
                     world.propose(Effects(id, session, PIN, effects), world.of(id))
             case Operate((a, b, _)):

@@ -14,7 +14,7 @@ server did because of it, up to an empty line. ``pytest --rewrite`` writes the t
     hang-up <name>                  the response ends
     lose <name> <kind>              the stream is lost (connect, refused, lost, broken)
     reads <name> yes|no             whether the service takes bytes
-    log refuses|takes               whether the log takes proposals
+    log refuses|takes|<ms>          whether the log takes proposals, and how long it takes it
     cancel|kill|pause|resume|purge <name>
     signal <name> <index> <text>
     wait <ms>
@@ -217,6 +217,8 @@ class Playbook:
 
     def _log(self, args: list[str], _lines: list[str]) -> None:
         self.stage.is_refusing = args[0] == "refuses"
+        if args[0].isdigit():
+            self.stage.log_delay_ms = float(args[0])
 
     def _signal(self, args: list[str], _lines: list[str]) -> None:
         name, index, text = args

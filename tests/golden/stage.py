@@ -6,6 +6,7 @@ the next turn of the loop, actions go where a leader sends them, timers fire whe
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -124,7 +125,9 @@ class Stage:
         )
         self.catalogue = Catalogue(self.registry, self.defaults)
         self.is_refusing = False
+        self.log_delay_ms = 0.0
         self._attempts: dict[str, int] = {}
+        self._log: deque[tuple[Command, Callable[[Outcome], None] | None]] = deque()
         self._dice = Dice()
         self._partition = self.world.partitions[0]
         resolver = CatalogueResolver(lambda: self.catalogue, self.clock, self._dice)
@@ -184,7 +187,7 @@ class Stage:
 
     def propose(self, command: Command) -> None:
         """Apply a command on the next turn of the loop."""
-        self._inside(lambda: self.loop.call_soon(self._apply, command, None))
+        self._inside(lambda: self._append(command, None))
 
     def name_of(self, id: InvocationId) -> str:
         """The name of an invocation; children are named after their handler."""
@@ -223,7 +226,17 @@ class Stage:
     def _propose_effects(self, effects: Effects, done: Callable[[Outcome], None]) -> None:
         if self.is_refusing:
             raise Overloaded("the script says so")
-        self.loop.call_soon(self._apply, effects, done)
+        self._append(effects, done)
+
+    def _append(self, command: Command, done: Callable[[Outcome], None] | None) -> None:
+        self._log.append((command, done))
+        if self.log_delay_ms:
+            self.loop.call_later(self.log_delay_ms / 1000, self._apply_next)
+        else:
+            self.loop.call_soon(self._apply_next)
+
+    def _apply_next(self) -> None:
+        self._apply(*self._log.popleft())
 
     def _apply(self, command: Command, done: Callable[[Outcome], None] | None) -> None:
         self.world.now_ms = self.clock.now_ms()
