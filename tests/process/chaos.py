@@ -13,6 +13,7 @@ from tests.process.processes import wait_listening
 _WHILE_SECONDS = (0.05, 1.2)
 _BOOT_SECONDS = (0.0, 0.6)
 _ACKS_MAX = 12
+_POLL_SECONDS = 0.1
 
 
 class Chaos:
@@ -72,7 +73,9 @@ class Chaos:
         self._run.on_ack = acknowledged
         try:
             async with asyncio.timeout(self._run.options.finish_seconds):
-                await killed.wait()
+                while not killed.is_set():
+                    self._run.server.check_alive()
+                    await pause(killed, _POLL_SECONDS)
         finally:
             self._run.on_ack = lambda: None
         self._run.figures.kills_on_ack += 1

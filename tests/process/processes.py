@@ -149,13 +149,14 @@ class ServerProcess(ManagedProcess):
         return self.base_dir / "n1"
 
     async def wait_healthy(self, timeout_seconds: float = 20.0) -> float:
-        """Wait until the ingress answers; returns how many seconds that took."""
+        """Wait until ingress and admin answer; returns how many seconds that took."""
         started = time.monotonic()
         while True:
             self.check_alive()
             try:
-                answer = await request(self.ingress_port, "GET", "/restate/health")
-                if answer.status == 200:
+                ingress = await request(self.ingress_port, "GET", "/restate/health")
+                admin = await request(self.admin_port, "GET", "/health")
+                if (ingress.status, admin.status) == (200, 200):
                     return time.monotonic() - started
             except Unanswered:
                 pass
