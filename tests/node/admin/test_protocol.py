@@ -1,5 +1,10 @@
 """What holds for every path: versions, methods, errors, limits, state edits, the node itself."""
 
+import http.client
+import json
+import socket
+from pathlib import Path
+
 import pytest
 from tests.node.admin.world import World, wait_for
 
@@ -120,3 +125,24 @@ def test_state_edit_is_seen_by_handlers_and_guarded_by_its_version(world: World)
     edit('"never"', "not-its-version")
     edit('"never"', "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU")
     assert peeked() == "first"
+
+
+@pytest.mark.slow
+def test_requests_at_once_are_limited_and_end_with_their_client(tmp_path: Path) -> None:
+    world = World(tmp_path, admin_requests_max=1)
+    world.start()
+    silent = socket.create_server(("127.0.0.1", 0))  # connects, and never answers
+    try:
+        client = http.client.HTTPConnection(world.admin_url.removeprefix("http://").rstrip("/"))
+        body = json.dumps({"uri": f"http://127.0.0.1:{silent.getsockname()[1]}/"})
+        client.request("POST", "/deployments", body, {"content-type": "application/json"})
+        refused = wait_for(
+            lambda: world.admin("GET", "/health"), lambda answered: answered.status == 429
+        )
+        assert refused.json()["restate_code"] == "REQ0006"
+        assert refused.headers["retry-after"] == "1"
+        client.close()
+        wait_for(lambda: world.admin("GET", "/health"), lambda answered: answered.status == 200)
+    finally:
+        silent.close()
+        world.stop()

@@ -39,8 +39,9 @@ class Answered:
 class World:
     """``service``: base URL of the SDK service, over HTTP/2 and HTTP/1.1."""
 
-    def __init__(self, base_dir: Path) -> None:
+    def __init__(self, base_dir: Path, admin_requests_max: int | None = None) -> None:
         self._base_dir = base_dir
+        self._admin_requests_max = admin_requests_max
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="world", daemon=True)
         self.service, self._serving = serve("tests.node.admin.services:APP")
@@ -111,7 +112,11 @@ class World:
             base_dir=self._base_dir,
             worker=replace(plain.worker, partition_count=3),
             ingress=replace(plain.ingress, bind_address=loopback),
-            admin=replace(plain.admin, bind_address=loopback),
+            admin=replace(
+                plain.admin,
+                bind_address=loopback,
+                concurrent_requests_max=self._admin_requests_max,
+            ),
         )
         self.node = Node(config, Supervisor())
         info = await self.node.start()
