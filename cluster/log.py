@@ -32,12 +32,14 @@ class CommittedRecord(Generic[C]):
 
 @dataclass(frozen=True, slots=True)
 class SegmentLogStatistics:
-    """LSNs are exclusive tails."""
+    """LSNs are exclusive tails: the window is what is between them. ``appended``: records since
+    the segment was opened."""
 
     tail_lsn: int
     committed_lsn: int
     waiting: int
     window_bytes: int
+    appended: int
 
 
 class LogBatcher:
@@ -118,6 +120,7 @@ class SegmentLog(Generic[C]):
             base + self._core.committed,
             len(self._waiting),
             self._core.window_bytes,
+            self._core.next_offset,
         )
 
     def abandon(self) -> list[C]:

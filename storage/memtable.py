@@ -21,8 +21,6 @@ class Group:
 class Memtable:
     """Rows by table number. ``bytes`` estimates what they weigh."""
 
-    __slots__ = ("bytes", "groups", "rows")
-
     def __init__(self, table_count: int) -> None:
         self.rows: list[dict[bytes, object]] = [{} for _ in range(table_count)]
         self.groups: list[dict[bytes, Group]] = [{} for _ in range(table_count)]

@@ -151,12 +151,9 @@ class _Walk:
             try:
                 header = self._check_header(seq, handle)
                 reader = _GroupReader(handle, header)
-                position: int | None = SECTOR_BYTES
+                position = SECTOR_BYTES
                 expected = header.first_frame_seq, header.prev_crc, header.first_group_id
-                while position is not None:
-                    group = reader.read(position, *expected)
-                    if group is None:
-                        break
+                while (group := reader.read(position, *expected)) is not None:
                     if any(frame.type == FrameType.CHECKPOINT for _, frame, _ in group):
                         return seq
                     position, expected = _behind(group)

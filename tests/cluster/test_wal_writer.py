@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def test_frames_of_one_turn_share_a_write_and_a_sync() -> None:
     async def body(rig: Rig) -> None:
         order: list[int] = []
         for number in range(10):
-            rig.writer.stage(store(number, b"x"), lambda number=number: order.append(number))
+            rig.writer.stage(store(number, b"x"), partial(order.append, number))
         assert order == []
         await turn()
         assert order == list(range(10))
@@ -70,7 +71,7 @@ def test_a_slow_disk_is_served_by_the_thread_and_the_next_group_gathers() -> Non
         await turn()
         assert acked == [0]  # the first one measured it
         for number in range(1, 4):
-            rig.writer.stage(store(number, b"x"), lambda number=number: acked.append(number))
+            rig.writer.stage(store(number, b"x"), partial(acked.append, number))
             await turn()
         assert len(rig.writing.jobs) == 1
         assert acked == [0]
@@ -203,13 +204,13 @@ def test_a_full_disk_keeps_the_group_until_there_is_room() -> None:
         rig.disk.capacity -= rig.disk.free_bytes()
         offset = 0
         while not rig.writing.jobs:  # the group that needs a new file
-            rig.writer.stage(store(offset, b"x" * 400), lambda n=offset: acked.append(n))
+            rig.writer.stage(store(offset, b"x" * 400), partial(acked.append, offset))
             await turn()
             rig.housekeeping.run_all()
             offset += 1
         assert rig.server.is_full
         rig.writing.run_all()
-        rig.writer.stage(store(offset, b"y"), lambda n=offset: acked.append(n))
+        rig.writer.stage(store(offset, b"y"), partial(acked.append, offset))
         tried = rig.disk.steps
         await asyncio.sleep(DISK_FULL_RETRY_MS / 1000 * 20)
         assert acked == list(range(offset - 1))

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tests.sim.disk import PowerLoss, SimDisk
 from tests.sim.log_model import PartitionModel, Seen
@@ -72,26 +72,25 @@ HEALED = Faults(
 )
 
 
-@dataclass
 class History:
     """What one seed led to: a hash over everything that happened, and what was seen to happen."""
 
-    seed: int
-    happened: Counter[str] = field(default_factory=Counter[str])
-    trace: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    def __init__(self) -> None:
+        self.happened = Counter[str]()
+        self._trace = hashlib.sha256()
 
     def note(self, *event: object) -> None:
-        self.trace.update(repr(event).encode())
+        self._trace.update(repr(event).encode())
 
     def digest(self) -> str:
-        return self.trace.hexdigest()
+        return self._trace.hexdigest()
 
 
 class World:
     """The machine of one seed, and what is known of it."""
 
     def __init__(self, seed: int) -> None:
-        self.history = History(seed)
+        self.history = History()
         self.dice = random.Random(seed)
         self.disk = SimDisk(random.Random(self.dice.getrandbits(64)), CAPACITY)
         self.tables = [SimTables(self.disk) for _ in range(PARTITIONS)]

@@ -14,9 +14,12 @@ import hashlib
 import json
 import random
 from collections import Counter
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, TypeVar
 
+from tests.sim import knobs
 from tests.sim.disk import PowerLoss, SimDisk
 from tests.sim.loop import SimLoop
 from tests.sim.ports import SimClock, SimEntropy, SimEnv, SimOffload, SimTables
@@ -47,6 +50,8 @@ from perdure.storage.tables.invocations import (
     Target,
 )
 from perdure.storage.wal import WalSizes
+
+T = TypeVar("T")
 
 PARTITIONS = 3
 KEYS = ("alice", "bob")
@@ -146,9 +151,10 @@ class NodeWorld:
 
     def run(self, lives: int) -> str:
         """Live under faults, then heal: everything must come to its end. Returns a hash of all."""
-        for number in range(lives):
-            self._live(number, Faults.draw(self.dice))
-        self._live(lives, HEALED)
+        with knobs.drawn(self.dice):
+            for number in range(lives):
+                self._live(number, Faults.draw(self.dice))
+            self._live(lives, HEALED)
         for request in self.requests:
             self._check(request)
         return self.trace.hexdigest()
@@ -262,7 +268,7 @@ class NodeLife:
             await self._until_failed(self.host.close())
         return self.failure is None
 
-    async def _until_failed(self, work: "asyncio._CoroutineLike[None]") -> None:
+    async def _until_failed(self, work: Coroutine[Any, Any, None]) -> None:
         working = asyncio.ensure_future(work)
         failing = asyncio.ensure_future(self.failed.wait())
         await asyncio.wait((working, failing), return_when=asyncio.FIRST_COMPLETED)
@@ -377,7 +383,9 @@ class NodeLife:
     async def _wait_until_settled(self) -> None:
         """Sends have arrived too, and nothing is left to do."""
         expected = self.world.expected_counts()
-        while self._counts() != expected or self._has_work():
+        while True:
+            if self._counts() == expected and not self._has_work():
+                return
             await asyncio.sleep(0.05)
 
     def _counts(self) -> Counter[str]:
@@ -434,7 +442,7 @@ def make_catalogue() -> Catalogue:
     return Catalogue(register(Registry(), candidate).registry, DEFAULTS)
 
 
-def _tell(told: "asyncio.Future[object]", outcome: object) -> None:
+def _tell(told: "asyncio.Future[T]", outcome: T) -> None:
     if not told.done():
         told.set_result(outcome)
 

@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from perdure.core.clock import Clock
@@ -143,7 +144,7 @@ class SimStream:
         while data:
             size = self._service.dice.randint(1, len(data))
             piece, data = data[:size], data[size:]
-            self._back(lambda piece=piece: self._listener.on_body(piece))
+            self._back(partial(self._listener.on_body, piece))
 
     def respond_end(self) -> None:
         self._back(self._finish)

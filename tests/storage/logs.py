@@ -39,15 +39,23 @@ def new_disk() -> SimDisk:
 
 
 def open_log(
-    disk: Disk, sizes: WalSizes = SIZES, dead: tuple[SegmentKey, ...] = (), seed: int = 1
+    disk: Disk,
+    sizes: WalSizes = SIZES,
+    dead: tuple[SegmentKey, ...] = (),
+    seed: int = 1,
+    identity: WalIdentity = IDENTITY,
 ) -> Reading:
     """Open the log below ``disk``; segments in ``dead`` need nothing of it."""
     frames: list[tuple[int, int, FrameHeader, bytes]] = []
+
+    def visit(file_seq: int, position: int, header: FrameHeader, body: bytes) -> None:
+        frames.append((file_seq, position, header, body))
+
     recovered = open_wal(
         disk,
-        IDENTITY,
+        identity,
         SimEntropy(random.Random(seed)),
-        lambda *frame: frames.append(frame),
+        visit,
         lambda segment, _end: segment in dead,
         sizes,
     )

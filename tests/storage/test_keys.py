@@ -26,8 +26,10 @@ from perdure.storage.keys import (
 
 U8, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (8, 32, 64))
 # Zeros, ones and 0xFF's neighbours are where an escape goes wrong.
-TEXT = st.text(alphabet=st.sampled_from("\0\x01aÿ\U0010ffff") | st.characters(), max_size=12)
-LONG = st.builds(lambda text, times: text * times, st.text("\0\x01ab", min_size=1), U8)
+TEXT = st.text(
+    alphabet=st.sampled_from("\0\x01aÿ\U0010ffff") | st.characters(codec="utf-8"), max_size=12
+)
+LONG = st.tuples(st.text("\0\x01ab", min_size=1), U8).map(lambda pair: pair[0] * pair[1])
 PAIRS = st.tuples(TEXT | LONG, TEXT | LONG)
 
 

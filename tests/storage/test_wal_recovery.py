@@ -1,11 +1,9 @@
 """Opening a log: what is intact comes back, a torn tail ends it, damage is refused by name."""
 
-import random
 import re
 
 import pytest
 from tests.sim.disk import SimDisk
-from tests.sim.ports import SimEntropy
 from tests.storage import logs
 from tests.storage.logs import Reading, checkpoint, new_disk, open_log, store, write
 
@@ -20,7 +18,6 @@ from perdure.storage.wal_format import (
     encode_file_header,
     encode_frame_header,
 )
-from perdure.storage.wal_recovery import open_wal
 
 FIRST = file_name(1)
 BODIES = [b"one" * 50, b"two" * 7, b"three" * 120, b"four"]
@@ -266,14 +263,7 @@ def test_another_cluster_or_disk_is_refused() -> None:
     ):
         disk = _small_log(marked=True)
         with pytest.raises(DataDirectoryForeign, match=re.escape(FIRST)):
-            open_wal(
-                disk,
-                identity,
-                SimEntropy(random.Random(1)),
-                lambda *frame: None,
-                lambda segment, end: False,
-                logs.SIZES,
-            )
+            open_log(disk, identity=identity)
 
 
 def test_a_newer_file_format_is_refused() -> None:
