@@ -51,7 +51,9 @@ async def _discover(endpoint: Endpoint, core: str) -> Found:
         client.close()
 
 
-def against(answers: list[bytes], *, use_http_11: bool = True) -> tuple[Found, list[bytes]]:
+def against(
+    answers: list[bytes], *, use_http_11: bool = True, core: str = "auto"
+) -> tuple[Found, list[bytes]]:
     """Discover a peer that gives these answers, one per connection; what it was asked."""
     asked: list[bytes] = []
 
@@ -63,13 +65,14 @@ def against(answers: list[bytes], *, use_http_11: bool = True) -> tuple[Found, l
             await writer.drain()
         writer.close()
 
-    return asyncio.run(_against(serve, asked, use_http_11))
+    return asyncio.run(_against(serve, asked, use_http_11, core))
 
 
 async def _against(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
     asked: list[bytes],
     use_http_11: bool,
+    core: str,
 ) -> tuple[Found, list[bytes]]:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -77,7 +80,7 @@ async def _against(
         endpoint = Endpoint(
             uri=f"http://127.0.0.1:{port}/", use_http_11=use_http_11, headers={"x-token": "t"}
         )
-        return await _discover(endpoint, "auto"), asked
+        return await _discover(endpoint, core), asked
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -138,6 +141,12 @@ def test_answers_that_are_refused_at_once(answer: bytes, error: type[PerdureErro
 
 
 @pytest.mark.slow
-def test_an_endpoint_that_speaks_http1_only() -> None:
-    with pytest.raises((EndpointSpeaksHttp1, DiscoveryFailed), match="use_http_11"):
-        against([b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"], use_http_11=False)
+@pytest.mark.parametrize(
+    ("core", "error"),
+    # The native core knows at once; for the other the peer just goes away. Both give the hint.
+    [("zttp", EndpointSpeaksHttp1), ("hyper", DiscoveryFailed)],
+)
+def test_an_endpoint_that_speaks_http1_only(core: str, error: type[PerdureError]) -> None:
+    refusal = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
+    with pytest.raises(error, match="use_http_11"):
+        against([refusal], use_http_11=False, core=core)
