@@ -7,7 +7,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import cast
 
 from perdure.core.entropy import Entropy
@@ -24,11 +24,23 @@ CoreFactory = Callable[[str, bool], ClientCore]
 
 @dataclass(frozen=True, slots=True)
 class ClientStatistics:
-    """Connections, streams open on them, and streams waiting for one."""
+    """Connections, streams open on them, and streams waiting for one; then, since the start:
+    connections made, lost and failed to make, streams opened, bytes out and in (framing
+    included)."""
 
-    connections: int
-    streams: int
-    waiting: int
+    connections: int = 0
+    streams: int = 0
+    waiting: int = 0
+    connected: int = 0
+    lost: int = 0
+    failed: int = 0
+    opened: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+    def __add__(self, other: "ClientStatistics") -> "ClientStatistics":
+        ours, theirs = astuple(self), astuple(other)
+        return ClientStatistics(*(mine + its for mine, its in zip(ours, theirs, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,8 @@ class _Pool:
         self._waiting: deque[RequestStream] = deque()
         self._connecting: set[asyncio.Task[None]] = set()
         self._tls: ssl.SSLContext | None = None
+        self._connected = self._failed = 0
+        self._past = ClientStatistics()  # what connections did that are gone
 
     def submit(self, stream: RequestStream) -> None:
         """Give the stream to a connection, now or as soon as there is one."""
@@ -71,6 +85,8 @@ class _Pool:
 
     def on_capacity(self, connection: Connection) -> None:
         """The connection may have room: serve who waits, close it if it retired."""
+        if connection.is_gone:
+            return
         if connection.is_retired():
             self._ready.pop(connection, None)
             if connection.stream_count == 0:
@@ -82,14 +98,25 @@ class _Pool:
 
     def on_gone(self, connection: Connection) -> None:
         """The connection is lost."""
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._past += _traffic(connection, lost=1)
         self._ready.pop(connection, None)
-        self._serve_waiting()
+        if connection.is_unused:
+            # Trying again at once would hammer a peer that hangs up on everybody.
+            self._connect_failed(connection.end_reason)
+        else:
+            self._serve_waiting()
 
     def statistics(self) -> ClientStatistics:
-        streams = sum(connection.stream_count for connection in self._connections)
-        waiting = sum(not stream.is_closed for stream in self._waiting)
-        return ClientStatistics(len(self._connections), streams, waiting)
+        now = ClientStatistics(
+            connections=len(self._connections),
+            streams=sum(connection.stream_count for connection in self._connections),
+            waiting=sum(not stream.is_closed for stream in self._waiting),
+            connected=self._connected,
+            failed=self._failed,
+        )
+        return sum((_traffic(connection) for connection in self._connections), now) + self._past
 
     def close(self) -> None:
         for task in self._connecting:
@@ -101,6 +128,7 @@ class _Pool:
     def adopt(self, connection: Connection) -> None:
         """A connection came about."""
         self._connections.add(connection)
+        self._connected += 1
         self._version = connection.core.http_version
 
     def _serve_waiting(self) -> None:
@@ -151,6 +179,7 @@ class _Pool:
             self.on_capacity(opening.connection)
 
     def _connect_failed(self, reason: str) -> None:
+        self._failed += 1
         if any(not connection.is_retired() for connection in self._connections):
             return  # those that wait are served as streams end; the next that waits tries again
         origin = f"{self.origin.scheme}://{self._authority.decode()}"
@@ -172,6 +201,15 @@ class _Pool:
                 case _:
                     self._tls.set_alpn_protocols(["h2", "http/1.1"])
         return self._tls
+
+
+def _traffic(connection: Connection, lost: int = 0) -> ClientStatistics:
+    return ClientStatistics(
+        lost=lost,
+        opened=connection.opened_count,
+        sent_bytes=connection.sent_bytes,
+        received_bytes=connection.received_bytes,
+    )
 
 
 class _Opening(asyncio.Protocol):
@@ -229,12 +267,7 @@ class HttpClient:
         return stream
 
     def statistics(self) -> ClientStatistics:
-        parts = [pool.statistics() for pool in self._pools.values()]
-        return ClientStatistics(
-            sum(part.connections for part in parts),
-            sum(part.streams for part in parts),
-            sum(part.waiting for part in parts),
-        )
+        return sum((pool.statistics() for pool in self._pools.values()), ClientStatistics())
 
     def close(self) -> None:
         """Close every connection; open and waiting streams fail."""

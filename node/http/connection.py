@@ -66,11 +66,17 @@ class Connection(asyncio.Protocol):
         self._is_write_paused = False
         self._is_read_paused = False
         self._unconsumed = 0
-        self._opened = self._resets = 0
+        self.opened_count = self.sent_bytes = self.received_bytes = self._resets = 0
         self._idle_since = self._heard_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
         self.is_gone = False
+        self.end_reason = "the peer closed the connection"
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no stream was ever opened here."""
+        return self.opened_count == 0
 
     @property
     def stream_count(self) -> int:
@@ -83,7 +89,7 @@ class Connection(asyncio.Protocol):
         """Whether no stream will ever be opened here again."""
         return (
             self.is_gone
-            or self._opened >= self._limits.requests_per_connection_max
+            or self.opened_count >= self._limits.requests_per_connection_max
             or self._resets >= limits.RESETS_PER_CONNECTION_MAX
             or not self.core.is_reusable()
         )
@@ -97,7 +103,7 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(stream.fail, failure)  # not before its opener holds it
             return
         self._streams[number] = stream
-        self._opened += 1
+        self.opened_count += 1
         stream.attach(self, number, self.core.http_version)
         self._schedule_flush()
 
@@ -156,6 +162,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
+        self.received_bytes += len(data)
         self._handle(self.core.receive(data))
 
     def eof_received(self) -> bool:
@@ -169,8 +176,9 @@ class Connection(asyncio.Protocol):
         for timer in (self._timer, self._ping_timer):
             if timer is not None:
                 timer.cancel()
-        reason = str(exc) if exc is not None else "the peer closed the connection"
-        self._fail_all(StreamFailure("lost", reason))
+        if exc is not None:
+            self.end_reason = str(exc)
+        self._fail_all(StreamFailure("lost", self.end_reason))
         self._transport = None
         self._on_gone(self)
 
@@ -267,10 +275,15 @@ class Connection(asyncio.Protocol):
             self._release(stream)
             failure = StreamFailure("refused", "the peer is closing the connection")
             stream.listener.on_failed(failure)
+        # A peer may forget the streams that it said it would finish (hypercorn does, after so many
+        # requests): one that still works answers this, one that doesn't closes the connection.
+        if self._streams and self._ping_timer is None and self.core.ping():
+            self._await_sign(self._loop.time())
 
     def _on_broken(self, event: Broken) -> None:
         self.is_gone = True
-        self._fail_all(StreamFailure("broken", f"the peer broke HTTP: {event.reason}"))
+        self.end_reason = f"the peer broke HTTP: {event.reason}"
+        self._fail_all(StreamFailure("broken", self.end_reason))
         if self._transport is not None:
             self._flush()
             self._transport.close()
@@ -302,6 +315,7 @@ class Connection(asyncio.Protocol):
         self._is_flush_scheduled = False
         data = self.core.output()
         if data and self._transport is not None and not self._transport.is_closing():
+            self.sent_bytes += len(data)
             self._transport.write(data)
 
     def _abort(self) -> None:

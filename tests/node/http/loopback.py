@@ -17,7 +17,7 @@ from perdure.node.http.server import Exchange, HttpServer, ServerLimits
 from perdure.node.http.stream import Origin, RequestStream, StreamFailure
 
 MIB = 1024 * 1024
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 6.0
 _writers: list[asyncio.StreamWriter] = []
 
 
@@ -46,9 +46,10 @@ async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until the condition holds; the test's deadline bounds it."""
-    while not condition():  # noqa: ASYNC110 (conditions of sockets ring no bell)
-        await asyncio.sleep(0.002)
+    """Let the loop turn until the condition holds, within a deadline."""
+    async with asyncio.timeout(DEADLINE_SECONDS / 2):
+        while not condition():  # noqa: ASYNC110 (what sockets do rings no bell)
+            await asyncio.sleep(0.002)
 
 
 class Echo:
