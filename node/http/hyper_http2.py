@@ -35,6 +35,9 @@ _CONNECTION_WINDOW_BYTES = 5 * 1024 * 1024
 _STREAM_MAX = 2**31 - 1
 _PING_DATA = b"perdure!"
 _GOAWAY = b"\x00\x00\x08\x07\x00\x00\x00\x00\x00"
+_PREFACE_BYTES = 24
+_FRAME_HEADER_BYTES = 9
+_SETTINGS = 4
 _NO_ERROR = b"\x00\x00\x00\x00"
 
 
@@ -81,6 +84,8 @@ class _Http2:
         self._outgoing: dict[int, Outgoing] = {}
         self._ready: list[bytes] = []
         self._is_broken = False
+        self._opening = b""
+        self._has_opened = False
 
     def start(self) -> None:
         self._core.initiate_connection()
@@ -124,6 +129,10 @@ class _Http2:
     def _take(self, data: bytes, events: list[Event]) -> list[h2.events.Event]:
         if not data or self._is_broken:
             return []
+        if not self._has_opened and not self._check_opening(data):
+            self._is_broken = True
+            events.append(Broken("the peer doesn't speak HTTP/2", 400))
+            return []
         try:
             return self._core.receive_data(data)
         except h2.exceptions.DenialOfServiceError as error:
@@ -132,6 +141,15 @@ class _Http2:
             events.append(Broken(str(error) or type(error).__name__, 400))
         self._is_broken = True
         return []
+
+    def _check_opening(self, data: bytes) -> bool:
+        """The peer opens with SETTINGS; h2 would wait for as long a frame as garbage announces."""
+        self._opening += data
+        start = 0 if self._core.config.client_side else _PREFACE_BYTES
+        if len(self._opening) < start + _FRAME_HEADER_BYTES:
+            return True
+        self._has_opened = True
+        return self._opening[start] == 0 and self._opening[start + 3] == _SETTINGS
 
     def _body(self, event: h2.events.DataReceived) -> Body:
         self._acknowledge(event)

@@ -29,12 +29,14 @@ _BACKLOG = 1024
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
     """Connections, exchanges not yet answered, bytes of bodies coming in and of answers going out
-    that clients have yet to take."""
+    that clients have yet to take; connections accepted and lost since the start."""
 
     connections: int
     exchanges: int
     receiving_bytes: int
     unsent_bytes: int
+    accepted: int
+    lost: int
 
 
 class HttpServer:
@@ -54,6 +56,7 @@ class HttpServer:
         self.connections: set[Accepted] = set()
         self.receiving_bytes = 0
         self.unsent_bytes = 0
+        self._accepted = self._lost = 0
         self._listener: asyncio.Server | None = None
         self._check: asyncio.TimerHandle | None = None
         self._date = (b"date", b"")
@@ -67,9 +70,7 @@ class HttpServer:
             OSError: the address is taken or not ours.
         """
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            lambda: Accepted(self), host, port, backlog=_BACKLOG
-        )
+        self._listener = await loop.create_server(self._accept, host, port, backlog=_BACKLOG)
         self._check = loop.call_later(self.limits.check_ms / 1000, self._check_connections)
         return int(self._listener.sockets[0].getsockname()[1])
 
@@ -84,11 +85,17 @@ class HttpServer:
     def statistics(self) -> ServerStatistics:
         exchanges = sum(connection.exchange_count for connection in self.connections)
         return ServerStatistics(
-            len(self.connections), exchanges, self.receiving_bytes, self.unsent_bytes
+            len(self.connections),
+            exchanges,
+            self.receiving_bytes,
+            self.unsent_bytes,
+            self._accepted,
+            self._lost,
         )
 
     def left(self, connection: Accepted) -> None:
         """A connection is gone."""
+        self._lost += 1
         self.connections.discard(connection)
         if not self.connections:
             self._is_empty.set()
@@ -123,6 +130,10 @@ class HttpServer:
             self._check.cancel()
         for connection in list(self.connections):
             connection.abort()
+
+    def _accept(self) -> Accepted:
+        self._accepted += 1
+        return Accepted(self)
 
     def _check_connections(self) -> None:
         loop = asyncio.get_running_loop()
