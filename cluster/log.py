@@ -16,7 +16,7 @@ from perdure.cluster.log_server import LogServer
 from perdure.cluster.wal_writer import WalWriter
 from perdure.core.errors import DiskFull, Overloaded, RecordTooLarge
 from perdure.core.invariant import invariant
-from perdure.core.limits import RECORD_BYTES_MAX, WAITING_PROPOSALS_MAX
+from perdure.core.limits import RECORD_BYTES_MAX, WAITING_BYTES_MAX, WAITING_PROPOSALS_MAX
 
 C = TypeVar("C")
 
@@ -81,6 +81,7 @@ class SegmentLog(Generic[C]):
         self._on_stopped = on_stopped
         self._in_flight: deque[CommittedRecord[C]] = deque()
         self._waiting: deque[tuple[Proposal, C]] = deque()
+        self._waiting_bytes = 0
         self._is_dirty = False
         self._is_abandoned = False
 
@@ -104,12 +105,16 @@ class SegmentLog(Generic[C]):
                 f"a record of {len(proposal.payload)} bytes exceeds {RECORD_BYTES_MAX}"
             )
         if self._waiting or not self._core.has_room():
-            if len(self._waiting) >= WAITING_PROPOSALS_MAX:
+            if (
+                len(self._waiting) >= WAITING_PROPOSALS_MAX
+                or self._waiting_bytes >= WAITING_BYTES_MAX
+            ):
                 raise Overloaded(
                     f"{len(self._waiting)} proposals wait for partition "
                     f"{self._core.params.partition}: try again shortly"
                 )
             self._waiting.append((proposal, context))
+            self._waiting_bytes += len(proposal.payload)
             return
         self._sequence(proposal, context)
 
@@ -130,6 +135,7 @@ class SegmentLog(Generic[C]):
         left.extend(context for _, context in self._waiting)
         self._in_flight.clear()
         self._waiting.clear()
+        self._waiting_bytes = 0
         return left
 
     def _sequence(self, proposal: Proposal, context: C) -> None:
@@ -166,4 +172,6 @@ class SegmentLog(Generic[C]):
         )
         self._on_committed(records)
         while self._waiting and self._core.has_room():
-            self._sequence(*self._waiting.popleft())
+            proposal, context = self._waiting.popleft()
+            self._waiting_bytes -= len(proposal.payload)
+            self._sequence(proposal, context)

@@ -6,6 +6,7 @@ and replays see the same value.
 
 import os
 import random
+import threading
 from typing import Protocol
 
 
@@ -24,7 +25,8 @@ class Entropy(Protocol):
 class SystemEntropy:
     """The operating system's generator for identities, a cheap one for jitter.
 
-    Bytes are drawn from the kernel in bulk: one call serves a few hundred ids.
+    Bytes are drawn from the kernel in bulk: one call serves a few hundred ids. Threads may share
+    it: no two callers get the same bytes.
     """
 
     _POOL_BYTES = 4096
@@ -32,15 +34,17 @@ class SystemEntropy:
     def __init__(self) -> None:
         self._pool = b""
         self._used = 0
+        self._lock = threading.Lock()
         self._random = random.Random(os.urandom(16))
 
     def bits(self, count: int) -> int:
         size = (count + 7) // 8
-        if self._used + size > len(self._pool):
-            self._pool = os.urandom(max(self._POOL_BYTES, size))
-            self._used = 0
-        drawn = int.from_bytes(self._pool[self._used : self._used + size])
-        self._used += size
+        with self._lock:
+            if self._used + size > len(self._pool):
+                self._pool = os.urandom(max(self._POOL_BYTES, size))
+                self._used = 0
+            drawn = int.from_bytes(self._pool[self._used : self._used + size])
+            self._used += size
         return drawn >> (size * 8 - count)
 
     def jitter(self, upper: float) -> float:

@@ -50,6 +50,7 @@ WINDOW_RECORDS_MAX = 1024
 WINDOW_BYTES_MAX = 16 * MIB
 # Proposals waiting for the window; beyond it callers are told to come back.
 WAITING_PROPOSALS_MAX = 16_384
+WAITING_BYTES_MAX = 64 * MIB
 
 # --- Partition store ----------------------------------------------------------------------------
 MEMTABLE_FLUSH_BYTES = 4 * MIB

@@ -14,8 +14,9 @@ from perdure.core.errors import (
     DataDirectoryForeign,
     DataDirectoryLocked,
     DataDirectoryTooNew,
+    DiskFull,
 )
-from perdure.storage.disk import Disk, FolderLock, OsDisk, make_durable_folder
+from perdure.storage.disk import Disk, DiskFullError, FolderLock, OsDisk, make_durable_folder
 
 DIRECTORY_FORMAT_VERSION = 1
 MARKER = "MARKER"
@@ -89,9 +90,16 @@ def read_marker(disk: Disk) -> Marker | None:
 
 
 def write_marker(disk: Disk, marker: Marker) -> None:
-    """Replace the marker."""
+    """Replace the marker.
+
+    Raises:
+        DiskFull: no room; the old marker stands.
+    """
     document = {**asdict(marker), "checksum": _checksum(marker)}
-    disk.replace(MARKER, json.dumps(document, indent=2).encode() + b"\n")
+    try:
+        disk.replace(MARKER, json.dumps(document, indent=2).encode() + b"\n")
+    except DiskFullError as error:
+        raise DiskFull(f"no room for the file {MARKER}: free some space") from error
 
 
 def check_owner(marker: Marker, cluster: str, node: str) -> None:

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perdure.core.entropy import Entropy
-from perdure.core.errors import DataDirectoryForeign, DataDirectoryTooNew, LogDamaged
+from perdure.core.errors import DataDirectoryForeign, DataDirectoryTooNew, DiskFull, LogDamaged
 from perdure.core.limits import SECTOR_BYTES
 from perdure.core.telemetry import logger
-from perdure.storage.disk import Disk, File
+from perdure.storage.disk import Disk, DiskFullError, File
 from perdure.storage.wal import (
     FOLDER,
     SegmentKey,
@@ -86,6 +86,7 @@ def open_wal(
         LogDamaged: synced bytes are missing or changed; names file and byte.
         DataDirectoryForeign: a file of another cluster or disk lies here.
         DataDirectoryTooNew: a file in a format of the future.
+        DiskFull: no room for the first file of a new log.
     """
     sizes = sizes or WalSizes()
     disk.make_folder(FOLDER)
@@ -111,7 +112,13 @@ def _create(disk: Disk, identity: WalIdentity, entropy: Entropy, sizes: WalSizes
     for name in disk.list_folder(FOLDER):
         disk.remove(f"{FOLDER}/{name}")  # spares of a creation that was cut short
     name = f"{FOLDER}/spare-first"
-    handle = disk.create_zeroed(name, sizes.first_file)
+    try:
+        handle = disk.create_zeroed(name, sizes.first_file)
+    except DiskFullError as error:
+        raise DiskFull(
+            f"a new log needs {sizes.first_file} bytes and there are {disk.free_bytes()}: "
+            "free some space"
+        ) from error
     header = FileHeader(
         file_seq=1,
         nonce=entropy.bits(32),

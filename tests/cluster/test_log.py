@@ -107,6 +107,27 @@ def test_too_many_waiting_proposals_are_turned_away() -> None:
     _run(body)
 
 
+def test_waiting_proposals_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.cluster.log.WAITING_BYTES_MAX", 10_000)
+    monkeypatch.setattr("perdure.cluster.core.sequencer.WINDOW_RECORDS_MAX", 1)
+
+    async def body(rig: Rig) -> None:
+        partition = Partition(rig)
+        partition.append("sequenced")
+        for name in "abc":
+            partition.append(name, bytes(4_000))
+        with pytest.raises(Overloaded):
+            partition.append("d", b"")
+        await turn(10)
+        assert [name for _, name in partition.committed] == ["sequenced", "a", "b", "c"]
+        for name in "xyz":
+            partition.append(name, bytes(4_000))
+        await turn(10)
+        assert len(partition.committed) == 7
+
+    _run(body)
+
+
 def test_a_record_has_a_largest_size() -> None:
     async def body(rig: Rig) -> None:
         partition = Partition(rig)

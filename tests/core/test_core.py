@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -178,3 +179,14 @@ def test_events_are_readable_lines(colours: bool, capsys: pytest.CaptureFixture[
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith('wal.slow path="/a b" id=01ff empty=""')
     assert ("\x1b[" in line) == colours
+
+
+def test_threads_never_share_random_bytes() -> None:
+    entropy = SystemEntropy()
+    with ThreadPoolExecutor(4) as pool:
+        drawn = [
+            number
+            for batch in pool.map(lambda _: [entropy.bits(128) for _ in range(5_000)], range(4))
+            for number in batch
+        ]
+    assert len(set(drawn)) == len(drawn)

@@ -1,10 +1,20 @@
 """The whole node under power loss, kills, failing syncs, full disks and a flaky service."""
 
+import asyncio
 import os
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from tests.sim.node_world import NodeWorld
+
+from perdure.cluster.wal_writer import WalWriter
+from perdure.core.errors import PerdureError
+from perdure.core.invariant import InvariantViolation
+from perdure.engine.actions import MessageApplied
+from perdure.engine.apply import Machine, Origin
+from perdure.engine.turn import Turn
+from perdure.storage.wal_format import Frame
 
 SEEDS = int(os.environ.get("SIM_SEEDS", "160")) // 2
 FIRST_SEED = int(os.environ.get("SIM_FIRST_SEED", "0"))
@@ -57,3 +67,48 @@ def test_the_faults_happen() -> None:
         "executed again",
     ):
         assert happened[what] > 0, f"{what} never happened"
+
+
+# --- The checks can fail: without one of the rules, some early seed breaks a promise. -------------
+
+
+def _ack_before_sync(
+    writer: WalWriter, frame: Frame, on_durable: Callable[[], None] | None
+) -> None:
+    STAGE(writer, frame, None)
+    if on_durable is not None:
+        asyncio.get_running_loop().call_soon(on_durable)
+
+
+def _apply_repeats(machine: Machine, turn: Turn, origin: Origin) -> bool:
+    turn.actions.append(MessageApplied(origin.partition, origin.sequence))
+    return True
+
+
+def _start_nothing(service: object) -> None:
+    """A new leader doesn't look into the tables for what is due."""
+
+
+STAGE = WalWriter.stage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rule", "mutant"),
+    [
+        ("perdure.cluster.wal_writer.WalWriter.stage", _ack_before_sync),
+        ("perdure.engine.apply.Machine._is_next", _apply_repeats),
+        ("perdure.node.partition.timers.TimerService.start", _start_nothing),
+        ("perdure.node.partition.shuffle.Shuffle.start", _start_nothing),
+    ],
+)
+def test_a_broken_rule_is_noticed(
+    rule: str, mutant: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rule, mutant)
+    for seed in range(400):
+        try:
+            NodeWorld(seed).run(lives=4)
+        except (AssertionError, PerdureError, InvariantViolation, TimeoutError):
+            return
+    pytest.fail("no seed noticed")

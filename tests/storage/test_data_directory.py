@@ -16,6 +16,7 @@ from perdure.core.errors import (
     DataDirectoryForeign,
     DataDirectoryLocked,
     DataDirectoryTooNew,
+    DiskFull,
 )
 from perdure.storage.data_directory import (
     MARKER,
@@ -63,6 +64,15 @@ def test_the_marker_is_the_old_or_the_new_after_a_power_loss() -> None:
             assert marker is not None
             found.add(marker.generation)
     assert found == {4, 5}
+
+
+def test_a_full_disk_keeps_the_old_marker() -> None:
+    disk = SimDisk(random.Random(1))
+    write_marker(disk, OURS)
+    disk.capacity -= disk.free_bytes()
+    with pytest.raises(DiskFull, match=MARKER):
+        write_marker(disk, replace(OURS, generation=5))
+    assert read_marker(disk) == OURS
 
 
 def test_a_newer_directory_is_refused_by_its_version(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from tests.sim.disk import SimDisk
 from tests.storage.logs import SIZES, checkpoint, new_disk, open_log, store, write
 
-from perdure.core.errors import LogDamaged
+from perdure.core.errors import DiskFull, LogDamaged
 from perdure.core.invariant import InvariantViolation
 from perdure.storage.disk import DiskFullError
 from perdure.storage.wal import (
@@ -206,6 +206,13 @@ def test_no_room_for_a_sidecar_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPa
     _roll(wal)
     assert not disk.exists(index_name(1))
     assert open_log(disk).wal.statistics().files == 2
+
+
+def test_a_new_log_needs_room() -> None:
+    disk = new_disk()
+    disk.capacity = 1000
+    with pytest.raises(DiskFull, match="4096 bytes and there are 1000"):
+        open_log(disk)
 
 
 def test_a_failed_sync_is_told() -> None:
