@@ -140,13 +140,8 @@ def test_answers_that_are_refused_at_once(answer: bytes, error: type[PerdureErro
         against([answer])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("core", "error"),
-    # The native core knows at once; for the other the peer just goes away. Both give the hint.
-    [("zttp", EndpointSpeaksHttp1), ("hyper", DiscoveryFailed)],
-)
-def test_an_endpoint_that_speaks_http1_only(core: str, error: type[PerdureError]) -> None:
+@pytest.mark.parametrize("core", CORES)
+def test_an_endpoint_that_speaks_http1_only(core: str) -> None:
     refusal = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
-    with pytest.raises(error, match="use_http_11"):
+    with pytest.raises(EndpointSpeaksHttp1, match="use_http_11"):
         against([refusal], use_http_11=False, core=core)

@@ -51,7 +51,11 @@ class World:
 
     def start(self) -> None:
         self._thread.start()
-        self._run(self._start())
+        try:
+            self._run(self._start())
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         self._run(self.node.stop(is_clean=False))
@@ -110,6 +114,7 @@ class World:
         config = replace(
             plain,
             base_dir=self._base_dir,
+            bind_address=loopback,
             worker=replace(plain.worker, partition_count=3),
             ingress=replace(plain.ingress, bind_address=loopback),
             admin=replace(
