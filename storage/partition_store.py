@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from perdure.core.errors import StoreUnreadable
 from perdure.core.invariant import invariant
 from perdure.storage.env import Env
 from perdure.storage.keys import after_prefix
@@ -246,7 +247,12 @@ class PartitionStore:
         if raw is None:
             meta = Meta(STORE_FORMAT_VERSION, fingerprint, partition, 0, 0, 0)
         else:
-            meta = msgspec.msgpack.decode(raw, type=Meta)
+            try:
+                meta = msgspec.msgpack.decode(raw, type=Meta)
+            except msgspec.MsgspecError as error:
+                raise StoreUnreadable(
+                    f"the tables of partition {partition} don't say how far they are: {error}"
+                ) from error
         self.opened = meta
         self.applied_lsn = self.durable_lsn = meta.applied_lsn
         self.applied_epoch = meta.applied_epoch

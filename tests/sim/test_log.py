@@ -19,7 +19,10 @@ from perdure.storage.wal_format import Frame
 SEEDS = int(os.environ.get("SIM_SEEDS", "160"))
 FIRST_SEED = int(os.environ.get("SIM_FIRST_SEED", "0"))
 ONE_SEED = os.environ.get("SEED")
-BATCH = 20
+if ONE_SEED is not None:
+    FIRST_SEED, SEEDS = int(ONE_SEED), 1
+ALL_SEEDS = range(FIRST_SEED, FIRST_SEED + SEEDS)
+BATCHES = [ALL_SEEDS[start : start + 20] for start in range(0, SEEDS, 20)]
 
 
 def _live(seed: int) -> Counter[str]:
@@ -31,15 +34,14 @@ def _live(seed: int) -> Counter[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(FIRST_SEED, FIRST_SEED + SEEDS, BATCH))
-def test_what_was_acknowledged_stays(first: int) -> None:
-    seeds = range(first, min(first + BATCH, FIRST_SEED + SEEDS))
-    for seed in [int(ONE_SEED)] if ONE_SEED is not None else seeds:
+@pytest.mark.parametrize("seeds", BATCHES, ids=str)
+def test_what_was_acknowledged_stays(seeds: range) -> None:
+    for seed in seeds:
         _live(seed)
 
 
 def test_a_seed_replays_exactly() -> None:
-    seed = int(ONE_SEED or FIRST_SEED)
+    seed = FIRST_SEED
     assert World(seed).run(lives=3).digest() == World(seed).run(lives=3).digest()
     assert World(seed).run(lives=3).digest() != World(seed + 1).run(lives=3).digest()
 

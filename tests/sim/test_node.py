@@ -19,7 +19,10 @@ from perdure.storage.wal_format import Frame
 SEEDS = int(os.environ.get("SIM_SEEDS", "160")) // 2
 FIRST_SEED = int(os.environ.get("SIM_FIRST_SEED", "0"))
 ONE_SEED = os.environ.get("SEED")
-BATCH = 10
+if ONE_SEED is not None:
+    FIRST_SEED, SEEDS = int(ONE_SEED), 1
+ALL_SEEDS = range(FIRST_SEED, FIRST_SEED + SEEDS)
+BATCHES = [ALL_SEEDS[start : start + 10] for start in range(0, SEEDS, 10)]
 
 
 def _live(seed: int) -> NodeWorld:
@@ -33,16 +36,15 @@ def _live(seed: int) -> NodeWorld:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(FIRST_SEED, FIRST_SEED + SEEDS, BATCH))
-def test_every_acknowledged_invocation_ends_once_and_right(first: int) -> None:
-    seeds = range(first, min(first + BATCH, FIRST_SEED + SEEDS))
-    for seed in [int(ONE_SEED)] if ONE_SEED is not None else seeds:
+@pytest.mark.parametrize("seeds", BATCHES, ids=str)
+def test_every_acknowledged_invocation_ends_once_and_right(seeds: range) -> None:
+    for seed in seeds:
         _live(seed)
 
 
 @pytest.mark.slow
 def test_a_seed_replays_exactly() -> None:
-    seed = int(ONE_SEED or FIRST_SEED)
+    seed = FIRST_SEED
     assert NodeWorld(seed).run(lives=3) == NodeWorld(seed).run(lives=3)
     assert NodeWorld(seed).run(lives=3) != NodeWorld(seed + 1).run(lives=3)
 

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.sim.disk import SimDisk
 from tests.sim.ports import SimEnv, SimTables
 
+from perdure.core.errors import StoreUnreadable
 from perdure.core.invariant import InvariantViolation
 from perdure.storage.env import Env, LmdbEnv, MapFull
 from perdure.storage.memtable import Memtable
@@ -203,6 +204,13 @@ def test_the_meta_row_says_how_far_and_whose() -> None:
     opened = _store(SimEnv(tables)).opened
     assert (opened.format, opened.fingerprint, opened.partition) == (1, FINGERPRINT, 3)
     assert (opened.applied_lsn, opened.applied_epoch, opened.time_ms) == (7, 2, 99)
+
+
+def test_tables_that_don_t_say_how_far_they_are_are_refused() -> None:
+    tables = SimTables(SimDisk(random.Random(1)))
+    tables.committed = {b"\x00meta": b"\x93\x01"}
+    with pytest.raises(StoreUnreadable, match="partition 3"):
+        _store(SimEnv(tables))
 
 
 def test_one_flush_at_a_time() -> None:
