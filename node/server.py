@@ -26,7 +26,7 @@ from perdure.core.entropy import SystemEntropy
 from perdure.core.errors import AddressInUse, DiskFull, PerdureError
 from perdure.core.ids import PartitionId
 from perdure.core.invariant import InvariantViolation
-from perdure.core.offload import ThreadOffload
+from perdure.core.offload import Offload, ThreadOffload
 from perdure.core.tasks import Supervisor
 from perdure.node.admin.admin import Admin, AdminOptions
 from perdure.node.config.effective import to_defaults
@@ -40,6 +40,9 @@ from perdure.node.http.stream import RequestStream, StreamListener
 from perdure.node.identity import Identity, establish
 from perdure.node.ingress.ingress import Ingress, IngressOptions
 from perdure.node.invoker.discovery import Discovery
+from perdure.node.metrics.node_port import NodePort
+from perdure.node.metrics.process import read_process
+from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
 from perdure.node.partition.host import Host, HostOptions, HostPorts
 from perdure.node.registry.effective import Route
 from perdure.node.registry.store import RegistryStore
@@ -56,9 +59,18 @@ class ReadyInfo:
 
     ingress_url: str
     admin_url: str
+    node_url: str
     data_directory: Path
     started_in_ms: int
     records_replayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    name: Listener
+    address: Address
+    url: str
+    server: HttpServer
 
 
 class HttpCaller:
@@ -86,7 +98,8 @@ class Node:
         self._lock: FolderLock | None = None
         self._host: Host | None = None
         self._client: HttpClient | None = None
-        self._servers: list[HttpServer] = []
+        self._bound: list[_Bound] = []
+        self._rendering: Offload | None = None
         self._ingress: Ingress
 
     async def start(self) -> ReadyInfo:
@@ -110,20 +123,24 @@ class Node:
         client = self._client = self._make_client()
         host = await self._open_host(disk, metadata, identity, registry, client)
         registry.on_change(host.on_catalogue_change)
-        ingress_port = await self._serve_ingress(host, registry)
-        admin_port = await self._serve_admin(host, registry, client, identity, ingress_port)
+        ingress_url = await self._serve_ingress(host, registry)
+        admin = await self._serve_admin(host, registry, client, identity, ingress_url)
+        await self._serve_node_port(partial(self._statistics, host, registry, client, admin))
         gc.collect()
         gc.freeze()
-        return self._ready(host, ingress_port, admin_port)
+        return self._ready(host)
 
     async def stop(self, *, is_clean: bool) -> None:
         """Drain and flush; or, when the log can't be trusted any more, let go at once."""
-        if is_clean and self._servers:
+        if is_clean and self._bound:
             log.info("node.draining")
-            for server in self._servers:
+            servers = [bound.server for bound in self._bound]
+            for server in servers:
                 server.stop_accepting()
             await self._ingress.drain(self.config.shutdown_timeout_ms)
-            await asyncio.gather(*(server.aclose(1.0) for server in self._servers))
+            await asyncio.gather(*(server.aclose(1.0) for server in servers))
+        if self._rendering is not None:
+            self._rendering.close()
         if self._host is not None:
             if is_clean:
                 await self._host.close()
@@ -182,7 +199,7 @@ class Node:
         await self._host.open()
         return self._host
 
-    async def _serve_ingress(self, host: Host, registry: RegistryStore) -> int:
+    async def _serve_ingress(self, host: Host, registry: RegistryStore) -> str:
         config = self.config.ingress
         options = IngressOptions(
             body_bytes_max=config.request_bytes_max,
@@ -192,7 +209,9 @@ class Node:
         self._ingress = Ingress(
             host.gateway, lambda: registry.catalogue, self._clock, self._entropy, options
         )
-        return await self._listen("ingress", self._ingress, config.bind_address)
+        return await self._listen(
+            Listener.INGRESS, self._ingress, config.bind_address, config.advertised_address
+        )
 
     async def _serve_admin(
         self,
@@ -200,44 +219,74 @@ class Node:
         registry: RegistryStore,
         client: HttpClient,
         identity: Identity,
-        ingress_port: int,
-    ) -> int:
+        ingress_url: str,
+    ) -> Admin:
         config = self.config
         options = AdminOptions(
-            ingress_url=advertised(
-                config.ingress.advertised_address, config.ingress.bind_address, ingress_port
-            ),
+            ingress_url=ingress_url,
             admin_url=config.admin.advertised_address,
             concurrent_requests_max=config.admin.concurrent_requests_max,
         )
         discovery = Discovery(client, self._clock, identity.cluster)
         admin = Admin(host.gateway, registry, discovery, self._clock, self._entropy, options)
-        return await self._listen("admin", admin, config.admin.bind_address)
+        await self._listen(
+            Listener.ADMIN, admin, config.admin.bind_address, config.admin.advertised_address
+        )
+        return admin
 
-    async def _listen(self, name: str, application: Application, address: Address) -> int:
+    async def _serve_node_port(self, statistics: Callable[[], NodeStatistics]) -> None:
+        self._rendering = ThreadOffload("metrics")
+        node_port = NodePort(statistics, self._rendering)
+        await self._listen(Listener.NODE, node_port, self.config.bind_address, None)
+
+    async def _listen(
+        self, name: Listener, application: Application, address: Address, explicit_url: str | None
+    ) -> str:
         server = HttpServer(
             application, partial(make_server_core, self.config.http_core.value), self._clock
         )
         try:
             port = await server.listen(address.listen_host, address.port)
         except OSError as error:
+            key = "bind-address" if name is Listener.NODE else f"{name.value}.bind-address"
             raise AddressInUse(
                 f"can't listen on {address} ({error.strerror or error}): stop what is there, or "
-                f"choose another address with {name}.bind-address"
+                f"choose another address with {key}"
             ) from error
-        self._servers.append(server)
-        log.info(f"{name}.listening", address=str(Address(address.host, port)))
-        return port
+        url = advertised(explicit_url, address, port)
+        self._bound.append(_Bound(name, Address(address.host, port), url, server))
+        log.info(f"{name.value}.listening", address=str(Address(address.host, port)))
+        return url
 
-    def _ready(self, host: Host, ingress_port: int, admin_port: int) -> ReadyInfo:
-        config = self.config
+    def _statistics(
+        self, host: Host, registry: RegistryStore, client: HttpClient, admin: Admin
+    ) -> NodeStatistics:
+        catalogue = registry.catalogue.registry
+        return NodeStatistics(
+            cluster_name=self.config.cluster_name,
+            node_name=self.config.node_name,
+            node_id=host.identity.node_id,
+            generation=host.identity.generation,
+            age_ms=round((self._clock.monotonic() - self._started_at) * 1000),
+            host=host.statistics(),
+            ingress=self._ingress.statistics(),
+            admin=admin.statistics(),
+            client=client.statistics(),
+            listeners=tuple(
+                Listening(bound.name, str(bound.address), bound.url, bound.server.statistics())
+                for bound in self._bound
+            ),
+            deployment_count=len(catalogue.deployments),
+            service_count=len(catalogue.latest),
+            process=read_process(),
+        )
+
+    def _ready(self, host: Host) -> ReadyInfo:
+        urls = {bound.name: bound.url for bound in self._bound}
         info = ReadyInfo(
-            ingress_url=advertised(
-                config.ingress.advertised_address, config.ingress.bind_address, ingress_port
-            ),
-            admin_url=advertised(
-                config.admin.advertised_address, config.admin.bind_address, admin_port
-            ),
+            ingress_url=urls[Listener.INGRESS],
+            admin_url=urls[Listener.ADMIN],
+            node_url=urls[Listener.NODE],
             data_directory=self._folder,
             started_in_ms=round((self._clock.monotonic() - self._started_at) * 1000),
             records_replayed=host.figures.records_replayed,

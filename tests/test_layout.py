@@ -36,6 +36,8 @@ FENCES = {
     "boto3": ("storage/object_store.py",),
     "datafusion": ("node/query/",),
     "click": ("node/cli/",),
+    "prometheus_client": ("node/metrics/exposition.py",),
+    "opentelemetry": ("node/traces/otlp.py",),
     "rich": ("node/cli/",),
     "xxhash": ("core/", "storage/", "cluster/"),
 }

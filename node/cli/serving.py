@@ -36,6 +36,7 @@ def emit_ready(info: ReadyInfo) -> None:
         "pid": os.getpid(),
         "ingress_url": info.ingress_url,
         "admin_url": info.admin_url,
+        "node_url": info.node_url,
         "data_directory": str(info.data_directory.absolute()),
         "started_in_ms": info.started_in_ms,
         "records_replayed": info.records_replayed,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from perdure.core.summary import Summary, SummaryFigures
+
 
 class Status(Enum):
     """How a request ended; ADMITTED is counted when it begins."""
@@ -36,12 +38,11 @@ class RequestCount:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How many requests were answered, and in how many seconds altogether."""
+    """How long requests took that were answered."""
 
     service: str
     kind: str
-    count: int
-    seconds: float
+    figures: SummaryFigures
 
 
 class Tally:
@@ -49,7 +50,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[Status, str, str], int] = {}
-        self._latencies: dict[tuple[str, str], list[float]] = {}
+        self._latencies: dict[tuple[str, str], Summary] = {}
 
     def count(self, status: Status, service: str = "", kind: str = "") -> None:
         """One more request of this status."""
@@ -61,15 +62,11 @@ class Tally:
         self.count(status, service, kind)
         latency = self._latencies.get((service, kind))
         if latency is None:
-            self._latencies[service, kind] = [1, seconds]
-        else:
-            latency[0] += 1
-            latency[1] += seconds
+            latency = self._latencies[service, kind] = Summary()
+        latency.add(seconds)
 
     def counts(self) -> tuple[RequestCount, ...]:
         return tuple(RequestCount(*key, count) for key, count in self._counts.items())
 
     def latencies(self) -> tuple[Latency, ...]:
-        return tuple(
-            Latency(*key, int(count), seconds) for key, (count, seconds) in self._latencies.items()
-        )
+        return tuple(Latency(*key, latency.figures()) for key, latency in self._latencies.items())

@@ -13,6 +13,7 @@ from perdure.core.limits import CONCURRENT_INVOCATIONS_MAX
 from perdure.node.invoker.live_attempt import LiveAttempt
 from perdure.node.invoker.ports import RunPorts
 from perdure.node.invoker.run import Run
+from perdure.node.invoker.tally import AttemptFigures
 
 # Attempts that live shorter than this never need a timer.
 _TIMER_GRACE_SECONDS = 0.05
@@ -20,11 +21,17 @@ _TIMER_GRACE_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class InvokerStatistics:
-    """Slots in use (running or backing off), and invocations waiting for one."""
+    """Slots, those in use (``backing_off`` is among ``running``), and invocations waiting for one;
+    then, since the start: invocations handed in, slots taken and given back, attempts."""
 
+    slots: int
     running: int
     backing_off: int
     queued: int
+    enqueued: int
+    acquired: int
+    released: int
+    attempts: AttemptFigures
 
 
 class Invoker:
@@ -40,6 +47,7 @@ class Invoker:
         self._fresh: list[LiveAttempt] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._is_stopped = False
+        self._enqueued = self._acquired = self._released = 0
 
     def start(self, invocation: InvocationId, session: int) -> None:
         """Run the invocation as soon as there is a slot."""
@@ -51,6 +59,7 @@ class Invoker:
                 known.retry_now()
                 return
             known.abort()
+        self._enqueued += 1
         if len(self._runs) >= self._slots:
             self._queue.append((invocation, session))
         else:
@@ -81,7 +90,16 @@ class Invoker:
 
     def statistics(self) -> InvokerStatistics:
         backing_off = sum(run.is_backing_off for run in self._runs.values())
-        return InvokerStatistics(len(self._runs), backing_off, len(self._queue))
+        return InvokerStatistics(
+            self._slots,
+            len(self._runs),
+            backing_off,
+            len(self._queue),
+            self._enqueued,
+            self._acquired,
+            self._released,
+            self._ports.tally.figures(),
+        )
 
     def stop(self) -> None:
         """Drop every stream: this node no longer leads, or stops."""
@@ -97,6 +115,7 @@ class Invoker:
     def _run(self, invocation: InvocationId, session: int) -> None:
         run = Run(self._ports, invocation, session, self._over, self._attempt_started)
         self._runs[invocation] = run
+        self._acquired += 1
         closing = self._closing.get(invocation)
         if closing is not None:
             closing.when_quiet(lambda: self._start_after(closing, run))
@@ -106,6 +125,7 @@ class Invoker:
     def _over(self, run: Run) -> None:
         if self._runs.get(run.id) is run:
             del self._runs[run.id]
+            self._released += 1
         live = run.live
         if live is not None and not live.is_quiet:
             self._closing[run.id] = live

@@ -1,7 +1,7 @@
 """What running an invocation needs of the rest of the node."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from perdure.core.clock import Clock
@@ -14,6 +14,7 @@ from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamListener
 from perdure.node.invoker.attempt import Terminal
 from perdure.node.invoker.retries import RetryState
+from perdure.node.invoker.tally import AttemptTally
 from perdure.node.invoker.validation import Resolver
 from perdure.node.registry.effective import Catalogue, Route
 from perdure.storage.partition_store import PartitionStore
@@ -62,6 +63,7 @@ class RunPorts:
     cluster_name: str
     additional_headers: tuple[tuple[bytes, bytes], ...] = ()
     frame_bytes_max: int = FRAME_BYTES_MAX
+    tally: AttemptTally = field(default_factory=AttemptTally)
 
 
 class Session(Protocol):

@@ -25,6 +25,7 @@ from perdure.node.invoker.attempt import Ended, Failed, Suspended, Terminal, fai
 from perdure.node.invoker.live_attempt import LiveAttempt
 from perdure.node.invoker.ports import RunPorts
 from perdure.node.invoker.retries import GiveUp, RetryState
+from perdure.node.invoker.tally import AttemptEnd
 from perdure.node.registry.effective import Route
 from perdure.node.registry.manifest import PROTOCOL_VERSION_MAX
 from perdure.storage.tables.invocations import Invoked, Pin
@@ -58,6 +59,7 @@ class Run:
         self._live: LiveAttempt | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._route: Route | None = None
+        self._is_counted = True  # how the attempt under way ended; or there is none
         self._is_over = False
 
     @property
@@ -83,6 +85,8 @@ class Run:
             return
         self._route = route
         self._live = LiveAttempt(self, row, route, version)
+        self._is_counted = False
+        self.ports.tally.start()
         self._on_attempt(self._live)
         self._live.open()
 
@@ -99,6 +103,7 @@ class Run:
 
     def abort(self) -> None:
         """The invocation no longer runs, or this node no longer leads: drop everything."""
+        self._count(AttemptEnd.ABORTED)
         if self._live is not None:
             self._live.abort()
         self._end()
@@ -107,10 +112,11 @@ class Run:
         """An attempt is over: put what follows into the log behind its last ``effects``."""
         match terminal:
             case Ended():
-                self._propose_last([*effects, End()], None)
+                self._propose_last(AttemptEnd.COMPLETED, [*effects, End()], None)
             case Suspended():
                 delivered = self._live.delivered if self._live is not None else 0
-                self._propose_last([*effects, Suspend(terminal.awaiting, delivered)], None)
+                suspend = Suspend(terminal.awaiting, delivered)
+                self._propose_last(AttemptEnd.SUSPENDED, [*effects, suspend], None)
             case Failed():
                 self._on_failed(terminal, effects)
 
@@ -130,6 +136,7 @@ class Run:
 
     def give_up_attempt(self) -> None:
         """The log takes nothing now: what the service sent is as if it had never come."""
+        self._count(AttemptEnd.ABORTED)
         if self._live is not None:
             self._live.abort()
         self._wait_for_quiet(_REFUSED_RETRY_MS)
@@ -153,27 +160,35 @@ class Run:
                 message=failed.failure.message,
             )
         if isinstance(decision, GiveUp):
-            self._propose_last([*effects, decision.effect], None)
+            self._propose_last(AttemptEnd.FAILED, [*effects, decision.effect], None)
             return
         recorded = [*effects, *decision.effects]
         if recorded:
-            self._propose_last(recorded, decision.delay_ms)
+            self._propose_last(AttemptEnd.RETRIED, recorded, decision.delay_ms)
         else:
+            self._count(AttemptEnd.RETRIED)
             self._wait_for_quiet(decision.delay_ms)
 
-    def _propose_last(self, effects: list[Effect], retry_ms: float | None) -> None:
-        if not self.propose(effects, partial(self._last_recorded, retry_ms)):
+    def _propose_last(self, how: AttemptEnd, effects: list[Effect], retry_ms: float | None) -> None:
+        if not self.propose(effects, partial(self._last_recorded, how, retry_ms)):
             self.give_up_attempt()
 
-    def _last_recorded(self, retry_ms: float | None, outcome: Outcome) -> None:
+    def _last_recorded(self, how: AttemptEnd, retry_ms: float | None, outcome: Outcome) -> None:
+        if isinstance(outcome, NoOutput):
+            error = AttemptError("the service ended the invocation without an Output")
+            self.conclude(fail(error), [])
+            return
+        self._count(how if isinstance(outcome, Recorded) else AttemptEnd.ABORTED)
         match outcome:
-            case NoOutput():
-                error = AttemptError("the service ended the invocation without an Output")
-                self.conclude(fail(error), [])
             case Recorded() if outcome.is_running and retry_ms is not None:
                 self._wait_for_quiet(retry_ms)
             case _:
                 self._end()
+
+    def _count(self, how: AttemptEnd) -> None:
+        if not self._is_counted and self._live is not None:
+            self._is_counted = True
+            self.ports.tally.end(how, self.ports.clock.monotonic() - self._live.started)
 
     def _wait_for_quiet(self, delay_ms: float) -> None:
         """Schedule the next attempt for when nothing of the old one is left, and the delay over."""

@@ -18,11 +18,12 @@ from perdure.cluster.log_reader import ReplayIndex, liveness
 from perdure.cluster.log_server import LogServer
 from perdure.cluster.metadata.store import MetadataStore
 from perdure.cluster.takeover import Takeover, decode_meta, partition_key, take_over
-from perdure.cluster.wal_writer import WalWriter
+from perdure.cluster.wal_writer import WalWriter, WalWriterStatistics
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import DataDirectoryForeign, DataDirectoryTooNew, StoreAheadOfLog
 from perdure.core.ids import PartitionId
+from perdure.core.invariant import invariant
 from perdure.core.limits import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX
 from perdure.core.offload import Offload
 from perdure.core.telemetry import logger
@@ -32,14 +33,14 @@ from perdure.node.invoker.invoker import Invoker
 from perdure.node.invoker.ports import Caller, RunPorts
 from perdure.node.invoker.validation import CatalogueResolver
 from perdure.node.partition.gateway import LedPartition, LocalGateway
-from perdure.node.partition.leader import Leader
-from perdure.node.partition.processor import Processor, Proposed
+from perdure.node.partition.leader import Leader, LeaderStatistics
+from perdure.node.partition.processor import Processor, ProcessorStatistics, Proposed
 from perdure.node.registry.effective import Catalogue
 from perdure.storage.disk import Disk
 from perdure.storage.env import Env
 from perdure.storage.partition_store import STORE_FORMAT_VERSION, PartitionStore
 from perdure.storage.tables.timers import Outgoing
-from perdure.storage.wal import Wal, WalIdentity, WalSizes
+from perdure.storage.wal import Wal, WalIdentity, WalSizes, WalStatistics
 from perdure.storage.wal_recovery import open_wal
 
 log = logger("node")
@@ -80,6 +81,25 @@ class BootFigures:
     frames_scanned: int
     records_replayed: int
     torn_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatistics:
+    """A partition of this node, and what its leader does."""
+
+    partition: PartitionId
+    processor: ProcessorStatistics
+    leader: LeaderStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatistics:
+    """The log and the partitions."""
+
+    wal: WalStatistics
+    writer: WalWriterStatistics
+    boot: BootFigures
+    partitions: tuple[PartitionStatistics, ...]
 
 
 class Host:
@@ -281,6 +301,20 @@ class Host:
         """The registry changed: what failed for want of a deployment may work now."""
         for led in self.led:
             led.leader.invoker.on_catalogue_change()
+
+    def statistics(self) -> HostStatistics:
+        """Only after ``open``."""
+        invariant(self._wal is not None, "a host has statistics once it is open")
+        assert self._wal is not None
+        partitions = tuple(
+            PartitionStatistics(
+                led.processor.partition, led.processor.statistics(), led.leader.statistics()
+            )
+            for led in self.led
+        )
+        return HostStatistics(
+            self._wal.statistics(), self.writer.statistics(), self.figures, partitions
+        )
 
     def _route_message(
         self, source: PartitionId, target: int, sequence: int, message: Outgoing

@@ -5,9 +5,10 @@ for a result. On taking office everything is found again by scanning tables; act
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from perdure.cluster.core.sequencer import Proposal
-from perdure.cluster.log import SegmentLog
+from perdure.cluster.log import SegmentLog, SegmentLogStatistics
 from perdure.core.clock import Clock
 from perdure.core.errors import OutcomeUnknown, PartitionUnavailable, PerdureError
 from perdure.core.ids import InvocationId, PartitionId, partition_key_of
@@ -34,7 +35,7 @@ from perdure.engine.commands import (
     decode_command,
     encode_command,
 )
-from perdure.node.invoker.invoker import Invoker
+from perdure.node.invoker.invoker import Invoker, InvokerStatistics
 from perdure.node.partition.processor import Processor, Proposed
 from perdure.node.partition.shuffle import Shuffle
 from perdure.node.partition.timers import TimerService
@@ -47,6 +48,21 @@ log = logger("partition")
 _SCAN_COUNT = 1024
 Waiter = Callable[[Result | PerdureError], None]
 """Told an invocation's result, or why it will not be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderStatistics:
+    """``waiting``: invocations somebody outside waits for. ``timers``: due times held in memory.
+    ``outbox_in_flight``: messages sent and not known to be applied; ``outbox_sent``: since the
+    start."""
+
+    is_leading: bool
+    waiting: int
+    timers: int
+    outbox_in_flight: int
+    outbox_sent: int
+    log: SegmentLogStatistics
+    invoker: InvokerStatistics
 
 
 class Leader:
@@ -210,6 +226,17 @@ class Leader:
         for waiters in waiting.values():
             for waiter in waiters:
                 waiter(error)
+
+    def statistics(self) -> LeaderStatistics:
+        return LeaderStatistics(
+            self._is_leading,
+            self.waiting(),
+            len(self.timers),
+            self.shuffle.in_flight(),
+            self.shuffle.sent_count,
+            self._log.statistics(),
+            self.invoker.statistics(),
+        )
 
     def waiting(self) -> int:
         """How many invocations somebody outside waits for."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from perdure.cluster.core.sequencer import Proposal
 from perdure.cluster.log import CommittedRecord
-from perdure.core.errors import PartitionUnavailable, PerdureError
+from perdure.core.errors import DiskFull, PartitionUnavailable, PerdureError
 from perdure.core.ids import PartitionId
 from perdure.core.invariant import InvariantViolation
 from perdure.core.limits import (
@@ -42,6 +42,20 @@ class Proposed:
     command: Command
     on_applied: Callable[[Outcome], None] | None
     on_lost: Callable[[PerdureError], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorStatistics:
+    """``applied_count``: records since the start, replayed ones included. ``backlog``: committed
+    and not yet applied. ``applied_lsn`` and ``durable_lsn`` are inclusive."""
+
+    applied_count: int
+    backlog: int
+    applied_lsn: int
+    durable_lsn: int
+    memtable_bytes: int
+    flushing_bytes: int
+    is_halted: bool
 
 
 class LeaderDuties(Protocol):
@@ -75,6 +89,7 @@ class Processor:
         self._loop = asyncio.get_running_loop()
         self._committed: deque[CommittedRecord[Proposed]] = deque()
         self._is_applying = False
+        self._applied_count = 0
         self._epoch = 0
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flushed: list[Callable[[], None]] = []
@@ -108,6 +123,18 @@ class Processor:
     def backlog(self) -> int:
         """Committed records not yet applied."""
         return len(self._committed)
+
+    def statistics(self) -> ProcessorStatistics:
+        store = self.store.statistics()
+        return ProcessorStatistics(
+            self._applied_count,
+            self.backlog,
+            store.applied_lsn,
+            store.durable_lsn,
+            store.active_bytes,
+            store.frozen_bytes,
+            self.halted is not None,
+        )
 
     def check_available(self) -> None:
         """Refuse when the partition was halted.
@@ -149,6 +176,7 @@ class Processor:
     def _apply(
         self, lsn: int, epoch: int, now_ms: int, command: Command, origin: Origin | None
     ) -> tuple[Outcome, list[Action]]:
+        self._applied_count += 1
         return self._machine.apply(lsn, epoch, now_ms, command, origin)
 
     def _halt(self, violation: InvariantViolation) -> None:
@@ -241,6 +269,11 @@ class Processor:
                 break
             except MapFull:
                 self.store.env.grow()
+            except OSError as error:
+                raise DiskFull(
+                    f"the tables of partition {self.partition} can't be written ({error}): free "
+                    "some space, then start again; nothing is lost, the log has it"
+                ) from error
         self.store.finish(flush)
 
 

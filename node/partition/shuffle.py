@@ -46,6 +46,7 @@ class Shuffle:
         self._untrimmed: dict[int, int] = {}
         self._trimmer: asyncio.TimerHandle | None = None
         self._is_stopped = False
+        self.sent_count = 0
 
     def start(self) -> None:
         """Send everything that is in the outbox."""
@@ -113,6 +114,7 @@ class Shuffle:
                 )
                 return
             lane.sent = sequence
+            self.sent_count += 1
 
     def _pump_again(self, partition: int) -> None:
         self._lanes[partition].retry = None

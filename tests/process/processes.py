@@ -140,6 +140,7 @@ class ServerProcess(ManagedProcess):
             {
                 "PERDURE_INGRESS__BIND_ADDRESS": f"127.0.0.1:{self.ingress_port}",
                 "PERDURE_ADMIN__BIND_ADDRESS": f"127.0.0.1:{self.admin_port}",
+                "PERDURE_BIND_ADDRESS": "127.0.0.1:0",
             },
         )
 

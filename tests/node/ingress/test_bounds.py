@@ -255,8 +255,8 @@ def test_statistics(small: Stage) -> None:
             ("request_error", "", ""): 1,
         }
         latencies = {(one.service, one.kind): one for one in statistics.latencies}
-        assert latencies["Greeter", "call"].count == 2
-        assert latencies["Greeter", "call"].seconds > 0
+        assert latencies["Greeter", "call"].figures.count == 2
+        assert latencies["Greeter", "call"].figures.seconds > 0
 
     small.run(scenario())
 

@@ -1,0 +1,1 @@
+"""The node's own port, and the metrics on it."""
