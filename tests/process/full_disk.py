@@ -18,7 +18,7 @@ from tests.process.processes import EXIT_START, ProcessFailed, ServerProcess
 from tests.process.programs import RUNNER, Program, Step, encode
 
 _DISK_BYTES = 320 * 1024 * 1024
-_PADDING = "x" * (1024 * 1024)
+_PADDING_BYTES = 1024 * 1024
 _SENDS_MAX = 200
 _ROOM_SECONDS = 20.0
 _SCENARIO_SECONDS = 120.0
@@ -54,11 +54,17 @@ class Sender:
         """One more program, without insisting."""
         name = f"p{self._count}"
         self._count += 1
-        program = Program(name=name, service=RUNNER, key="", ops=(Step(is_flaky=False),))
+        program = Program(
+            name=name,
+            service=RUNNER,
+            key="",
+            ops=(Step(is_flaky=False),),
+            padding_bytes=_PADDING_BYTES,
+        )
         answer = await post_json(
             self._run.server.ingress_port,
             f"/{RUNNER}/run/send",
-            {**encode(program), "padding": _PADDING},
+            encode(program),
             {"idempotency-key": name},
         )
         if answer.status == 202:

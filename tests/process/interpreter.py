@@ -49,7 +49,7 @@ async def run_cell(ctx: restate.ObjectContext, program: Document) -> Document:
     return await Execution(ctx, program).run()
 
 
-@cell.handler("read", kind="shared")
+@cell.handler("read", kind="shared", enable_lazy_state=True)
 async def read_cell(ctx: restate.ObjectSharedContext) -> Document:
     count = await ctx.get("count", type_hint=int)
     tokens = await ctx.get("log", type_hint=list[str])
@@ -107,6 +107,11 @@ class Execution:
                 return await _outcome(self._ctx.attach_invocation(invocation, type_hint=dict))
             case "both":
                 calls = [self._call(program) for program in op["programs"]]
+                await restate.gather(*calls)
+                return [await _outcome(call) for call in calls]
+            case "twice":
+                key = op["program"]["name"]
+                calls = [self._call(op["program"], key) for _ in range(2)]
                 await restate.gather(*calls)
                 return [await _outcome(call) for call in calls]
             case "awakeable":
@@ -172,9 +177,15 @@ class Execution:
             settled.append(json.loads(answer))
         return {"run": await _outcome(run), "settled": settled}
 
-    def _call(self, program: Document) -> restate.RestateDurableCallFuture[bytes]:
+    def _call(
+        self, program: Document, idempotency_key: str | None = None
+    ) -> restate.RestateDurableCallFuture[bytes]:
         return self._ctx.generic_call(
-            program["service"], "run", json.dumps(program).encode(), key=program["key"] or None
+            program["service"],
+            "run",
+            json.dumps(program).encode(),
+            key=program["key"] or None,
+            idempotency_key=idempotency_key,
         )
 
     def _send(self, program: Document, delay_ms: int) -> restate.SendHandle:

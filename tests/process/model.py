@@ -30,6 +30,7 @@ from tests.process.programs import (
     Send,
     Sleep,
     Step,
+    Twice,
     awakeable_value,
     children,
     failure_message,
@@ -109,6 +110,9 @@ def _check_op(program: Program, index: int, op: Op, got: Json, observed: Observe
             check_outcome(sent.program, got, observed)
         case Both(programs) if isinstance(got, list) and len(got) == len(programs):
             for child, outcome in zip(programs, got, strict=True):
+                check_outcome(child, outcome, observed)
+        case Twice(child) if isinstance(got, list) and len(got) == 2:
+            for outcome in got:
                 check_outcome(child, outcome, observed)
         case RunFlow(child, promises) if isinstance(got, dict):
             _equal(where, got.get("settled"), ["ok" for _ in promises], observed)

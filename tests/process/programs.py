@@ -20,6 +20,8 @@ _DEPTH_MAX = 3
 _OPS_MAX = 5
 _FAILURE_SHARE = 0.06
 _FLAKY_SHARE = 0.05
+_PADDING_SHARE = 0.04
+_PADDING_BYTES_MAX = 800_000
 _SLEEP_MS_MAX = 400
 _DELAY_MS_MAX = 1_500
 
@@ -59,6 +61,13 @@ class Both:
     """Several calls at once."""
 
     programs: tuple["Program", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Twice:
+    """The same call twice at once under one idempotency key: one invocation."""
+
+    program: "Program"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,7 @@ Op: TypeAlias = (
     | Send
     | Attach
     | Both
+    | Twice
     | Awakeable
     | Increment
     | Append
@@ -115,13 +125,15 @@ Op: TypeAlias = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """What one invocation does. ``key`` is empty for the plain service; with ``fails`` the
-    invocation ends in a terminal error after its last operation."""
+    invocation ends in a terminal error after its last operation. ``padding_bytes`` make the input
+    large, so that it doesn't fit into the windows and buffers on its way."""
 
     name: str
     service: str
     key: str
     ops: tuple[Op, ...]
     fails: bool = False
+    padding_bytes: int = 0
 
 
 FAILURE_CODE = 422
@@ -151,7 +163,7 @@ def children(program: Program) -> Iterator[tuple[int, Program]]:
     """The programs that a program starts, with the number of the operation that does it."""
     for index, op in enumerate(program.ops):
         match op:
-            case Call(child) | Send(child, _) | RunFlow(child, _):
+            case Call(child) | Send(child, _) | Twice(child) | RunFlow(child, _):
                 yield index, child
             case Both(programs):
                 yield from ((index, child) for child in programs)
@@ -175,6 +187,7 @@ def encode(program: Program) -> dict[str, Json]:
         "ops": [_encode_op(program, index, op) for index, op in enumerate(program.ops)],
         "failure": failure_message(program.name) if program.fails else "",
         "code": FAILURE_CODE,
+        "padding": "x" * program.padding_bytes,
     }
 
 
@@ -192,6 +205,8 @@ def _encode_op(program: Program, index: int, op: Op) -> dict[str, Json]:
             return {"op": "attach", "send": send}
         case Both(programs):
             return {"op": "both", "programs": [encode(child) for child in programs]}
+        case Twice(child):
+            return {"op": "twice", "program": encode(child)}
         case Awakeable():
             return {"op": "awakeable"}
         case Increment():
@@ -236,7 +251,12 @@ class Generator:
     def _runner(self, name: str, floor: int, depth: int) -> Program:
         ops = self._ops(name, floor, depth, [Step(is_flaky=self._chance(_FLAKY_SHARE))], None)
         return Program(
-            name=name, service=RUNNER, key="", ops=ops, fails=self._chance(_FAILURE_SHARE)
+            name=name,
+            service=RUNNER,
+            key="",
+            ops=ops,
+            fails=self._chance(_FAILURE_SHARE),
+            padding_bytes=self._padding_bytes(),
         )
 
     def _cell(self, name: str, floor: int, depth: int) -> Program:
@@ -248,6 +268,7 @@ class Generator:
             key=self._cells[number],
             ops=ops,
             fails=self._chance(_FAILURE_SHARE),
+            padding_bytes=self._padding_bytes(),
         )
 
     def _flow(self, name: str, floor: int, depth: int) -> tuple[Program, tuple[str, ...]]:
@@ -278,7 +299,7 @@ class Generator:
     def _op(self, name: str, floor: int, depth: int, cell: str | None) -> Op:
         weights = {"step": 30, "sleep": 8, "peek": 6, "awakeable": 6}
         if depth < _DEPTH_MAX:
-            weights |= {"call": 14, "send": 8, "both": 6, "flow": 4}
+            weights |= {"call": 12, "send": 8, "both": 6, "twice": 4, "flow": 4}
         if cell is not None:
             weights |= {"increment": 25, "append": 12}
         dice = self._dice
@@ -302,6 +323,8 @@ class Generator:
                 return Both(
                     tuple(self._child(f"{name}.{n}", floor, depth + 1) for n in range(count))
                 )
+            case "twice":
+                return Twice(self._child(name, floor, depth + 1))
             case "flow":
                 return RunFlow(*self._flow(name, floor, depth + 1))
             case "increment":
@@ -313,6 +336,9 @@ class Generator:
         if floor < len(self._cells) and self._chance(0.6):
             return self._cell(name, floor, depth)
         return self._runner(name, floor, depth)
+
+    def _padding_bytes(self) -> int:
+        return self._dice.randrange(_PADDING_BYTES_MAX) if self._chance(_PADDING_SHARE) else 0
 
     def _chance(self, share: float) -> bool:
         return self._dice.random() < share

@@ -28,6 +28,7 @@ from tests.process.programs import (
     Program,
     Send,
     Step,
+    Twice,
     encode,
     failure_message,
     walk,
@@ -145,3 +146,14 @@ def test_generated_names_are_unique() -> None:
     programs = [generator.program(f"p{n}", RUNNER) for n in range(200)]
     names = [item.name for program in programs for item in walk(program)]
     assert len(set(names)) == len(names)
+
+
+def test_a_call_that_became_two_is_noticed() -> None:
+    top = Program(name="a", service=RUNNER, key="", ops=(Twice(CHILD),))
+    observed = Observed()
+    outcomes: list[Json] = [
+        {"returned": {"name": "a.1", "results": ["appended", count, "appended"]}}
+        for count in (0, 1)
+    ]
+    check_outcome(top, {"returned": {"name": "a", "results": [outcomes]}}, observed)
+    assert any("was" in violation for violation in observed.violations), observed
