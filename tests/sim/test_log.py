@@ -3,12 +3,12 @@
 ``make sim SEEDS=20000`` runs more of them; ``SEED=17 make sim`` runs one.
 """
 
-import os
 from collections import Counter
 
 import msgspec
 import pytest
 from tests.sim.log_world import World
+from tests.sim.seeds import batches, chosen
 
 from perdure.cluster.core.replica import Checkpoint, ReplicaCore
 from perdure.core.errors import PerdureError
@@ -16,13 +16,7 @@ from perdure.core.invariant import InvariantViolation
 from perdure.storage.wal import Wal
 from perdure.storage.wal_format import Frame
 
-SEEDS = int(os.environ.get("SIM_SEEDS", "160"))
-FIRST_SEED = int(os.environ.get("SIM_FIRST_SEED", "0"))
-ONE_SEED = os.environ.get("SEED")
-if ONE_SEED is not None:
-    FIRST_SEED, SEEDS = int(ONE_SEED), 1
-ALL_SEEDS = range(FIRST_SEED, FIRST_SEED + SEEDS)
-BATCHES = [ALL_SEEDS[start : start + 20] for start in range(0, SEEDS, 20)]
+SEEDS = chosen()
 
 
 def _live(seed: int) -> Counter[str]:
@@ -34,14 +28,14 @@ def _live(seed: int) -> Counter[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", BATCHES, ids=str)
+@pytest.mark.parametrize("seeds", batches(SEEDS, 20), ids=str)
 def test_what_was_acknowledged_stays(seeds: range) -> None:
     for seed in seeds:
         _live(seed)
 
 
 def test_a_seed_replays_exactly() -> None:
-    seed = FIRST_SEED
+    seed = SEEDS[0]
     assert World(seed).run(lives=3).digest() == World(seed).run(lives=3).digest()
     assert World(seed).run(lives=3).digest() != World(seed + 1).run(lives=3).digest()
 

@@ -1,12 +1,12 @@
 """The whole node under power loss, kills, failing syncs, full disks and a flaky service."""
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 from tests.sim.node_world import NodeWorld
+from tests.sim.seeds import batches, chosen
 
 from perdure.cluster.wal_writer import WalWriter
 from perdure.core.errors import PerdureError
@@ -16,13 +16,7 @@ from perdure.engine.apply import Machine, Origin
 from perdure.engine.turn import Turn
 from perdure.storage.wal_format import Frame
 
-SEEDS = int(os.environ.get("SIM_SEEDS", "160")) // 2
-FIRST_SEED = int(os.environ.get("SIM_FIRST_SEED", "0"))
-ONE_SEED = os.environ.get("SEED")
-if ONE_SEED is not None:
-    FIRST_SEED, SEEDS = int(ONE_SEED), 1
-ALL_SEEDS = range(FIRST_SEED, FIRST_SEED + SEEDS)
-BATCHES = [ALL_SEEDS[start : start + 10] for start in range(0, SEEDS, 10)]
+SEEDS = chosen(share=2)
 
 
 def _live(seed: int) -> NodeWorld:
@@ -36,7 +30,7 @@ def _live(seed: int) -> NodeWorld:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", BATCHES, ids=str)
+@pytest.mark.parametrize("seeds", batches(SEEDS, 10), ids=str)
 def test_every_acknowledged_invocation_ends_once_and_right(seeds: range) -> None:
     for seed in seeds:
         _live(seed)
@@ -44,7 +38,7 @@ def test_every_acknowledged_invocation_ends_once_and_right(seeds: range) -> None
 
 @pytest.mark.slow
 def test_a_seed_replays_exactly() -> None:
-    seed = FIRST_SEED
+    seed = SEEDS[0]
     assert NodeWorld(seed).run(lives=3) == NodeWorld(seed).run(lives=3)
     assert NodeWorld(seed).run(lives=3) != NodeWorld(seed + 1).run(lives=3)
 
