@@ -33,7 +33,7 @@ class _Echo:
         exchange.respond(413, [])
 
 
-def _serve(pipe: Connection, core: str) -> None:
+def serve_echo(pipe: Connection, core: str) -> None:
     """Serve until the parent says anything; answers with (CPU seconds, RSS KiB) each time."""
 
     async def main() -> None:
@@ -59,7 +59,7 @@ def _serve(pipe: Connection, core: str) -> None:
 def soak(streams: int, core: str, http_version: str = "HTTP/2.0") -> bool:
     """Put the streams through; whether every one was answered."""
     ours, theirs = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_serve, args=(theirs, core))
+    process = get_context("spawn").Process(target=serve_echo, args=(theirs, core))
     process.start()
     port = ours.recv()
     failures = 0

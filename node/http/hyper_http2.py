@@ -1,7 +1,5 @@
 """HTTP/2 over ``h2``: pure Python, slow, and proven for a decade."""
 
-from typing import ClassVar
-
 import h2.config
 import h2.connection
 import h2.errors
@@ -41,19 +39,16 @@ _SETTINGS = 4
 _NO_ERROR = b"\x00\x00\x00\x00"
 
 
-_States = h2.connection.ConnectionState
 _RECV_GOAWAY = h2.connection.ConnectionInputs.RECV_GOAWAY
 
 
 class _StateMachine(h2.connection.H2ConnectionStateMachine):
     """h2 shuts its machine at a GOAWAY, but streams up to the last one named go on."""
 
-    _transitions: ClassVar = {
-        **h2.connection.H2ConnectionStateMachine._transitions,
-        (_States.IDLE, _RECV_GOAWAY): (None, _States.IDLE),
-        (_States.CLIENT_OPEN, _RECV_GOAWAY): (None, _States.CLIENT_OPEN),
-        (_States.SERVER_OPEN, _RECV_GOAWAY): (None, _States.SERVER_OPEN),
-    }
+    def process_input(self, input_: h2.connection.ConnectionInputs) -> list[h2.events.Event]:
+        if input_ is _RECV_GOAWAY:
+            return []
+        return super().process_input(input_)
 
 
 class _H2Connection(h2.connection.H2Connection):

@@ -1,4 +1,4 @@
-"""A connection pool and a server live through many streams; ``make soak-http`` makes it a million."""
+"""A pool and a server live through many streams; ``make soak-http`` makes it a million."""
 
 import os
 
