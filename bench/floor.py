@@ -1,7 +1,7 @@
 """What no server can beat on this machine: a synced write and a round trip over loopback."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,7 +34,7 @@ def sync_seconds(folder: Path, size: int, count: int) -> float:
 
 
 @contextmanager
-def _echo() -> Iterator[int]:
+def _echo() -> Generator[int]:
     ours, theirs = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=serve_echo, args=(theirs, "auto"))
     process.start()

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import restate
-from hypercorn.asyncio import serve
+from hypercorn.asyncio import serve  # pyright: ignore[reportUnknownVariableType]
 from hypercorn.config import Config
 
 bench = restate.Service("Bench")

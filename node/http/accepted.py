@@ -105,6 +105,10 @@ class Accepted(asyncio.Protocol):
         self._send_mark = (0, 0, 0)
 
     @property
+    def is_connected(self) -> bool:
+        return self._transport is not None
+
+    @property
     def exchange_count(self) -> int:
         return len(self._open)
 
@@ -174,7 +178,7 @@ class Accepted(asyncio.Protocol):
         self._discard(stream)
         if server.unsent_bytes + len(body) > self._limits.buffered_bytes_max:
             server.make_room(len(body))
-            if self._transport is None:
+            if not self.is_connected:
                 return
         self._idle_since = self._loop.time()
         self._answered_bytes += len(body)

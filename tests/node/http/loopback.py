@@ -1,7 +1,7 @@
 """A server and a client over loopback, with an application and listeners that remember."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -132,7 +132,7 @@ def ask(
 @asynccontextmanager
 async def serving(
     application: Echo, core: str = "zttp", limits: ServerLimits | None = None
-) -> AsyncIterator[tuple[HttpServer, int]]:
+) -> AsyncGenerator[tuple[HttpServer, int]]:
     server = HttpServer(application, partial(make_server_core, core), SystemClock(), limits)
     port = await server.listen("127.0.0.1", 0)
     try:
@@ -145,7 +145,7 @@ async def serving(
 @asynccontextmanager
 async def asking(
     core: str = "zttp", limits: ClientLimits | None = None
-) -> AsyncIterator[HttpClient]:
+) -> AsyncGenerator[HttpClient]:
     client = HttpClient(partial(make_client_core, core), SystemEntropy(), limits=limits)
     try:
         yield client

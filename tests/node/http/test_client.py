@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -70,7 +70,7 @@ class Peer(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def peering(greeting: bytes = b"") -> AsyncIterator[tuple[list[Peer], int]]:
+async def peering(greeting: bytes = b"") -> AsyncGenerator[tuple[list[Peer], int]]:
     peers: list[Peer] = []
 
     def make() -> Peer:

@@ -2,12 +2,12 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from hypercorn.asyncio import serve
+from hypercorn.asyncio import serve  # pyright: ignore[reportUnknownVariableType]
 from hypercorn.config import Config
 from tests.node.http.loopback import MIB, Listener, ask, asking, origin_at, run, until
 from tests.node.http.wire import NAMES
@@ -39,7 +39,7 @@ class _Mirror:
 
 
 @asynccontextmanager
-async def _hypercorn(app: Any, requests_max: int) -> AsyncIterator[int]:
+async def _hypercorn(app: Any, requests_max: int) -> AsyncGenerator[int]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(100)
