@@ -68,8 +68,7 @@ async def broken_step(ctx: restate.Context) -> None:
 @probe.handler(inactivity_timeout=timedelta(0))
 async def await_word(ctx: restate.Context) -> str:
     """Suspends until somebody completes the awakeable."""
-    name, word = ctx.awakeable(type_hint=str)
-    ctx.service_send(hello, arg=name)
+    _, word = ctx.awakeable(type_hint=str)
     return await word
 
 
