@@ -282,18 +282,18 @@ class Host:
         self.figures = BootFigures(self.figures.frames_scanned, replayed, self.figures.torn_at)
 
     async def _lead(self) -> None:
-        leading = asyncio.Event()
+        decided = asyncio.Event()
         waiting = len(self.led)
 
-        def on_leading() -> None:
+        def on_decided() -> None:
             nonlocal waiting
             waiting -= 1
             if waiting == 0:
-                leading.set()
+                decided.set()
 
         for led in self.led:
-            led.leader.announce(on_leading)
-        await leading.wait()
+            led.leader.announce(on_decided)
+        await decided.wait()
 
     # --- While it runs --------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ class Leader:
         self._route_applied = route_applied
         self._waiters: dict[InvocationId, list[Waiter]] = {}
         self._is_leading = False
-        self._on_leading: Callable[[], None] | None = None
+        self._on_decided: Callable[[], None] | None = None
         store = processor.store
         self.shuffle = Shuffle(
             store,
@@ -104,10 +104,14 @@ class Leader:
     def is_leading(self) -> bool:
         return self._is_leading
 
-    def announce(self, on_leading: Callable[[], None]) -> None:
-        """Propose our announcement; ``on_leading`` once it was read back and office is taken."""
-        self._on_leading = on_leading
-        self._propose_own(self._announcement)
+    def announce(self, on_decided: Callable[[], None]) -> None:
+        """Propose our announcement; ``on_decided`` once it was read back and office is taken, or
+        when that can't happen any more because the partition was halted."""
+        self._on_decided = on_decided
+        if self._processor.halted is None:
+            self._propose_own(self._announcement)
+        else:
+            self._decide()
 
     def propose(
         self,
@@ -124,11 +128,11 @@ class Leader:
             PartitionUnavailable: not leading, or halted.
             DiskFull, Overloaded, RecordTooLarge: the log doesn't take it now, or ever.
         """
+        self._processor.check_available()
         if not self._is_leading:
             raise PartitionUnavailable(
                 f"partition {self._processor.partition} has no leader here yet: try again shortly"
             )
-        self._processor.check_available()
         self._append(encode_command(command), Proposed(command, on_applied, on_lost), partition_key)
 
     def propose_effects(self, effects: Effects, on_applied: Callable[[Outcome], None]) -> None:
@@ -213,6 +217,7 @@ class Leader:
     def on_halted(self, error: PerdureError) -> None:
         """The partition can't go on: everybody who waits is told."""
         self._leave(error)
+        self._decide()
 
     def _leave(self, error: PerdureError) -> None:
         self._is_leading = False
@@ -263,8 +268,12 @@ class Leader:
             epoch=announced.epoch,
             resumed=resumed,
         )
-        if self._on_leading is not None:
-            self._on_leading()
+        self._decide()
+
+    def _decide(self) -> None:
+        on_decided, self._on_decided = self._on_decided, None
+        if on_decided is not None:
+            on_decided()
 
     def _propose_own(self, command: Command) -> None:
         if not isinstance(command, Announce):

@@ -97,16 +97,23 @@ class Processor:
     # --- Applying -------------------------------------------------------------------------------
 
     def replay(self, records: Iterable[Record]) -> int:
-        """Apply records read back from the log; returns how many. Flushes where memory asks."""
+        """Apply records read back from the log; returns how many. Flushes where memory asks.
+
+        A broken invariant halts the partition, as it did or would have done when it was led.
+        """
         count = 0
         for record in records:
-            self._apply(
-                record.lsn,
-                record.epoch,
-                record.created_at_ms,
-                decode_command(record.payload),
-                _origin(record.producer_kind, record.producer_id, record.producer_seq),
-            )
+            try:
+                self._apply(
+                    record.lsn,
+                    record.epoch,
+                    record.created_at_ms,
+                    decode_command(record.payload),
+                    _origin(record.producer_kind, record.producer_id, record.producer_seq),
+                )
+            except InvariantViolation as violation:
+                self._halt(violation)
+                break
             count += 1
             if self.store.active.bytes > MEMTABLE_FLUSH_BYTES:
                 flush = self.store.freeze()
@@ -166,6 +173,7 @@ class Processor:
                 item.lsn, self._epoch, proposal.created_at_ms, item.context.command, origin
             )
         except InvariantViolation as violation:
+            self._committed.appendleft(item)  # its proposer is told, too
             self._halt(violation)
             return
         if item.context.on_applied is not None:

@@ -58,6 +58,7 @@ KEYS = ("alice", "bob")
 SIZES = WalSizes(first_file=128 * 1024, file=256 * 1024, free_min=4096, reserve=8192)
 DAY_MS = 24 * 3600 * 1000
 CAPACITY = 1 << 30
+PATIENCE_SECONDS = 600.0
 MANIFEST = {
     "protocolMode": "BIDI_STREAM",
     "minProtocolVersion": 7,
@@ -255,7 +256,7 @@ class NodeLife:
         disk.sync_failure_at = self.faults.sync_failure_after
         disk.on_sync = self._spend
         try:
-            await self._until_failed(self._boot())
+            await self._until_failed(self.boot())
         except OSError:
             assert self.faults.sync_failure_after is not None
             return False
@@ -271,7 +272,11 @@ class NodeLife:
     async def _until_failed(self, work: Coroutine[Any, Any, None]) -> None:
         working = asyncio.ensure_future(work)
         failing = asyncio.ensure_future(self.failed.wait())
-        await asyncio.wait((working, failing), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            (working, failing), timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not working.done() and not failing.done():
+            raise Violation("the node makes no progress")
         failing.cancel()
         if not working.done():
             working.cancel()
@@ -279,7 +284,8 @@ class NodeLife:
         else:
             working.result()
 
-    async def _boot(self) -> None:
+    async def boot(self) -> None:
+        """Start as in production, up to the point where everything is led."""
         world = self.world
         metadata = LocalMetadata(world.disk)
         entropy = SimEntropy(self.dice)

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.sim.node_world import NodeWorld
+from tests.sim.ports import SimEnv
 from tests.sim.seeds import batches, chosen
 
 from perdure.cluster.wal_writer import WalWriter
@@ -85,7 +86,18 @@ def _start_nothing(service: object) -> None:
     """A new leader doesn't look into the tables for what is due."""
 
 
+def _commit_in_halves(
+    env: SimEnv,
+    cleared: Sequence[tuple[bytes, bytes]],
+    deleted: Sequence[bytes],
+    written: Sequence[tuple[bytes, bytes]],
+) -> None:
+    COMMIT(env, [], [], written[: len(written) // 2])
+    COMMIT(env, cleared, deleted, written)
+
+
 STAGE = WalWriter.stage
+COMMIT = SimEnv.commit
 
 
 @pytest.mark.slow
@@ -94,6 +106,7 @@ STAGE = WalWriter.stage
     [
         ("perdure.cluster.wal_writer.WalWriter.stage", _ack_before_sync),
         ("perdure.engine.apply.Machine._is_next", _apply_repeats),
+        ("tests.sim.ports.SimEnv.commit", _commit_in_halves),
         ("perdure.node.partition.timers.TimerService.start", _start_nothing),
         ("perdure.node.partition.shuffle.Shuffle.start", _start_nothing),
     ],
