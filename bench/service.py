@@ -33,7 +33,7 @@ async def steps(ctx: restate.Context, count: int) -> int:
     return count
 
 
-@bench.handler()
+@bench.handler(inactivity_timeout=timedelta(milliseconds=100))
 async def sleep(ctx: restate.Context, days: int) -> None:
     """Suspended until long after the measurement."""
     await ctx.sleep(timedelta(days=days))
