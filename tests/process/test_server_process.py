@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -229,6 +230,17 @@ def test_sigterm_answers_what_is_in_flight(run: CrashRun) -> None:
         assert not run.violations
 
     asyncio.run(scenario())
+
+
+def test_sigterm_during_the_boot_ends_it_cleanly(server: ServerProcess) -> None:
+    """The lock is the first thing that a boot takes."""
+    server.start()
+    deadline = time.monotonic() + 20
+    while not (server.data / "LOCK").exists():
+        server.check_alive()
+        assert time.monotonic() < deadline
+    assert server.terminate() == 0, server.log_tail()
+    make_directory(server)
 
 
 def test_sigterm_lets_go_of_what_takes_too_long(run: CrashRun) -> None:
