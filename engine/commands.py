@@ -16,7 +16,7 @@ RECORD_KIND_COMMAND = 2
 """``kind`` of a log record that holds a command of this module."""
 
 
-class Announce(msgspec.Struct, frozen=True, array_like=True, tag=0):
+class Announce(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
     """First record of a segment: its writer leads once it has applied this."""
 
     epoch: int
@@ -26,7 +26,7 @@ class Announce(msgspec.Struct, frozen=True, array_like=True, tag=0):
     software: str
 
 
-class Invoke(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Invoke(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Accept an invocation. ``input``: payload of its Input entry. ``execute_at_ms`` 0: now."""
 
     id: InvocationId
@@ -40,7 +40,7 @@ class Invoke(msgspec.Struct, frozen=True, array_like=True, tag=1):
     input: bytes
 
 
-class Append(msgspec.Struct, frozen=True, array_like=True, tag=0):
+class Append(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
     """The service sent a command; ``call`` is set for Call and OneWayCall."""
 
     type_code: int
@@ -48,7 +48,7 @@ class Append(msgspec.Struct, frozen=True, array_like=True, tag=0):
     call: CallInfo | None = None
 
 
-class CompleteRun(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class CompleteRun(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """The service proposed a run's result; ``payload`` is the notification to store."""
 
     completion_id: int
@@ -56,31 +56,31 @@ class CompleteRun(msgspec.Struct, frozen=True, array_like=True, tag=1):
     failed: bool
 
 
-class Suspend(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Suspend(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     """The attempt ended, waiting; ``delivered`` entries had reached it."""
 
     awaiting: Future
     delivered: int
 
 
-class End(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class End(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     """The attempt ended with the last Output as the result."""
 
 
-class Fail(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Fail(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     """The invocation ends with this failure, whatever its journal says."""
 
     failure: Failure
     event: AttemptFailure | None = None
 
 
-class PauseAttempt(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class PauseAttempt(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
     """The attempt failed and an operator has to look at it."""
 
     event: AttemptFailure | None = None
 
 
-class AttemptFailed(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class AttemptFailed(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
     """The attempt failed and will be retried: recorded for people."""
 
     event: AttemptFailure
@@ -89,7 +89,7 @@ class AttemptFailed(msgspec.Struct, frozen=True, array_like=True, tag=6):
 Effect = Append | CompleteRun | Suspend | End | Fail | PauseAttempt | AttemptFailed
 
 
-class Effects(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Effects(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     """What one attempt did, in order. ``pin`` is stored with the first entry that is."""
 
     id: InvocationId
@@ -98,13 +98,13 @@ class Effects(msgspec.Struct, frozen=True, array_like=True, tag=2):
     effects: list[Effect]
 
 
-class FireTimers(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class FireTimers(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     """These timers are due (keys of the table ``timers``)."""
 
     keys: list[bytes]
 
 
-class Signal(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Signal(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     """Deliver a signal, by index or else by name; ``payload`` is the notification to store."""
 
     id: InvocationId
@@ -114,7 +114,7 @@ class Signal(msgspec.Struct, frozen=True, array_like=True, tag=4):
     failed: bool
 
 
-class Complete(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Complete(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
     """The completion that a sink waits for; ``payload`` is the notification to store."""
 
     sink: CallerSink
@@ -122,7 +122,7 @@ class Complete(msgspec.Struct, frozen=True, array_like=True, tag=5):
     failed: bool
 
 
-class Attach(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class Attach(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
     """A caller wants an invocation's result; unless ``wait``, only if it is there already."""
 
     id: InvocationId
@@ -130,31 +130,31 @@ class Attach(msgspec.Struct, frozen=True, array_like=True, tag=6):
     wait: bool
 
 
-class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
     """Ask an invocation to end."""
 
     id: InvocationId
 
 
-class Kill(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class Kill(msgspec.Struct, frozen=True, array_like=True, tag=8, gc=False):
     """End an invocation and those it called."""
 
     id: InvocationId
 
 
-class Purge(msgspec.Struct, frozen=True, array_like=True, tag=9):
+class Purge(msgspec.Struct, frozen=True, array_like=True, tag=9, gc=False):
     """Forget a completed invocation."""
 
     id: InvocationId
 
 
-class PurgeJournal(msgspec.Struct, frozen=True, array_like=True, tag=10):
+class PurgeJournal(msgspec.Struct, frozen=True, array_like=True, tag=10, gc=False):
     """Forget the journal of a completed invocation."""
 
     id: InvocationId
 
 
-class PatchState(msgspec.Struct, frozen=True, array_like=True, tag=11):
+class PatchState(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
     """Replace an object's whole state, if its version is ``version`` (None: whatever it is)."""
 
     service: str
@@ -164,27 +164,27 @@ class PatchState(msgspec.Struct, frozen=True, array_like=True, tag=11):
     entries: tuple[tuple[bytes, bytes], ...]
 
 
-class TrimOutbox(msgspec.Struct, frozen=True, array_like=True, tag=12):
+class TrimOutbox(msgspec.Struct, frozen=True, array_like=True, tag=12, gc=False):
     """A partition has applied our messages up to ``sequence``."""
 
     partition: int
     sequence: int
 
 
-class Resume(msgspec.Struct, frozen=True, array_like=True, tag=13):
+class Resume(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
     """Let a paused or suspended invocation run again; ``pin`` replaces the one it has, if any."""
 
     id: InvocationId
     pin: Pin | None = None
 
 
-class Pause(msgspec.Struct, frozen=True, array_like=True, tag=14):
+class Pause(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
     """Stop running an invocation until it is resumed."""
 
     id: InvocationId
 
 
-class Restart(msgspec.Struct, frozen=True, array_like=True, tag=15):
+class Restart(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
     """Run a completed invocation again as ``new_id``, from its journal's entries up to an index.
 
     Both ids have one partition. ``pin`` None: from the input alone the new one is not pinned, from

@@ -15,7 +15,7 @@ class Combinator(IntEnum):
     ALL_SUCCEEDED_OR_FIRST_FAILED = 4
 
 
-class Future(msgspec.Struct, frozen=True, array_like=True):
+class Future(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A node: its leaves are completion ids, signal indices and signal names."""
 
     combinator: int

@@ -23,7 +23,7 @@ class HandlerKind(IntEnum):
     WORKFLOW_SHARED = 4
 
 
-class Target(msgspec.Struct, frozen=True, array_like=True):
+class Target(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an invocation runs. ``key`` is None for plain services only."""
 
     service: str
@@ -44,7 +44,7 @@ class SourceKind(IntEnum):
     RESTART = 2
 
 
-class Source(msgspec.Struct, frozen=True, array_like=True):
+class Source(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who asked. ``invocation`` is the caller, or the one restarted; ``target`` the caller's."""
 
     kind: int
@@ -52,7 +52,7 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
     target: str | None = None
 
 
-class CallerSink(msgspec.Struct, frozen=True, array_like=True):
+class CallerSink(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An invocation that waits: a completion of ``type`` for ``completion_id`` goes to it.
 
     ``accepted_lsn`` tells the caller apart from a later invocation under the same id.
@@ -64,14 +64,14 @@ class CallerSink(msgspec.Struct, frozen=True, array_like=True):
     type: int
 
 
-class Pin(msgspec.Struct, frozen=True, array_like=True):
+class Pin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The deployment and protocol version that an invocation stays with."""
 
     deployment_id: str
     protocol_version: int
 
 
-class Prefix(msgspec.Struct, frozen=True, array_like=True):
+class Prefix(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a restarted invocation begins with: so many copied entries, commands among them.
 
     ``seed_of``: whose random seed it draws from.
@@ -83,7 +83,7 @@ class Prefix(msgspec.Struct, frozen=True, array_like=True):
     seed_of: InvocationId
 
 
-class Spec(msgspec.Struct, frozen=True, array_like=True):
+class Spec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What is fixed when an invocation is accepted. Times in ms since the epoch, 0 for none.
 
     ``accepted_lsn`` is unique: ids that are derived from keys come back, this never does.
@@ -101,7 +101,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     prefix: Prefix | None = None
 
 
-class Progress(msgspec.Struct, frozen=True, array_like=True):
+class Progress(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How far a started invocation got.
 
     ``journal_length`` counts all entries, ``command_count`` commands only (Input included).
@@ -117,14 +117,14 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     has_attachers: bool
 
 
-class Scheduled(msgspec.Struct, frozen=True, array_like=True, tag=0):
+class Scheduled(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
     """Waits for its execution time."""
 
     spec: Spec
     has_attachers: bool
 
 
-class Inboxed(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Inboxed(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Waits for its key's lock, at ``sequence`` of the key's inbox."""
 
     spec: Spec
@@ -133,7 +133,7 @@ class Inboxed(msgspec.Struct, frozen=True, array_like=True, tag=1):
     inboxed_at_ms: int
 
 
-class Invoked(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Invoked(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     """Runs, or is about to. ``session``: LSN of the record that made it so; fences attempts."""
 
     spec: Spec
@@ -141,7 +141,7 @@ class Invoked(msgspec.Struct, frozen=True, array_like=True, tag=2):
     session: int
 
 
-class Suspended(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Suspended(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     """Waits for what remains of ``awaiting``; ``delivered`` entries had reached the service."""
 
     spec: Spec
@@ -150,14 +150,14 @@ class Suspended(msgspec.Struct, frozen=True, array_like=True, tag=3):
     delivered: int
 
 
-class Paused(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Paused(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     """Waits for an operator."""
 
     spec: Spec
     progress: Progress
 
 
-class Completed(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Completed(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
     """Ended; the result is in ``results`` while retained. ``journal_length`` 0: journal purged."""
 
     spec: Spec
@@ -170,13 +170,13 @@ Started = Invoked | Suspended | Paused
 Invocation = Scheduled | Inboxed | Invoked | Suspended | Paused | Completed
 
 
-class Success(msgspec.Struct, frozen=True, array_like=True, tag=0):
+class Success(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
     """A value."""
 
     value: bytes
 
 
-class Failure(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Failure(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """A terminal error; ``code`` fits 16 bits."""
 
     code: int

@@ -13,17 +13,21 @@ from perdure.core.ids import InvocationId
 from perdure.storage.keys import text_suffix
 
 
-class CallInfo(msgspec.Struct, frozen=True, array_like=True):
-    """How a Call or OneWayCall was resolved when it was recorded; never resolved again."""
+class CallInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How a Call or OneWayCall was resolved when it was recorded; never resolved again.
+
+    ``traceparent``: continues the caller's trace, when there is one.
+    """
 
     child: InvocationId
     kind: int
     key: str | None
     completion_retention_ms: int
     journal_retention_ms: int
+    traceparent: str | None = None
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A command or notification: its type code and the very bytes it came in."""
 
     type: int
@@ -38,7 +42,7 @@ class EventKind(IntEnum):
     SUSPENDED = 2
 
 
-class AttemptFailure(msgspec.Struct, frozen=True, array_like=True):
+class AttemptFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Why an attempt failed, as people are shown it."""
 
     code: int
@@ -50,7 +54,7 @@ class AttemptFailure(msgspec.Struct, frozen=True, array_like=True):
     command_type: int | None = None
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True):
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Something that happened after journal entry ``after_index``."""
 
     kind: int

@@ -11,7 +11,7 @@ from perdure.core.ids import InvocationId
 from perdure.storage.tables.invocations import CallerSink, Result
 
 
-class Lock(msgspec.Struct, frozen=True, array_like=True):
+class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Held by an exclusive invocation; the inbox behind it is ``[head, tail)``, with holes."""
 
     holder: InvocationId
@@ -20,13 +20,13 @@ class Lock(msgspec.Struct, frozen=True, array_like=True):
     tail: int
 
 
-class WaitingInvocation(msgspec.Struct, frozen=True, array_like=True, tag=0):
+class WaitingInvocation(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
     """An invocation in the inbox."""
 
     id: InvocationId
 
 
-class WaitingMutation(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class WaitingMutation(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """An operator's replacement of the whole state; ``version`` guards it unless None."""
 
     version: str | None
@@ -36,14 +36,14 @@ class WaitingMutation(msgspec.Struct, frozen=True, array_like=True, tag=1):
 Waiting = WaitingInvocation | WaitingMutation
 
 
-class StateEntry(msgspec.Struct, frozen=True, array_like=True):
+class StateEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A state value with its key in full (the row's own key may end in a hash)."""
 
     key: bytes
     value: bytes
 
 
-class Promise(msgspec.Struct, frozen=True, array_like=True):
+class Promise(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A workflow's once-set value: either a result, or those who wait for it."""
 
     name: str
@@ -51,7 +51,7 @@ class Promise(msgspec.Struct, frozen=True, array_like=True):
     listeners: tuple[CallerSink, ...] = ()
 
 
-class ObjectNames(msgspec.Struct, frozen=True, array_like=True):
+class ObjectNames(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a hashed group stands for."""
 
     service: str

@@ -18,7 +18,7 @@ class TimerKind(IntEnum):
     EXPIRE_JOURNAL = 3
 
 
-class Outgoing(msgspec.Struct, frozen=True, array_like=True):
+class Outgoing(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An encoded command for another partition, and the partition key it goes to."""
 
     partition_key: int
