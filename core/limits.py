@@ -99,6 +99,25 @@ FEED_BYTES_MAX = 64 * KIB
 DISCOVERY_RETRIES_MAX = 4
 DISCOVERY_RETRY_INITIAL_MS = 100
 DISCOVERY_TIMEOUT_MS = 10_000
+# A signed request is good this long before and after it was signed; clocks may differ by as much,
+# less the time for which its token is used again.
+IDENTITY_LEEWAY_S = 60
+IDENTITY_TOKEN_REUSED_S = 20
+# Tokens kept: one per handler, and one per object that is called often.
+IDENTITY_TOKENS_MAX = 4_096
+# A private key has some hundred bytes.
+KEY_FILE_BYTES_MAX = 64 * KIB
+
+# --- AWS Lambda -----------------------------------------------------------------------------------
+# A thread each while a function runs; more calls wait.
+FUNCTION_CALLS_MAX = 128
+# Functions take and give 6 MB; what is larger is refused there. Compressed bodies may be larger
+# than that before and after, but not without end.
+FUNCTION_BODY_BYTES_MAX = 128 * MIB
+# Functions run for 15 minutes at most; a connection that is silent for longer is dead.
+FUNCTION_READ_TIMEOUT_MS = 16 * 60 * 1000
+# Request bodies below it are not worth compressing.
+FUNCTION_COMPRESSION_BYTES_MIN = 4 * MIB
 
 # --- Ingress ------------------------------------------------------------------------------------
 INGRESS_DRAIN_MS = 5_000
@@ -133,7 +152,39 @@ INSPECTION_BYTES_PER_TURN = 1 * MIB
 # State shown of one object; an object with more is shown without its largest values.
 STATE_SHOWN_BYTES_MAX = 8 * MIB
 
+# --- SQL ----------------------------------------------------------------------------------------
+# Statements worked on at once, a thread each, and those that may wait for their turn.
+QUERIES_MAX = 4
+QUERIES_WAITING_MAX = 64
+QUERY_STATEMENT_BYTES_MAX = 256 * KIB
+# Known clients give up after 13 s, people a little later.
+QUERY_TIMEOUT_MS = 60_000
+# What a statement may hold for joins, groups and sorts, and what its answer may weigh.
+QUERY_MEMORY_BYTES_MAX = 128 * MIB
+QUERY_ANSWER_BYTES_MAX = 64 * MIB
+# Rows of a batch in answers; rows and bytes that a scan reads at a time.
+QUERY_BATCH_ROWS = 128
+QUERY_SCAN_ROWS = 512
+QUERY_SCAN_BYTES = 4 * MIB
+# After so long a time of work a scan stands back for as long as the pause: the event loop
+# gets its turn at the interpreter.
+QUERY_PAUSE_MS = 1
+# A bigger journal entry has no JSON: an octet takes up to four characters there.
+QUERY_ENTRY_JSON_BYTES_MAX = 1 * MIB
+# How long a statement waits for the tables to be flushed before it reads what was flushed.
+QUERY_FLUSH_MS = 5_000
+
+# --- Traces -------------------------------------------------------------------------------------
+# Finished spans that wait to be sent; beyond it the oldest are dropped.
+TRACE_SPANS_WAITING_MAX = 8_192
+TRACE_SPANS_PER_BATCH_MAX = 512
+# For one batch; also about how long a stopping node waits for a collector that doesn't answer.
+TRACE_EXPORT_MS = 2_000
+# Invocations whose place in a trace is kept in memory; others are read from their journal again.
+TRACE_CONTEXTS_MAX = 10_000
+
 # Relations: a limit that grows past another one must say so here.
+assert TRACE_SPANS_PER_BATCH_MAX <= TRACE_SPANS_WAITING_MAX
 assert MESSAGE_BYTES_MAX < FRAME_BYTES_MAX < RECORD_BYTES_MAX
 assert WAL_FIRST_FILE_BYTES <= WAL_FILE_BYTES
 assert EFFECT_BYTES_PER_RECORD_MAX < RECORD_BYTES_MAX
@@ -142,10 +193,15 @@ assert RECORD_BYTES_MAX < MEMTABLE_BYTES_MAX
 assert PARTITIONS_SINGLE_NODE <= PARTITIONS_MAX
 assert REQUESTS_PER_CONNECTION_MAX + 2 * STREAMS_PER_CONNECTION_MAX < 4_096
 assert RESETS_PER_CONNECTION_MAX + STREAMS_PER_CONNECTION_MAX < 256
+assert IDENTITY_TOKEN_REUSED_S < IDENTITY_LEEWAY_S
+assert FUNCTION_BODY_BYTES_MAX > FRAME_BYTES_MAX
 assert INGRESS_BUFFERED_BYTES_MAX > 2 * MESSAGE_BYTES_MAX
 # A window that is full but for one byte takes one more record, becomes one STORE frame, and its
 # group may end with a checkpoint; all of it fits into a log file.
 assert WAL_GROUP_BYTES_MAX + WINDOW_BYTES_MAX + RECORD_BYTES_MAX + 4 * MIB < WAL_FILE_BYTES
 # The number of frames in a group is a u16, and the shortest frame has 78 bytes.
 assert WAL_GROUP_BYTES_MAX // 78 < 1 << 16
+assert 2 * QUERY_ANSWER_BYTES_MAX <= INGRESS_BUFFERED_BYTES_MAX
+assert QUERY_ENTRY_JSON_BYTES_MAX * 8 < QUERY_ANSWER_BYTES_MAX
+assert QUERY_FLUSH_MS < QUERY_TIMEOUT_MS
 assert DISK_RESERVE_BYTES <= DISK_FREE_BYTES_MIN

@@ -34,17 +34,17 @@ from perdure.node.config.model import Config, LogColours, advertised
 from perdure.node.config.values import Address
 from perdure.node.http.client import HttpClient
 from perdure.node.http.cores import make_client_core, make_server_core
-from perdure.node.http.ports import Headers
 from perdure.node.http.server import Application, HttpServer
-from perdure.node.http.stream import RequestStream, StreamListener
 from perdure.node.identity import Identity, establish
 from perdure.node.ingress.ingress import Ingress, IngressOptions
+from perdure.node.invoker.callers import HttpCaller, SigningCaller
 from perdure.node.invoker.discovery import Discovery
+from perdure.node.invoker.identity import RequestIdentity, read_signing_key
+from perdure.node.invoker.ports import Caller
 from perdure.node.metrics.node_port import NodePort
 from perdure.node.metrics.process import read_process
 from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
 from perdure.node.partition.host import Host, HostOptions, HostPorts
-from perdure.node.registry.effective import Route
 from perdure.node.registry.store import RegistryStore
 from perdure.storage.data_directory import PARTITIONS_FOLDER, lock_folder, open_disk
 from perdure.storage.disk import FolderLock, OsDisk
@@ -71,18 +71,6 @@ class _Bound:
     address: Address
     url: str
     server: HttpServer
-
-
-class HttpCaller:
-    """Opens attempts' streams over the HTTP client."""
-
-    def __init__(self, client: HttpClient) -> None:
-        self._client = client
-
-    def open(
-        self, route: Route, path: str, headers: Headers, listener: StreamListener
-    ) -> RequestStream:
-        return self._client.open(route.origin, "POST", route.target(path), headers, listener)
 
 
 class Node:
@@ -120,11 +108,17 @@ class Node:
         )
         registry = RegistryStore(metadata, to_defaults(self.config))
         await registry.load()
+        signer = self._make_signer()
         client = self._client = self._make_client()
-        host = await self._open_host(disk, metadata, identity, registry, client)
+        caller: Caller = HttpCaller(client)
+        if signer is not None:
+            caller = SigningCaller(caller, signer)
+        host = await self._open_host(disk, metadata, identity, registry, caller)
         registry.on_change(host.on_catalogue_change)
         ingress_url = await self._serve_ingress(host, registry)
-        admin = await self._serve_admin(host, registry, client, identity, ingress_url)
+        admin = await self._serve_admin(
+            host, registry, Discovery(client, self._clock, identity.cluster, signer), ingress_url
+        )
         await self._serve_node_port(partial(self._statistics, host, registry, client, admin))
         gc.collect()
         gc.freeze()
@@ -160,13 +154,21 @@ class Node:
             self.config.invoker.connect_timeout_ms,
         )
 
+    def _make_signer(self) -> RequestIdentity | None:
+        path = self.config.invoker.request_identity_private_key_pem_file
+        if path is None:
+            return None
+        signer = RequestIdentity(read_signing_key(path), self._clock)
+        log.info("node.identity", public_key=signer.public_form)
+        return signer
+
     async def _open_host(
         self,
         disk: OsDisk,
         metadata: LocalMetadata,
         identity: Identity,
         registry: RegistryStore,
-        client: HttpClient,
+        caller: Caller,
     ) -> Host:
         def open_env(partition: PartitionId) -> Env:
             folder = f"{PARTITIONS_FOLDER}/{partition}"
@@ -182,7 +184,7 @@ class Node:
             log_thread=ThreadOffload("log"),
             housekeeping_thread=ThreadOffload("housekeeping"),
             storage_thread=ThreadOffload("storage"),
-            caller=HttpCaller(client),
+            caller=caller,
             catalogue=lambda: registry.catalogue,
             on_failure=self._supervisor.fail,
         )
@@ -217,8 +219,7 @@ class Node:
         self,
         host: Host,
         registry: RegistryStore,
-        client: HttpClient,
-        identity: Identity,
+        discovery: Discovery,
         ingress_url: str,
     ) -> Admin:
         config = self.config
@@ -227,7 +228,6 @@ class Node:
             admin_url=config.admin.advertised_address,
             concurrent_requests_max=config.admin.concurrent_requests_max,
         )
-        discovery = Discovery(client, self._clock, identity.cluster)
         admin = Admin(host.gateway, registry, discovery, self._clock, self._entropy, options)
         await self._listen(
             Listener.ADMIN, admin, config.admin.bind_address, config.admin.advertised_address
@@ -319,6 +319,10 @@ async def _serve(config: Config, on_ready: Callable[[ReadyInfo], None] | None) -
     loop = asyncio.get_running_loop()
     supervisor = Supervisor()
     loop.set_exception_handler(partial(_on_stray_exception, supervisor))
+    # Before the boot: who asks it to end while it starts, or just after, gets a clean end too.
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
     node = Node(config, supervisor)
     try:
         info = await node.start()
@@ -335,9 +339,6 @@ async def _serve(config: Config, on_ready: Callable[[ReadyInfo], None] | None) -
         ) from error
     if on_ready is not None:
         on_ready(info)
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
     failed = asyncio.ensure_future(supervisor.wait_failed())
     signalled = asyncio.ensure_future(stopped.wait())
     await asyncio.wait((failed, signalled), return_when=asyncio.FIRST_COMPLETED)

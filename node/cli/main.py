@@ -37,6 +37,10 @@ VERBS = {
         "Look at invocations; cancel, kill, pause, resume, purge them.",
     ),
     "state": ("perdure.node.cli.state:state", "Read and change the state of objects."),
+    "identity": (
+        "perdure.node.cli.identity:identity",
+        "Make and look at the key that requests to services are signed with.",
+    ),
     "version": (
         "perdure.node.cli.version:version",
         "Show the version, and the service protocol versions it speaks.",

@@ -46,6 +46,10 @@ _INVOKER = {
     "eager-state-size-limit": "eager-state-bytes-max",
     "connect-timeout": "connect-timeout",
     "additional-request-headers": "additional-request-headers",
+    "request-identity-private-key-pem-file": "request-identity-private-key-pem-file",
+    "request-compression-threshold": "request-compression-threshold",
+    "aws-profile": "aws-profile",
+    "aws-assume-role-external-id": "aws-assume-role-external-id",
 }
 _RETRY = {
     "initial-interval": "initial-interval",
@@ -83,9 +87,6 @@ TRANSLATIONS: dict[KeyPath, Translation] = {
 
 # What an operator must know beyond "is ignored".
 CONSEQUENCES: dict[KeyPath, str] = {
-    ("worker", "invoker", "request-identity-private-key-pem-file"): (
-        "requests to services are NOT signed"
-    ),
     ("worker", "invoker", "http-proxy"): "services are called directly",
     ("worker", "snapshots", "destination"): "no snapshots are taken",
     ("default-replication",): "records are kept on this node only",
@@ -129,9 +130,9 @@ _NAMES = re.compile(
     r"|experimental-[a-z0-9-]+|max-command-batch-[a-z]+|rule-book-poll-interval"
     r"|[a-z-]+-memory-limit|durability-mode)"
     r"|worker\.invoker\.(http2?-[a-z0-9-]+|in-memory-queue-length-limit|memory-limit"
-    r"|per-invocation-[a-z-]+|message-size-warning|request-compression-threshold"
-    r"|request-identity-[a-z-]+|max-awaited-future-depth|tmp-dir|disable-eager-state"
-    r"|initial-max-send-streams|aws-[a-z-]+|(invocation|action)-throttling)",
+    r"|per-invocation-[a-z-]+|message-size-warning"
+    r"|request-identity-(?!private)[a-z-]+|max-awaited-future-depth|tmp-dir|disable-eager-state"
+    r"|initial-max-send-streams|(invocation|action)-throttling)",
     re.ASCII,
 )
 # Variables with the foreign prefix that clients and services read, or that a container platform

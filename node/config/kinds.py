@@ -144,6 +144,13 @@ def _name(raw: object) -> str:
     return text
 
 
+def _line(raw: object) -> str:
+    text = _text(raw)
+    if not _LINE.fullmatch(text):
+        raise ValueError(f"expected {_TEXT_SYNTAX}")
+    return text
+
+
 def _path(raw: object) -> Path:
     text = _text(raw)
     if not text.strip() or "\0" in text:
@@ -178,6 +185,8 @@ def _pairs(raw: object) -> list[tuple[object, object]]:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _NAME_SYNTAX = "1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit"
+_LINE = re.compile(r"[!-~](?:[ -~]{0,1222}[!-~])?", re.ASCII)
+_TEXT_SYNTAX = "a line of printable ASCII text"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,255}", re.ASCII)
 _HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?", re.ASCII)
 _HEADERS_SYNTAX = "a table of names and texts; as a variable, 'name=value, name=value'"
@@ -225,6 +234,7 @@ def _mask_headers(pairs: tuple[tuple[str, str], ...]) -> Json:
 
 BOOLEAN: Kind[bool] = Kind("boolean", "true or false", _boolean, _show_boolean, _itself)
 NAME: Kind[str] = Kind("name", _NAME_SYNTAX, _name, str, _itself)
+TEXT: Kind[str] = Kind("text", _TEXT_SYNTAX, _line, str, _itself)
 PATH: Kind[Path] = Kind("path", "a path", _path, str, str)
 ADDRESS: Kind[Address] = Kind(
     "address", values.ADDRESS_SYNTAX, lambda raw: values.parse_address(_text(raw)), str, str

@@ -19,6 +19,9 @@ from perdure.core.limits import (
     CONCURRENT_INVOCATIONS_MAX,
     CONNECT_TIMEOUT_MS,
     EAGER_STATE_BYTES_MAX,
+    FUNCTION_BODY_BYTES_MAX,
+    FUNCTION_CALLS_MAX,
+    FUNCTION_COMPRESSION_BYTES_MIN,
     KIB,
     MESSAGE_BYTES_MAX,
     PARTITIONS_MAX,
@@ -31,6 +34,7 @@ from perdure.node.config.kinds import (
     HOST,
     NAME,
     PATH,
+    TEXT,
     URL,
     Kind,
     choice,
@@ -210,6 +214,33 @@ class InvokerConfig:
     )
     additional_request_headers: tuple[tuple[str, str], ...] = _setting(
         (), HEADERS, "Headers sent to services with each attempt."
+    )
+    request_identity_private_key_pem_file: Path | None = _setting(
+        None,
+        optional(PATH, "none"),
+        "Signs every request to services with the private key in this file; `perdure identity "
+        "create` makes one. `none`: requests are not signed.",
+    )
+    lambda_calls_max: int = _setting(
+        FUNCTION_CALLS_MAX,
+        count(1, 10_000),
+        "AWS Lambda functions called at once; more calls wait.",
+    )
+    request_compression_threshold: int = _setting(
+        FUNCTION_COMPRESSION_BYTES_MIN,
+        size(0, FUNCTION_BODY_BYTES_MAX),
+        "Requests to AWS Lambda functions are compressed from this size on, if the SDK takes that.",
+    )
+    aws_profile: str | None = _setting(
+        None,
+        optional(NAME, "none"),
+        "Profile of the AWS configuration files with which functions are called. `none`: what the "
+        "environment says.",
+    )
+    aws_assume_role_external_id: str | None = _setting(
+        None,
+        optional(TEXT, "none"),
+        "External id given when a deployment names a role to assume.",
     )
 
 

@@ -16,7 +16,9 @@ from perdure.core.telemetry import logger
 from perdure.node.http.client import HttpClient
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import RequestStream, StreamFailure
+from perdure.node.invoker.identity import RequestIdentity
 from perdure.node.registry.discovery import (
+    DISCOVERY_PATH,
     Answer,
     Endpoint,
     Found,
@@ -34,8 +36,15 @@ log = logger("discovery")
 class Discovery:
     """Discovers endpoints over the node's HTTP client."""
 
-    def __init__(self, client: HttpClient, clock: Clock, cluster_name: str) -> None:
+    def __init__(
+        self,
+        client: HttpClient,
+        clock: Clock,
+        cluster_name: str,
+        identity: RequestIdentity | None = None,
+    ) -> None:
         self._client = client
+        self._identity = identity
         self._clock = clock
         self.cluster_name = cluster_name
 
@@ -65,6 +74,8 @@ class Discovery:
 
     async def _ask(self, endpoint: Endpoint) -> Heard:
         origin, target, headers = request(endpoint, self.cluster_name)
+        if self._identity is not None:
+            headers = self._identity.signed(DISCOVERY_PATH, headers)
         listening = _Listening()
         listening.stream = self._client.open(origin, "GET", target, headers, listening)
         listening.stream.end()

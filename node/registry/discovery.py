@@ -32,6 +32,11 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _CONNECTION_HEADERS = frozenset(
     {"connection", "content-length", "host", "transfer-encoding", "upgrade", "te", "keep-alive"}
 )
+_UNTRUSTED = (
+    ": it does not trust this node. A service with identity keys takes only requests that are "
+    "signed with one of them (invoker.request-identity-private-key-pem-file)"
+)
+_STATUS_ADVICE = {401: _UNTRUSTED, 404: ": is this the address of a service?"}
 _SDK_VERSION_LENGTH_MAX = 200
 
 
@@ -162,7 +167,7 @@ def _judge_answer(endpoint: Endpoint, answer: Answer) -> Found | Again:
     if not 200 <= status < 300:
         error = DiscoveryFailed(
             f"{endpoint.uri} answered discovery with HTTP status {status}"
-            + (": is this the address of a service?" if status == 404 else "")
+            + _STATUS_ADVICE.get(status, "")
         )
         if status in _RETRIED_STATUSES:
             return Again(error)

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -37,10 +38,19 @@ class Answered:
 
 
 class World:
-    """``service``: base URL of the SDK service, over HTTP/2 and HTTP/1.1."""
+    """``service``: base URL of the SDK service, over HTTP/2 and HTTP/1.1.
 
-    def __init__(self, base_dir: Path, admin_requests_max: int | None = None) -> None:
+    ``configure``: what to change about the node's configuration.
+    """
+
+    def __init__(
+        self,
+        base_dir: Path,
+        admin_requests_max: int | None = None,
+        configure: Callable[[Config], Config] = lambda config: config,
+    ) -> None:
         self._base_dir = base_dir
+        self._configure = configure
         self._admin_requests_max = admin_requests_max
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="world", daemon=True)
@@ -123,17 +133,20 @@ class World:
                 concurrent_requests_max=self._admin_requests_max,
             ),
         )
-        self.node = Node(config, Supervisor())
+        self.node = Node(self._configure(config), Supervisor())
         info = await self.node.start()
         self.admin_url, self.ingress_url = info.admin_url, info.ingress_url
 
 
-def serve(application: str) -> tuple[str, subprocess.Popen[bytes]]:
+def serve(
+    application: str, environment: dict[str, str] | None = None
+) -> tuple[str, subprocess.Popen[bytes]]:
     """An ASGI application in a process of its own, over HTTP/2 and HTTP/1.1; its base URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         process = subprocess.Popen(
             [sys.executable, "-m", "hypercorn", "-b", f"fd://{listening.fileno()}", application],
             cwd=ROOT,
+            env={**os.environ, **(environment or {})},
             pass_fds=[listening.fileno()],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

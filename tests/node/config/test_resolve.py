@@ -291,7 +291,7 @@ def test_what_means_nothing_here_is_noted() -> None:
         """
         rocksdb-total-memory-size = "2 GiB"
         [worker.invoker]
-        request-identity-private-key-pem-file = "key.pem"
+        http-proxy = "http://proxy"
         [worker.storage]
         anything = 1
         [[ingress.kafka-clusters]]
@@ -304,8 +304,7 @@ def test_what_means_nothing_here_is_noted() -> None:
     assert loaded.config == Config()
     assert loaded.notices == (
         "rocksdb-total-memory-size (perdure.toml:2) means nothing here and is ignored",
-        "worker.invoker.request-identity-private-key-pem-file (perdure.toml:4) is ignored: "
-        "requests to services are NOT signed",
+        "worker.invoker.http-proxy (perdure.toml:4) is ignored: services are called directly",
         "worker.storage (perdure.toml:5) means nothing here and is ignored",
         "ingress.kafka-clusters (perdure.toml) is ignored: nothing is read from Kafka",
         "tracing-headers (perdure.toml:9) means nothing here and is ignored",
