@@ -32,6 +32,12 @@ class ProcessFailed(AssertionError):
     """A process did what it must not: died by itself, didn't start, didn't stop."""
 
 
+def _surroundings() -> dict[str, str]:
+    """Our environment without settings of a server: a test decides those itself."""
+    prefixes = ("PERDURE_", "RESTATE_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+
+
 def free_port() -> int:
     """A TCP port of the loopback interface that nobody listens on."""
     while True:
@@ -61,7 +67,7 @@ class ManagedProcess:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
-                env={**os.environ, **self.environment},
+                env={**_surroundings(), **self.environment},
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
