@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import pstats
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, help="how many runs, instead of the usual number")
     parser.add_argument("--profile", action="store_true", help="name perdure's five top costs")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the children are stopped on the way
     try:
         if options.profile:
             print(profile())
