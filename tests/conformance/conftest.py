@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.conformance.raw import Discovery, RawEndpoint, Script
 from tests.conformance.server import Server
-from tests.conformance.services import KINDS, Kind, Services, install_typescript
+from tests.conformance.services import KINDS, OLDER_KINDS, Kind, Services, install_typescript
 from tests.conformance.world import World
 
 Deploy = Callable[[Discovery, Mapping[str, Script]], RawEndpoint]
@@ -26,7 +26,7 @@ def server(suite_directory: Path) -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)
+@pytest.fixture(scope="session", params=[*KINDS, *OLDER_KINDS], ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Kind:
     kind: Kind = request.param
     if kind.language == "typescript":

@@ -21,18 +21,23 @@ class Kind:
 
     language: str
     streams: bool
+    # The highest protocol version that discovery admits to.
+    version_max: int = 7
     # Sets the names of services of their own apart from those of the whole suite.
     label: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.language}-{'bidirectional' if self.streams else 'request-response'}"
+        mode = "bidirectional" if self.streams else "request-response"
+        suffix = "" if self.version_max == 7 else f"-v{self.version_max}"
+        return f"{self.language}-{mode}{suffix}"
 
     @property
     def prefix(self) -> str:
         """Of all names of this kind's services."""
         language = "Py" if self.language == "python" else "Ts"
-        return f"{self.label}{language}{'Bidi' if self.streams else 'Turn'}"
+        mode = "Bidi" if self.streams else "Turn"
+        return f"{self.label}{language}{mode}{'' if self.version_max == 7 else self.version_max}"
 
 
 KINDS = [
@@ -40,6 +45,7 @@ KINDS = [
     for language in ("python", "typescript")
     for streams in (True, False)
 ]
+OLDER_KINDS = [Kind(language="python", streams=True, version_max=version) for version in (5, 6)]
 
 
 class Services:
@@ -57,6 +63,7 @@ class Services:
             "PREFIX": kind.prefix,
             "LEDGER": str(directory / f"ledger-{kind.name}.txt"),
             "VERSION": version,
+            "PROTOCOL_MAX": str(kind.version_max),
             "MAX_REQUESTS": str(max_requests),
             "STREAMS": "yes" if kind.streams else "no",
             "NODE_NO_WARNINGS": "1",
