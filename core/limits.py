@@ -63,9 +63,14 @@ LMDB_MAP_BYTES_INITIAL = 256 * MIB
 LMDB_READERS_MAX = 64
 PARTITIONS_SINGLE_NODE = 8
 PARTITIONS_MAX = 4096
-# Two partitions flush at once on the storage thread's disk without hurting the log.
+# Due times held in memory; the later ones stay in the table.
 TIMER_WINDOW_COUNT = 4_096
-TIMERS_PER_RECORD_MAX = 256
+EXPIRY_WINDOW_COUNT = 512
+# Timers that one record fires; a million at once must not stall a turn of the loop.
+TIMERS_PER_RECORD_MAX = 64
+# Retention is in no hurry: after each record of expiries the partition rests for so many times as
+# long as that record took, so foreground work that takes its time slows it down further.
+EXPIRY_REST_FACTOR = 8.0
 OUTBOX_TRIM_INTERVAL_MS = 50
 # Outbox messages in flight towards one partition; the rest stay in the table.
 OUTBOX_WINDOW_COUNT = 1_024

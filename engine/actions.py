@@ -44,7 +44,7 @@ class InvocationEnded:
 
 @dataclass(frozen=True, slots=True)
 class SetTimer:
-    """A timer was stored under ``key``."""
+    """A timer or an expiry was stored under ``key``."""
 
     key: bytes
 

@@ -99,7 +99,7 @@ class Effects(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
 
 
 class FireTimers(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
-    """These timers are due (keys of the table ``timers``)."""
+    """These timers are due (keys of the tables ``timers`` and ``expiries``)."""
 
     keys: list[bytes]
 

@@ -6,7 +6,7 @@ from perdure.engine.commands import Attach, Complete, Signal
 from perdure.engine.invoke import add_attacher, start_scheduled
 from perdure.engine.lifecycle import cancel, encode_completion, expire
 from perdure.engine.tape import notify
-from perdure.engine.turn import Turn
+from perdure.engine.turn import Turn, timers_of
 from perdure.proto.frames import MessageType
 from perdure.storage.keys import split_timer_key
 from perdure.storage.tables.invocations import (
@@ -76,18 +76,20 @@ def attach(turn: Turn, command: Attach) -> None:
 def fire(turn: Turn, keys: list[bytes]) -> None:
     """Timers are due; one that is no longer stored was fired before, or taken back."""
     for key in keys:
-        accepted_lsn = turn.store.timers.get(key)
+        _, number_of_kind, target, number = split_timer_key(key)
+        kind = TimerKind(number_of_kind)
+        timers = timers_of(turn.store, kind)
+        accepted_lsn = timers.get(key)
         if accepted_lsn is None:
             continue
-        turn.store.timers.delete(key)
-        _, kind, target, number = split_timer_key(key)
+        timers.delete(key)
         match kind:
             case TimerKind.SLEEP:
                 _wake(turn, target, number, accepted_lsn)
             case TimerKind.START:
                 start_scheduled(turn, target, accepted_lsn)
             case _:
-                expire(turn, target, TimerKind(kind), accepted_lsn)
+                expire(turn, target, kind, accepted_lsn)
 
 
 def started(turn: Turn, target: InvocationId) -> Started | None:

@@ -10,7 +10,7 @@ from perdure.core.ids import InvocationId, PartitionId, partition_key_of, partit
 from perdure.engine.actions import Action, SendMessage, SetTimer
 from perdure.engine.commands import Attach, Complete, Invoke, Kill, Signal, encode_command
 from perdure.storage.keys import is_hashed_group, object_group, outbox_key, timer_key
-from perdure.storage.partition_store import PartitionStore
+from perdure.storage.partition_store import PartitionStore, Rows
 from perdure.storage.tables.objects import ObjectNames
 from perdure.storage.tables.timers import Outgoing, TimerKind, outbox_counter
 
@@ -60,7 +60,7 @@ class Turn:
     ) -> None:
         """Store a timer for the invocation accepted at ``lsn``."""
         key = timer_key(min(fire_at_ms, TIME_MS_MAX), kind, target, number)
-        self.store.timers.put(key, lsn)
+        timers_of(self.store, kind).put(key, lsn)
         self.actions.append(SetTimer(key))
 
     def object(self, service: str, key: str) -> bytes:
@@ -69,3 +69,8 @@ class Turn:
         if is_hashed_group(group) and self.store.names.get(group) is None:
             self.store.names.put(group, ObjectNames(service, key), len(service) + len(key))
         return group
+
+
+def timers_of(store: PartitionStore, kind: TimerKind) -> Rows[int]:
+    """The table that timers of this kind are in."""
+    return store.expiries if kind.is_expiry else store.timers

@@ -49,6 +49,7 @@ class TableId(IntEnum):
     TIMERS = 13
     OUTBOX = 14
     SEQUENCES = 15
+    EXPIRIES = 16
 
 
 _TABLE_COUNT = len(TableId)
@@ -271,6 +272,7 @@ class PartitionStore:
         self.promises: Groups[Promise] = Groups(self, TableId.PROMISES, Promise)
         self.names: Rows[ObjectNames] = Rows(self, TableId.NAMES, ObjectNames)
         self.timers: Rows[int] = Rows(self, TableId.TIMERS, int)
+        self.expiries: Rows[int] = Rows(self, TableId.EXPIRIES, int)
         self.outbox: Rows[Outgoing] = Rows(self, TableId.OUTBOX, Outgoing)
         self.sequences: Rows[int] = Rows(self, TableId.SEQUENCES, int)
 

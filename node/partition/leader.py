@@ -12,6 +12,7 @@ from perdure.cluster.log import SegmentLog, SegmentLogStatistics
 from perdure.core.clock import Clock
 from perdure.core.errors import OutcomeUnknown, PartitionUnavailable, PerdureError
 from perdure.core.ids import InvocationId, PartitionId, partition_key_of
+from perdure.core.limits import EXPIRY_REST_FACTOR, EXPIRY_WINDOW_COUNT
 from perdure.core.telemetry import logger
 from perdure.engine.actions import (
     AbortAttempt,
@@ -39,8 +40,9 @@ from perdure.node.invoker.invoker import Invoker, InvokerStatistics
 from perdure.node.partition.processor import Processor, Proposed
 from perdure.node.partition.shuffle import Shuffle
 from perdure.node.partition.timers import TimerService
+from perdure.storage.keys import split_timer_key
 from perdure.storage.tables.invocations import Result
-from perdure.storage.tables.timers import Outgoing
+from perdure.storage.tables.timers import Outgoing, TimerKind
 from perdure.storage.wal_format import ProducerKind
 
 log = logger("partition")
@@ -52,7 +54,8 @@ Waiter = Callable[[Result | PerdureError], None]
 
 @dataclass(frozen=True, slots=True)
 class LeaderStatistics:
-    """``waiting``: invocations somebody outside waits for. ``timers``: due times held in memory.
+    """``waiting``: invocations somebody outside waits for. ``timers``: due times held in memory,
+    those of retentions included.
     ``outbox_in_flight``: messages sent and not known to be applied; ``outbox_sent``: since the
     start."""
 
@@ -96,7 +99,14 @@ class Leader:
         self.timers = TimerService(
             lambda lower, limit: [key for key, _ in store.timers.scan(lower, limit)],
             clock,
-            lambda keys: self._propose_own(FireTimers(keys)),
+            self._fire,
+        )
+        self.expiries = TimerService(
+            lambda lower, limit: [key for key, _ in store.expiries.scan(lower, limit)],
+            clock,
+            self._fire,
+            window=EXPIRY_WINDOW_COUNT,
+            rest_factor=EXPIRY_REST_FACTOR,
         )
         self.invoker: Invoker
 
@@ -198,7 +208,8 @@ class Leader:
                     for waiter in self._waiters.pop(action.id, ()):
                         waiter(action.result)
                 case SetTimer():
-                    self.timers.add(action.key)
+                    is_expiry = split_timer_key(action.key)[1] >= TimerKind.EXPIRE_COMPLETION
+                    (self.expiries if is_expiry else self.timers).add(action.key)
                 case SendMessage():
                     self.shuffle.stored(action.partition, action.sequence)
                 case MessageApplied():
@@ -223,6 +234,7 @@ class Leader:
         self._is_leading = False
         self.invoker.stop()
         self.timers.stop()
+        self.expiries.stop()
         self.shuffle.stop()
         for proposed in self._log.abandon():
             if proposed.on_lost is not None:
@@ -236,7 +248,7 @@ class Leader:
         return LeaderStatistics(
             self._is_leading,
             self.waiting(),
-            len(self.timers),
+            len(self.timers) + len(self.expiries),
             self.shuffle.in_flight(),
             self.shuffle.sent_count,
             self._log.statistics(),
@@ -261,6 +273,7 @@ class Leader:
             resumed += len(found)
             lower = found[-1][0] + b"\0"
         self.timers.start()
+        self.expiries.start()
         self.shuffle.start()
         log.debug(
             "partition.leader.started",
@@ -275,10 +288,15 @@ class Leader:
         if on_decided is not None:
             on_decided()
 
-    def _propose_own(self, command: Command) -> None:
+    def _fire(self, keys: list[bytes], fired: Callable[[], None]) -> None:
+        self._propose_own(FireTimers(keys), lambda _: fired())
+
+    def _propose_own(
+        self, command: Command, on_applied: Callable[[Outcome], None] | None = None
+    ) -> None:
         if not isinstance(command, Announce):
             self._processor.check_available()
-        self._append(encode_command(command), Proposed(command, None), 0)
+        self._append(encode_command(command), Proposed(command, on_applied), 0)
 
     def _append(self, payload: bytes, proposed: Proposed, partition_key: int) -> None:
         if self._log.is_stopped:

@@ -2,7 +2,8 @@
 
 ``TimerWindow`` is pure: a heap of timer keys below a horizon, which is raised by reading the next
 keys from the table when the heap runs low. A million far timers cost disk, not memory.
-``TimerService`` wakes up and proposes what is due.
+``TimerService`` wakes up and proposes what is due, one record at a time: a million timers that are
+due at once take turns with everything else.
 """
 
 import asyncio
@@ -19,6 +20,9 @@ _SLEEP_SECONDS_MAX = 5.0
 
 Scan = Callable[[bytes, int], list[bytes]]
 """Up to ``limit`` timer keys from ``lower`` on, ascending."""
+
+Fire = Callable[[list[bytes], Callable[[], None]], None]
+"""Propose due timers; the callback is called once they are applied. May raise PerdureError."""
 
 
 class TimerWindow:
@@ -77,14 +81,28 @@ class TimerWindow:
 
 
 class TimerService:
-    """Proposes timers when they are due. ``fire`` may raise PerdureError: tried again shortly."""
+    """Fires timers when they are due; what is refused is tried again shortly.
 
-    def __init__(self, scan: Scan, clock: Clock, fire: Callable[[list[bytes]], None]) -> None:
-        self._window = TimerWindow(scan)
+    ``rest_factor``: how long to rest after a record, in multiples of the time it took.
+    """
+
+    def __init__(
+        self,
+        scan: Scan,
+        clock: Clock,
+        fire: Fire,
+        *,
+        window: int = TIMER_WINDOW_COUNT,
+        rest_factor: float = 0.0,
+    ) -> None:
+        self._window = TimerWindow(scan, window)
         self._clock = clock
         self._fire = fire
+        self._rest_factor = rest_factor
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
+        self._fired_at: float | None = None  # while a record is under way
+        self._is_stopped = False
 
     def start(self) -> None:
         """Begin to watch the table's timers."""
@@ -92,33 +110,44 @@ class TimerService:
 
     def add(self, key: bytes) -> None:
         """A timer was stored."""
-        if self._window.add(key):
+        if self._window.add(key) and self._fired_at is None:
             self._arm()
 
     def stop(self) -> None:
+        self._is_stopped = True
         if self._handle is not None:
             self._handle.cancel()
 
     def __len__(self) -> int:
         return len(self._window)
 
-    def _arm(self) -> None:
+    def _arm(self, rest_seconds: float = 0.0) -> None:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
         at_ms = self._window.next_at_ms()
-        if at_ms is not None:
-            delay = max(at_ms - self._clock.now_ms(), 0) / 1000
-            self._handle = self._loop.call_later(min(delay, _SLEEP_SECONDS_MAX), self._wake)
+        if at_ms is not None and not self._is_stopped:
+            due_in = (at_ms - self._clock.now_ms()) / 1000
+            delay = max(min(due_in, _SLEEP_SECONDS_MAX), rest_seconds)
+            self._handle = self._loop.call_later(delay, self._wake)
 
     def _wake(self) -> None:
         self._handle = None
-        now_ms = self._clock.now_ms()
-        while due := self._window.take_due(now_ms, TIMERS_PER_RECORD_MAX):
-            try:
-                self._fire(due)
-            except PerdureError:
-                self._window.give_back(due)
-                self._handle = self._loop.call_later(_REFUSED_RETRY_SECONDS, self._wake)
-                return
-        self._arm()
+        due = self._window.take_due(self._clock.now_ms(), TIMERS_PER_RECORD_MAX)
+        if not due:
+            self._arm()
+            return
+        self._fired_at = self._loop.time()
+        try:
+            self._fire(due, self._applied)
+        except PerdureError:
+            self._fired_at = None
+            self._window.give_back(due)
+            self._handle = self._loop.call_later(_REFUSED_RETRY_SECONDS, self._wake)
+
+    def _applied(self) -> None:
+        """The record is applied: its timers are no longer in the table."""
+        assert self._fired_at is not None
+        took = self._loop.time() - self._fired_at
+        self._fired_at = None
+        self._arm(took * self._rest_factor)

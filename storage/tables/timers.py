@@ -1,7 +1,8 @@
 """Timers and the outbox: what a leader has to do later, or elsewhere.
 
-Table ``timers`` (time, kind, id, number -> ``accepted_lsn`` of the invocation), ``outbox`` (target
-partition, sequence -> Outgoing), ``sequences`` (counters of both ends of the outboxes).
+Tables ``timers`` and ``expiries`` (time, kind, id, number -> ``accepted_lsn`` of the invocation),
+``outbox`` (target partition, sequence -> Outgoing), ``sequences`` (counters of both ends of the
+outboxes). Expiries have a table of their own so that somebody's sleep never waits behind them.
 """
 
 from enum import IntEnum
@@ -16,6 +17,11 @@ class TimerKind(IntEnum):
     START = 1
     EXPIRE_COMPLETION = 2
     EXPIRE_JOURNAL = 3
+
+    @property
+    def is_expiry(self) -> bool:
+        """Whether it ends a retention: in ``expiries``, not in ``timers``."""
+        return self >= TimerKind.EXPIRE_COMPLETION
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True, gc=False):

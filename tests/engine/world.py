@@ -169,7 +169,8 @@ class World:
         fired = 0
         for partition in self.partitions:
             while True:
-                keys = [key for key, _ in partition.store.timers.scan(b"", 100)]
+                tables = partition.store.timers, partition.store.expiries
+                keys = [key for table in tables for key, _ in table.scan(b"", 100)]
                 due = [key for key in keys if int.from_bytes(key[:8]) <= self.now_ms]
                 if not due:
                     break

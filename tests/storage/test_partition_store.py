@@ -267,6 +267,7 @@ def test_tables_keep_their_numbers() -> None:
         "timers",
         "outbox",
         "sequences",
+        "expiries",
     ]
-    assert [int(table) for table in TableId] == list(range(16))
+    assert [int(table) for table in TableId] == list(range(17))
     assert Memtable(16).is_empty()
