@@ -2,6 +2,7 @@
 
 import pytest
 from tests.conformance.client import Options
+from tests.conformance.services import KINDS, OLDER_KINDS
 from tests.conformance.world import World, unique
 
 MIB = 1024 * 1024
@@ -70,6 +71,13 @@ def test_terminal_errors_keep_their_code(world: World, code: int, status: int) -
     assert "metadata" not in body
 
 
+# Failures have metadata from version 6 on; an older SDK refuses to send one.
+WITH_METADATA = [kind for kind in (*KINDS, *OLDER_KINDS) if kind.version_max >= 6]
+
+
+@pytest.mark.parametrize(
+    "kind", WITH_METADATA, indirect=True, ids=lambda kind: kind.name, scope="session"
+)
 def test_terminal_errors_keep_their_metadata(world: World) -> None:
     failure = {"code": 422, "message": "refused", "metadata": {"field": "name", "why": "empty"}}
     answer = world.call("Failing/terminally", failure)
