@@ -7,11 +7,13 @@ of its leaves resumes.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TypeVar
 
 from perdure.storage.tables.futures import Combinator, Future
 
 _Leaf = TypeVar("_Leaf", int, str)
+_Leaves = tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]
 
 
 class State(Enum):
@@ -31,17 +33,35 @@ class Lookup:
     name: Callable[[str], bool | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One notification that came: a completion id or a signal index or a test for names."""
+
+    failed: bool
+    completion: int = -1
+    signal: int = -1
+    is_name: Callable[[str], bool] = lambda _: False
+
+
 class _ResumeNow(Exception):
     """A child's outcome is indeterminate where it would matter: the SDK has to decide."""
 
 
+_Sift = Callable[[Future, list[State]], _Leaves]
+"""The leaves of a node that are still pending; outcomes of the others are appended."""
+
+
 def settle(future: Future, lookup: Lookup) -> Future | None:
     """What remains to be waited for; None when the invocation must go on."""
-    try:
-        outcome = _evaluate(future, lookup)
-    except _ResumeNow:
-        return None
-    return outcome if isinstance(outcome, Future) else None
+    return _settle(future, partial(_look_up, lookup))
+
+
+def arrive(rest: Future, arrival: Arrival) -> Future | None:
+    """``settle`` for what remained before, when just this came since: nothing else is looked up.
+
+    An invocation that waits for a thousand others is told a thousand times.
+    """
+    return _settle(rest, partial(_take_out, arrival))
 
 
 def depth(future: Future) -> int:
@@ -59,14 +79,20 @@ def is_empty(future: Future) -> bool:
     return not (future.completions or future.signals or future.names or future.nested)
 
 
-def _evaluate(node: Future, lookup: Lookup) -> Future | State:
+def _settle(future: Future, sift: _Sift) -> Future | None:
+    try:
+        outcome = _evaluate(future, sift)
+    except _ResumeNow:
+        return None
+    return outcome if isinstance(outcome, Future) else None
+
+
+def _evaluate(node: Future, sift: _Sift) -> Future | State:
     outcomes: list[State] = []
-    completions = _pending(node.completions, lookup.completion, outcomes)
-    signals = _pending(node.signals, lookup.signal, outcomes)
-    names = _pending(node.names, lookup.name, outcomes)
+    completions, signals, names = sift(node, outcomes)
     nested: list[Future] = []
     for child in node.nested:
-        outcome = _evaluate(child, lookup)
+        outcome = _evaluate(child, sift)
         if isinstance(outcome, Future):
             nested.append(outcome)
         else:
@@ -103,6 +129,31 @@ def _combine(combinator: int, outcomes: list[State], rest: Future) -> Future | S
 def _agreed(outcomes: list[State]) -> State:
     """What the first of several was, when which came first can't be told from here."""
     return outcomes[0] if len(set(outcomes)) == 1 else State.INDETERMINATE
+
+
+def _look_up(lookup: Lookup, node: Future, outcomes: list[State]) -> _Leaves:
+    return (
+        _pending(node.completions, lookup.completion, outcomes),
+        _pending(node.signals, lookup.signal, outcomes),
+        _pending(node.names, lookup.name, outcomes),
+    )
+
+
+def _take_out(arrival: Arrival, node: Future, outcomes: list[State]) -> _Leaves:
+    completions = _without(node.completions, arrival.completion)
+    signals = _without(node.signals, arrival.signal)
+    names = tuple(name for name in node.names if not arrival.is_name(name))
+    pending = (completions, signals, names)
+    if pending != (node.completions, node.signals, node.names):
+        outcomes.append(State.FAILURE if arrival.failed else State.SUCCESS)
+    return pending
+
+
+def _without(leaves: tuple[int, ...], leaf: int) -> tuple[int, ...]:
+    while leaf in leaves:
+        place = leaves.index(leaf)
+        leaves = leaves[:place] + leaves[place + 1 :]
+    return leaves
 
 
 def _pending(

@@ -6,7 +6,7 @@ notification from elsewhere reaches an invocation, whatever state it is in.
 
 from perdure.core.ids import InvocationId
 from perdure.engine.actions import JournalGrew, StartAttempt
-from perdure.engine.futures import Lookup, settle
+from perdure.engine.futures import Arrival, Lookup, arrive
 from perdure.engine.turn import Turn
 from perdure.proto.frames import is_command
 from perdure.storage.keys import index_suffix
@@ -138,8 +138,7 @@ def notify(
         case Paused():
             turn.store.invocations.put(target, Paused(row.spec, progress))
         case Suspended():
-            lookup = lookup_of(turn.store, target, row.delivered)
-            rest = settle(row.awaiting, lookup)
+            rest = arrive(row.awaiting, _arrival(*key))
             if rest is None:
                 run(turn, target, Invoked(row.spec, progress, turn.lsn))
             else:
@@ -157,6 +156,16 @@ def run(turn: Turn, target: InvocationId, row: Invoked) -> None:
 def stop_running(turn: Turn, target: InvocationId) -> None:
     """Take the invocation out of what a new leader would run."""
     turn.store.invoked.delete(target)
+
+
+def _arrival(suffix: bytes, failed: bool) -> Arrival:
+    """The notification stored under ``suffix``, as those who wait know it."""
+    kind, number = suffix[:1], suffix[1:]
+    if kind == b"c":
+        return Arrival(failed, completion=int.from_bytes(number))
+    if kind == b"s":
+        return Arrival(failed, signal=int.from_bytes(number))
+    return Arrival(failed, is_name=lambda name: named_signal_suffix(name) == suffix)
 
 
 def lookup_of(store: PartitionStore, target: InvocationId, delivered: int) -> Lookup:

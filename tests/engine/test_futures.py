@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.engine.world import any_of, tree
 
-from perdure.engine.futures import Lookup, depth, is_empty, settle
+from perdure.engine.futures import Arrival, Lookup, arrive, depth, is_empty, settle
 from perdure.storage.tables.futures import Combinator, Future
 
 C = Combinator
@@ -85,11 +85,8 @@ def _nodes(nested: st.SearchStrategy[Future]) -> st.SearchStrategy[Future]:
 
 _FLAT = st.builds(Future, st.sampled_from([int(kind) for kind in C]), _LEAVES, _LEAVES, _NAMES)
 TREES = st.recursive(_FLAT.filter(lambda node: not is_empty(node)), _nodes, max_leaves=8)
-NOTES = st.dictionaries(
-    st.one_of(st.integers(1, 5), st.sampled_from([f"#{n}" for n in range(1, 6)] + ["a", "b"])),
-    st.booleans(),
-    max_size=8,
-)
+_ALL_NOTES: list[int | str] = [*range(1, 6), *(f"#{n}" for n in range(1, 6)), "a", "b"]
+NOTES = st.dictionaries(st.sampled_from(_ALL_NOTES), st.booleans(), max_size=8)
 
 
 @given(TREES, NOTES)
@@ -110,6 +107,27 @@ def test_what_remains_stands_for_the_whole(node: Future, first: Notes, second: N
         assert later is not None
     if not _has_race(node):
         assert (later is None) == (at_once is None)
+
+
+@given(TREES, st.lists(st.tuples(st.sampled_from(_ALL_NOTES), st.booleans()), max_size=8))
+def test_arrivals_one_by_one_are_looking_everything_up(
+    node: Future, arrivals: list[tuple[int | str, bool]]
+) -> None:
+    rest = settle(node, lookup({}))
+    for name, failed in arrivals:
+        if rest is None:
+            return
+        looked_up = settle(rest, lookup({name: failed}))
+        rest = arrive(rest, _arrival(name, failed))
+        assert rest == looked_up
+
+
+def _arrival(note: int | str, failed: bool) -> Arrival:
+    if isinstance(note, int):
+        return Arrival(failed, completion=note)
+    if note.startswith("#"):
+        return Arrival(failed, signal=int(note[1:]))
+    return Arrival(failed, is_name=lambda name: name == note)
 
 
 def _has_race(node: Future) -> bool:
