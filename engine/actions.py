@@ -4,11 +4,11 @@ Followers drop actions; a new leader finds the same work by scanning tables. So 
 lost with its leader is lost without harm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from perdure.core.ids import InvocationId
-from perdure.storage.tables.invocations import Result
+from perdure.storage.tables.invocations import Result, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,14 @@ class JournalGrew:
 
 @dataclass(frozen=True, slots=True)
 class InvocationEnded:
-    """The invocation has a result: answer who waits for it outside."""
+    """The invocation has a result: answer who waits for it outside.
+
+    ``spec``: for those who only watch; the tables may have forgotten the invocation by now.
+    """
 
     id: InvocationId
     result: Result
+    spec: Spec | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

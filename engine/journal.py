@@ -221,6 +221,8 @@ def _invoke_child(
     payload = notifications.invocation_id(completion_id, format_invocation_id(call.child))
     run.tape.complete(T.CALL_INVOCATION_ID_COMPLETION, completion_id, payload)
     headers = [(header.key, header.value) for header in message.headers]
+    if call.traceparent is not None and all(name != "traceparent" for name, _ in headers):
+        headers.append(("traceparent", call.traceparent))
     # A workflow's run is one per key already: an idempotency key changes nothing.
     has_key = message.HasField("idempotency_key") and call.kind != HandlerKind.WORKFLOW_RUN
     idempotency_key = message.idempotency_key if has_key else None

@@ -46,6 +46,9 @@ from perdure.node.metrics.process import read_process
 from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
 from perdure.node.partition.host import Host, HostOptions, HostPorts
 from perdure.node.registry.store import RegistryStore
+from perdure.node.traces.spans import Value
+from perdure.node.traces.tracer import Tracer
+from perdure.node.traces.tracing import Tracing, start_tracing
 from perdure.storage.data_directory import PARTITIONS_FOLDER, lock_folder, open_disk
 from perdure.storage.disk import FolderLock, OsDisk
 from perdure.storage.env import Env, LmdbEnv
@@ -88,6 +91,8 @@ class Node:
         self._client: HttpClient | None = None
         self._bound: list[_Bound] = []
         self._rendering: Offload | None = None
+        self._tracing: Tracing | None = None
+        self._tracer: Tracer | None = None
         self._ingress: Ingress
 
     async def start(self) -> ReadyInfo:
@@ -108,6 +113,7 @@ class Node:
         )
         registry = RegistryStore(metadata, to_defaults(self.config))
         await registry.load()
+        self._start_tracing(identity)
         signer = self._make_signer()
         client = self._client = self._make_client()
         caller: Caller = HttpCaller(client)
@@ -135,6 +141,8 @@ class Node:
             await asyncio.gather(*(server.aclose(1.0) for server in servers))
         if self._rendering is not None:
             self._rendering.close()
+        if self._tracing is not None:
+            await self._tracing.aclose(is_clean=is_clean)
         if self._host is not None:
             if is_clean:
                 await self._host.close()
@@ -146,6 +154,19 @@ class Node:
             self._lock.release()
 
     # --- Steps ----------------------------------------------------------------------------------
+
+    def _start_tracing(self, identity: Identity) -> None:
+        config = self.config
+        if config.tracing_endpoint is None:
+            return
+        resource: dict[str, Value] = {
+            "service.name": "perdure",
+            "service.namespace": identity.cluster,
+            "service.instance.id": identity.node,
+            "service.version": perdure.__version__,
+        }
+        self._tracing = start_tracing(config.tracing_endpoint, config.tracing_headers, resource)
+        self._tracer = Tracer(self._tracing.emit, self._clock, self._entropy)
 
     def _make_client(self) -> HttpClient:
         return HttpClient(
@@ -187,6 +208,7 @@ class Node:
             caller=caller,
             catalogue=lambda: registry.catalogue,
             on_failure=self._supervisor.fail,
+            tracer=self._tracer,
         )
         options = HostOptions(
             slots=self.config.invoker.concurrent_invocations_max,
@@ -209,7 +231,12 @@ class Node:
             cors=config.cors,
         )
         self._ingress = Ingress(
-            host.gateway, lambda: registry.catalogue, self._clock, self._entropy, options
+            host.gateway,
+            lambda: registry.catalogue,
+            self._clock,
+            self._entropy,
+            options,
+            self._tracer,
         )
         return await self._listen(
             Listener.INGRESS, self._ingress, config.bind_address, config.advertised_address

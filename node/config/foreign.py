@@ -62,6 +62,7 @@ _RETENTIONS = ("journal", "idempotency", "workflow-completion")
 
 TRANSLATIONS: dict[KeyPath, Translation] = {
     ("log-filter",): Translation(("log-level",), _log_level),
+    ("tracing-services-endpoint",): Translation(("tracing-endpoint",)),
     ("log-disable-ansi-codes",): Translation(("log-colours",), _log_colours),
     ("default-num-partitions",): Translation(("worker", "partition-count")),
     ("ingress", "advertised-ingress-endpoint"): Translation(("ingress", "advertised-address")),
@@ -105,7 +106,6 @@ _TABLES: tuple[KeyPath, ...] = (
     ("bifrost",),
     ("log-server",),
     ("networking",),
-    ("tracing-headers",),
     ("aws",),
     ("admin", "query-engine"),
     ("admin", "rate-limiting"),
@@ -117,7 +117,7 @@ _TABLES: tuple[KeyPath, ...] = (
     ("worker", "invoker", "rate-limiting"),
 )
 _NAMES = re.compile(
-    r"(rocksdb|gossip|experimental|tracing|tokio-console|hlc|metadata)-[a-z0-9-]+"
+    r"(rocksdb|gossip|experimental|tracing-(filter|json)|tokio-console|hlc|metadata)-[a-z0-9-]+"
     r"|roles|location|force-node-id|auto-provision|default-replication|default-log-retention"
     r"|advertised-address|advertised-host|bind-port|listen-mode|use-random-ports"
     r"|initialization-timeout|disable-(prometheus|telemetry|controlled-idempotent-sharding)"

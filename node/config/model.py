@@ -324,6 +324,15 @@ class Config:
     log_colours: LogColours = _setting(
         LogColours.AUTO, choice(LogColours), "`auto`: coloured if stderr is a terminal."
     )
+    tracing_endpoint: str | None = _setting(
+        None,
+        optional(URL, "none"),
+        "OpenTelemetry collector that gets traces, over OTLP/HTTP (port 4318 as a rule); without a "
+        "path, `/v1/traces` is meant. Needs `pip install 'perdure[traces]'`. `none`: no traces.",
+    )
+    tracing_headers: tuple[tuple[str, str], ...] = _setting(
+        (), HEADERS, "Headers sent to the collector, such as credentials."
+    )
     http_core: HttpCore = _setting(
         HttpCore.AUTO,
         choice(HttpCore),

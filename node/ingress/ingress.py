@@ -55,6 +55,7 @@ from perdure.node.ingress.targets import parse_target
 from perdure.node.partition.gateway import Gateway
 from perdure.node.registry.effective import Catalogue
 from perdure.node.registry.model import OutputRules, ServiceType
+from perdure.node.traces.tracer import Tracer
 from perdure.storage.tables.invocations import Completed, Result, Target
 
 log = logger("ingress")
@@ -91,6 +92,7 @@ class Ingress:
         clock: Clock,
         entropy: Entropy,
         options: IngressOptions,
+        tracer: Tracer | None = None,
     ) -> None:
         self.body_bytes_max = options.body_bytes_max
         self._gateway = gateway
@@ -100,6 +102,7 @@ class Ingress:
         self._options = options
         self._pending: set[Pending] = set()
         self._tally = Tally()
+        self._tracer = tracer
         self._is_draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -174,6 +177,16 @@ class Ingress:
         status = status_of(answer.status, is_invocation)
         seconds = self._clock.monotonic() - pending.started
         self._tally.answered(status, pending.service, pending.kind, seconds)
+        if self._tracer is not None:
+            exchange = pending.exchange
+            request = (pending.kind, exchange.method, exchange.target)
+            self._tracer.answered(
+                request,
+                exchange.headers,
+                pending.started,
+                (pending.id, pending.is_new),
+                answer.status,
+            )
         self._respond(pending.exchange, answer)
 
     # --- One method per kind of request ---------------------------------------------------------

@@ -37,7 +37,17 @@ class Desk(Protocol):
 class Pending:
     """A request without an answer yet. ``service`` is "" where none is meant."""
 
-    __slots__ = ("_desk", "_forget", "exchange", "id", "is_closed", "kind", "service", "started")
+    __slots__ = (
+        "_desk",
+        "_forget",
+        "exchange",
+        "id",
+        "is_closed",
+        "is_new",
+        "kind",
+        "service",
+        "started",
+    )
 
     def __init__(
         self, desk: Desk, exchange: Exchange, started: float, service: str, kind: str
@@ -50,6 +60,7 @@ class Pending:
         self.kind = kind
         self.id: InvocationId | None = None
         self.is_closed = False
+        self.is_new = False  # whether it started the invocation
         exchange.on_gone = self.on_gone
 
     def answer(self, answer: Answer, is_invocation: bool = False) -> None:
@@ -107,6 +118,7 @@ class PendingCall(Pending):
 
     def on_applied(self, outcome: Outcome) -> None:
         """It is there: new, or from an earlier request under the same key."""
+        self.is_new = isinstance(outcome, Accepted)
         if isinstance(outcome, Existing):
             if self._handler_kind == HandlerKind.WORKFLOW_RUN:
                 self._answer_result(self._rules, ALREADY_INVOKED, 0)
@@ -138,8 +150,8 @@ class PendingSend(Pending):
         assert isinstance(outcome, Accepted | Existing)
         assert self.id is not None
         id_text = format_invocation_id(self.id)
-        is_new = isinstance(outcome, Accepted)
-        self.answer(answers.sent(id_text, outcome.execute_at_ms, is_new))
+        self.is_new = isinstance(outcome, Accepted)
+        self.answer(answers.sent(id_text, outcome.execute_at_ms, self.is_new))
 
 
 class PendingSignal(Pending):

@@ -31,6 +31,9 @@ from perdure.node.invoker.attempt import (
 )
 from perdure.node.invoker.ports import Session, Stream
 from perdure.node.registry.effective import Route
+from perdure.node.traces.attempts import AttemptTrace
+from perdure.node.traces.spans import Value
+from perdure.node.traces.tracer import Tracer
 from perdure.proto import service_pb2 as pb
 from perdure.proto.frames import MessageType, encode_frame
 from perdure.storage.keys import index_suffix, object_group
@@ -71,6 +74,8 @@ class LiveAttempt:
         self._last_activity = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._stream: Stream
+        self._resolver = run.ports.resolver
+        self.trace = self._begin_trace(run.ports.tracer)
 
     # --- Asking ---------------------------------------------------------------------------------
 
@@ -87,6 +92,8 @@ class LiveAttempt:
         if target.key is not None:
             key = quote(target.key, safe="").encode()
             headers.append((b"x-restate-service-key", key))
+        if self.trace is not None:
+            headers.extend(self.trace.headers())
         headers.extend(self.route.headers)
         headers.extend(ports.additional_headers)
         headers.append((b"x-restate-cluster-name", ports.cluster_name.encode()))
@@ -113,6 +120,8 @@ class LiveAttempt:
             if entry is None:
                 self._check_taken_away(index)
                 return
+            if self.trace is not None:
+                self.trace.sent(entry)
             parts = attempt.send(entry)
             if parts:
                 self._last_activity = self._loop.time()
@@ -172,7 +181,9 @@ class LiveAttempt:
     def on_body(self, data: bytes) -> None:
         self._last_activity = self._loop.time()
         size = len(data)
-        received = self.attempt.on_bytes(data, self.run.ports.resolver)
+        received = self.attempt.on_bytes(data, self._resolver)
+        if self.trace is not None:
+            self.trace.received(received.effects)
         if received.terminal is None and not received.effects:
             self._stream.consumed(size)
             return
@@ -205,6 +216,21 @@ class LiveAttempt:
         self.pump()
 
     # --- Inside -----------------------------------------------------------------------------------
+
+    def _begin_trace(self, tracer: Tracer | None) -> AttemptTrace | None:
+        if tracer is None:
+            return None
+        run, route = self.run, self.route
+        attributes: dict[str, Value] = {
+            "restate.deployment.id": route.deployment_id,
+            "restate.protocol.version": self.attempt.version,
+            "restate.attempt.failures": run.retry_state.failures_since_command,
+            "server.address": route.origin.host,
+            "server.port": route.origin.port,
+        }
+        trace = tracer.attempt(run.id, self._row.spec, run.ports.store, attributes)
+        self._resolver = trace.resolver(self._resolver)
+        return trace
 
     def _propose(self, effects: list[Effect], flags: list[bool], size: int) -> bool:
         """Put effects into the log; ``size`` bytes of the body are dealt with by then."""

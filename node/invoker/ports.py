@@ -17,6 +17,7 @@ from perdure.node.invoker.retries import RetryState
 from perdure.node.invoker.tally import AttemptTally
 from perdure.node.invoker.validation import Resolver
 from perdure.node.registry.effective import Catalogue, Route
+from perdure.node.traces.tracer import Tracer
 from perdure.storage.partition_store import PartitionStore
 
 
@@ -64,6 +65,7 @@ class RunPorts:
     additional_headers: tuple[tuple[bytes, bytes], ...] = ()
     frame_bytes_max: int = FRAME_BYTES_MAX
     tally: AttemptTally = field(default_factory=AttemptTally)
+    tracer: Tracer | None = None
 
 
 class Session(Protocol):

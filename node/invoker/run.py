@@ -25,7 +25,7 @@ from perdure.node.invoker.attempt import Ended, Failed, Suspended, Terminal, fai
 from perdure.node.invoker.live_attempt import LiveAttempt
 from perdure.node.invoker.ports import RunPorts
 from perdure.node.invoker.retries import GiveUp, RetryState
-from perdure.node.invoker.tally import AttemptEnd
+from perdure.node.invoker.tally import FAILURES, AttemptEnd
 from perdure.node.registry.effective import Route
 from perdure.node.registry.manifest import PROTOCOL_VERSION_MAX
 from perdure.storage.tables.invocations import Invoked, Pin
@@ -53,12 +53,15 @@ class Run:
         self.retry_state = RetryState()
         self.last_failure: Failed | None = None
         self.next_retry_at_ms = 0
+        self.attempt_count = 0
+        self.last_start_at_ms = 0
         self._loop = asyncio.get_running_loop()
         self._on_over = on_over
         self._on_attempt = on_attempt
         self._live: LiveAttempt | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._route: Route | None = None
+        self._last_server: str | None = None
         self._is_counted = True  # how the attempt under way ended; or there is none
         self._is_over = False
 
@@ -66,6 +69,18 @@ class Run:
     def live(self) -> LiveAttempt | None:
         """The attempt under way, or the one whose stream is still closing."""
         return self._live
+
+    @property
+    def last_deployment_id(self) -> str | None:
+        """Where the last attempt went."""
+        return self._route.deployment_id if self._route is not None else None
+
+    @property
+    def last_server(self) -> str | None:
+        """How the SDK there calls itself, once it answered."""
+        if self._live is not None and self._live.server is not None:
+            self._last_server = self._live.server
+        return self._last_server
 
     @property
     def is_backing_off(self) -> bool:
@@ -78,6 +93,8 @@ class Run:
         if self._is_over or not isinstance(row, Invoked) or row.session != self.session:
             self._end()
             return
+        self.attempt_count += 1
+        self.last_start_at_ms = self.ports.clock.now_ms()
         try:
             route, version = self._choose(row)
         except AttemptError as error:
@@ -189,6 +206,10 @@ class Run:
         if not self._is_counted and self._live is not None:
             self._is_counted = True
             self.ports.tally.end(how, self.ports.clock.monotonic() - self._live.started)
+            if self._live.trace is not None:
+                failed = self.last_failure if how in FAILURES else None
+                error = failed.failure.message if failed is not None else None
+                self._live.trace.end(how.value, error)
 
     def _wait_for_quiet(self, delay_ms: float) -> None:
         """Schedule the next attempt for when nothing of the old one is left, and the delay over."""
@@ -200,6 +221,7 @@ class Run:
     def _retry_in(self, delay_ms: float) -> None:
         if self._is_over:
             return
+        self._last_server = self.last_server
         self._live = None
         self.next_retry_at_ms = self.ports.clock.now_ms() + int(delay_ms)
         self._timer = self._loop.call_later(delay_ms / 1000, self.start)

@@ -17,6 +17,9 @@ class AttemptEnd(Enum):
     ABORTED = "aborted"
 
 
+FAILURES = (AttemptEnd.RETRIED, AttemptEnd.FAILED)
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptFigures:
     """``started`` minus all of ``ended`` are under way. ``answers``: response heads by status."""

@@ -36,6 +36,7 @@ from perdure.node.partition.gateway import LedPartition, LocalGateway
 from perdure.node.partition.leader import Leader, LeaderStatistics
 from perdure.node.partition.processor import Processor, ProcessorStatistics, Proposed
 from perdure.node.registry.effective import Catalogue
+from perdure.node.traces.tracer import Tracer
 from perdure.storage.disk import Disk
 from perdure.storage.env import Env
 from perdure.storage.partition_store import STORE_FORMAT_VERSION, PartitionStore
@@ -62,6 +63,7 @@ class HostPorts:
     catalogue: Callable[[], Catalogue]
     on_failure: Callable[[BaseException], None]
     wal_sizes: WalSizes | None = None
+    tracer: Tracer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +254,7 @@ class Host:
                 self._route_message,
                 self._route_applied,
             )
+            leader.tracer = self._ports.tracer
             leader.invoker = Invoker(self._run_ports(leader, store), self._options.slots)
             self.led.append(LedPartition(processor, leader))
 
@@ -268,6 +271,7 @@ class Host:
             cluster_name=self.identity.cluster,
             additional_headers=self._options.additional_headers,
             frame_bytes_max=self._options.message_bytes_max + FRAME_BYTES_MAX - MESSAGE_BYTES_MAX,
+            tracer=ports.tracer,
         )
 
     def _replay(self, index: ReplayIndex, wal: Wal, takeovers: list[Takeover]) -> None:

@@ -40,6 +40,7 @@ from perdure.node.invoker.invoker import Invoker, InvokerStatistics
 from perdure.node.partition.processor import Processor, Proposed
 from perdure.node.partition.shuffle import Shuffle
 from perdure.node.partition.timers import TimerService
+from perdure.node.traces.tracer import Tracer
 from perdure.storage.keys import split_timer_key
 from perdure.storage.tables.invocations import Result
 from perdure.storage.tables.timers import Outgoing, TimerKind
@@ -85,7 +86,7 @@ class Leader:
         self._announcement = announcement
         self._clock = clock
         self._route_applied = route_applied
-        self._waiters: dict[InvocationId, list[Waiter]] = {}
+        self._waiters: dict[InvocationId, dict[object, Waiter]] = {}
         self._is_leading = False
         self._on_decided: Callable[[], None] | None = None
         store = processor.store
@@ -109,6 +110,7 @@ class Leader:
             rest_factor=EXPIRY_REST_FACTOR,
         )
         self.invoker: Invoker
+        self.tracer: Tracer | None = None
 
     @property
     def is_leading(self) -> bool:
@@ -180,14 +182,14 @@ class Leader:
             raise PartitionUnavailable(
                 f"partition {self._processor.partition} has no leader here: try again shortly"
             )
-        self._waiters.setdefault(invocation, []).append(waiter)
+        waiters = self._waiters.setdefault(invocation, {})
+        ticket = object()
+        waiters[ticket] = waiter
 
         def forget() -> None:
-            waiters = self._waiters.get(invocation)
-            if waiters is not None and waiter in waiters:
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._waiters[invocation]
+            waiters.pop(ticket, None)
+            if not waiters and self._waiters.get(invocation) is waiters:
+                del self._waiters[invocation]
 
         return forget
 
@@ -205,7 +207,10 @@ class Leader:
                 case JournalGrew():
                     self.invoker.journal_grew(action.id, action.journal_length)
                 case InvocationEnded():
-                    for waiter in self._waiters.pop(action.id, ()):
+                    if self.tracer is not None and action.spec is not None:
+                        store = self._processor.store
+                        self.tracer.ended(action.id, action.spec, store, action.result)
+                    for waiter in tuple(self._waiters.pop(action.id, {}).values()):
                         waiter(action.result)
                 case SetTimer():
                     is_expiry = split_timer_key(action.key)[1] >= TimerKind.EXPIRE_COMPLETION
@@ -241,7 +246,7 @@ class Leader:
                 proposed.on_lost(error)
         waiting, self._waiters = self._waiters, {}
         for waiters in waiting.values():
-            for waiter in waiters:
+            for waiter in tuple(waiters.values()):
                 waiter(error)
 
     def statistics(self) -> LeaderStatistics:

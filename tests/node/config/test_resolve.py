@@ -296,8 +296,8 @@ def test_what_means_nothing_here_is_noted() -> None:
         anything = 1
         [[ingress.kafka-clusters]]
         name = "k"
-        [tracing-headers]
-        authorization = "secret"
+        [aws]
+        profile = "secret"
         """,
         {"RESTATE_ROLES": "[worker]", "RESTATE_FANCY_NEW_THING": "1"},
     )
@@ -307,7 +307,7 @@ def test_what_means_nothing_here_is_noted() -> None:
         "worker.invoker.http-proxy (perdure.toml:4) is ignored: services are called directly",
         "worker.storage (perdure.toml:5) means nothing here and is ignored",
         "ingress.kafka-clusters (perdure.toml) is ignored: nothing is read from Kafka",
-        "tracing-headers (perdure.toml:9) means nothing here and is ignored",
+        "aws (perdure.toml:9) means nothing here and is ignored",
         "RESTATE_FANCY_NEW_THING means nothing here and is ignored",
         "RESTATE_ROLES is ignored: a node has all roles",
     )

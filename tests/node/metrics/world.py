@@ -91,7 +91,7 @@ class World:
     def __init__(self, folder: Path, config: Config | None = None) -> None:
         loopback = Address("127.0.0.1", 0)
         plain = config or Config()
-        self._config = replace(
+        self.config = replace(
             plain,
             base_dir=folder,
             cluster_name="testing",
@@ -107,7 +107,7 @@ class World:
         self.info: ReadyInfo
 
     async def open(self) -> None:
-        self.node = Node(self._config, self.supervisor)
+        self.node = Node(self.config, self.supervisor)
         self.info = await self.node.start()
 
     async def restart(self) -> None:
@@ -164,7 +164,11 @@ class Stage:
     def __init__(self, world: World) -> None:
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.world = world
+        self.run(self.before(world))
         self.run(world.open())
+
+    async def before(self, world: World) -> None:
+        """What has to be there before the node is."""
 
     def run(self, scenario: Coroutine[Any, Any, T]) -> T:
         """Play a scenario to its end."""

@@ -1,0 +1,1 @@
+"""Traces: what invocations did, as spans that OpenTelemetry tools show."""
