@@ -13,7 +13,7 @@ from perdure.engine import notifications
 from perdure.engine.actions import AbortAttempt, InvocationEnded, StartAttempt, Verdict
 from perdure.engine.commands import Complete, Kill
 from perdure.engine.invoke import start
-from perdure.engine.objects import apply_mutation
+from perdure.engine.objects import apply_mutation, drop_promises
 from perdure.engine.tape import Tape, notify, run, stop_running
 from perdure.engine.turn import Turn
 from perdure.proto.frames import MessageType
@@ -177,7 +177,7 @@ def purge(turn: Turn, target: InvocationId) -> Verdict:
         assert row.spec.target.key is not None
         group = turn.object(row.spec.target.service, row.spec.target.key)
         store.state.clear(group)
-        store.promises.clear(group)
+        drop_promises(store, group)
     return Verdict.DONE
 
 

@@ -8,8 +8,20 @@ from perdure.engine.commands import Complete, PatchState
 from perdure.engine.turn import Turn
 from perdure.storage.keys import sequence_suffix, state_suffix, text_suffix
 from perdure.storage.partition_store import PartitionStore
-from perdure.storage.tables.invocations import CallerSink, Failure, Result, weight
-from perdure.storage.tables.objects import Lock, Promise, StateEntry, WaitingMutation
+from perdure.storage.tables.invocations import (
+    CallerSink,
+    Failure,
+    Result,
+    attacher_suffix,
+    weight,
+)
+from perdure.storage.tables.objects import (
+    Lock,
+    Promise,
+    StateEntry,
+    WaitingMutation,
+    listeners_group,
+)
 
 
 def state_entries(store: PartitionStore, group: bytes) -> list[StateEntry]:
@@ -70,11 +82,14 @@ def state_version(entries: list[tuple[bytes, bytes]]) -> str:
 
 def get_promise(turn: Turn, group: bytes, name: str, sink: CallerSink) -> Result | None:
     """The promise's result; None: ``sink`` will be told."""
-    promise = turn.store.promises.get(group, text_suffix(name)) or Promise(name, None)
-    if promise.result is not None:
+    suffix = text_suffix(name)
+    promise = turn.store.promises.get(group, suffix)
+    if promise is None:
+        turn.store.promises.put(group, suffix, Promise(name, None))
+    elif promise.result is not None:
         return promise.result
-    listeners = (*promise.listeners, sink)
-    turn.store.promises.put(group, text_suffix(name), Promise(name, None, listeners))
+    listener = attacher_suffix(sink.caller, sink.completion_id)
+    turn.store.listeners.put(listeners_group(group, suffix), listener, sink)
     return None
 
 
@@ -86,11 +101,23 @@ def peek_promise(store: PartitionStore, group: bytes, name: str) -> Result | Non
 
 def complete_promise(turn: Turn, group: bytes, name: str, result: Result) -> bool:
     """Set the promise's result and tell who waits; False when it has one already."""
-    promise = turn.store.promises.get(group, text_suffix(name))
+    suffix = text_suffix(name)
+    promise = turn.store.promises.get(group, suffix)
     if promise is not None and promise.result is not None:
         return False
-    turn.store.promises.put(group, text_suffix(name), Promise(name, result), weight(result))
-    for sink in promise.listeners if promise is not None else ():
-        payload = notifications.result(sink.completion_id, result)
-        turn.send(sink.caller, Complete(sink, payload, isinstance(result, Failure)))
+    turn.store.promises.put(group, suffix, Promise(name, result), weight(result))
+    if promise is not None:
+        listeners = listeners_group(group, suffix)
+        for _, sink in turn.store.listeners.scan(listeners):
+            payload = notifications.result(sink.completion_id, result)
+            turn.send(sink.caller, Complete(sink, payload, isinstance(result, Failure)))
+        turn.store.listeners.clear(listeners)
     return True
+
+
+def drop_promises(store: PartitionStore, group: bytes) -> None:
+    """Forget a workflow's promises, and who waits for those that have no result."""
+    for suffix, promise in store.promises.scan(group):
+        if promise.result is None:
+            store.listeners.clear(listeners_group(group, suffix))
+    store.promises.clear(group)

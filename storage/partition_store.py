@@ -50,6 +50,7 @@ class TableId(IntEnum):
     OUTBOX = 14
     SEQUENCES = 15
     EXPIRIES = 16
+    LISTENERS = 17
 
 
 _TABLE_COUNT = len(TableId)
@@ -270,6 +271,7 @@ class PartitionStore:
         self.inbox: Groups[Waiting] = Groups(self, TableId.INBOX, Waiting)
         self.state: Groups[StateEntry] = Groups(self, TableId.STATE, StateEntry)
         self.promises: Groups[Promise] = Groups(self, TableId.PROMISES, Promise)
+        self.listeners: Groups[CallerSink] = Groups(self, TableId.LISTENERS, CallerSink)
         self.names: Rows[ObjectNames] = Rows(self, TableId.NAMES, ObjectNames)
         self.timers: Rows[int] = Rows(self, TableId.TIMERS, int)
         self.expiries: Rows[int] = Rows(self, TableId.EXPIRIES, int)

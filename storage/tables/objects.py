@@ -2,13 +2,16 @@
 
 All are grouped by the object (``keys.object_group``). Table ``locks`` (group -> Lock), ``inbox``
 (group, u64 sequence -> Waiting), ``state`` (group, state key -> StateEntry), ``promises`` (group,
-name -> Promise), ``names`` (group -> names, only for groups that end in a hash).
+name -> Promise), ``listeners`` (group and hash of a promise's name, caller and completion id ->
+CallerSink), ``names`` (group -> names, only for groups that end in a hash).
 """
+
+import hashlib
 
 import msgspec
 
 from perdure.core.ids import InvocationId
-from perdure.storage.tables.invocations import CallerSink, Result
+from perdure.storage.tables.invocations import Result
 
 
 class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -44,11 +47,10 @@ class StateEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Promise(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A workflow's once-set value: either a result, or those who wait for it."""
+    """A workflow's once-set value. While it has no result, those who wait are ``listeners``."""
 
     name: str
     result: Result | None
-    listeners: tuple[CallerSink, ...] = ()
 
 
 class ObjectNames(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -56,3 +58,9 @@ class ObjectNames(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     service: str
     key: str
+
+
+def listeners_group(group: bytes, promise_suffix: bytes) -> bytes:
+    """The group of those who wait for one promise of an object. One length behind each object's
+    group, so none is a prefix of another."""
+    return group + hashlib.sha256(promise_suffix).digest()

@@ -24,6 +24,7 @@ from perdure.core.ids import InvocationId
 from perdure.engine.commands import Cancel, Kill, PatchState, Pause, Purge, Resume
 from perdure.engine.objects import state_entries, state_version
 from perdure.storage.keys import object_group
+from perdure.storage.tables.objects import listeners_group
 
 
 def patch(world: World, key: str, version: str | None = None, **entries: bytes) -> None:
@@ -352,6 +353,34 @@ def test_listener_is_woken_and_one_that_ended_is_forgotten() -> None:
     assert world.status(flow) == "invoked"
     assert world.last(flow) == "value click"
     assert world.status(gone) == "completed"
+    world.check()
+
+
+def test_everybody_who_waits_for_a_promise_is_told_and_only_those() -> None:
+    world = World()
+    waiting = [world.invoke(workflow_shared("k", "wait")) for _ in range(20)]
+    for number, each in enumerate(waiting):
+        name = "p" if number % 2 else "q" * 300  # a name that its key cuts short
+        world.effects(each, get_promise(1, name))
+        if number == 10:
+            world.partitions[0].flush()
+    world.effects(world.invoke(workflow_shared("k")), resolve_promise(1, "p", b"x"))
+    told = [world.journal(each)[-1] for each in waiting]
+    assert told == ["GetPromise(1)", "GetPromiseCompletion(1)"] * 10
+    assert not world.partitions[0].store.listeners.scan(
+        listeners_group(object_group("Signup", "k"), b"p")
+    )
+    world.check()
+
+
+def test_who_waits_for_a_promise_of_a_purged_run_is_not_told_of_the_next_run() -> None:
+    world = World()
+    flow, waiting = world.invoke(workflow("k")), world.invoke(workflow_shared("k", "wait"))
+    world.effects(waiting, get_promise(1, "p"))
+    world.end(flow, output())
+    world.operate(Purge, flow)
+    world.effects(world.invoke(workflow("k")), resolve_promise(1, "p", b"x"))
+    assert len(world.journal(waiting)) == 2
     world.check()
 
 

@@ -268,6 +268,7 @@ def test_tables_keep_their_numbers() -> None:
         "outbox",
         "sequences",
         "expiries",
+        "listeners",
     ]
-    assert [int(table) for table in TableId] == list(range(17))
+    assert [int(table) for table in TableId] == list(range(18))
     assert Memtable(16).is_empty()
