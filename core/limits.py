@@ -79,6 +79,10 @@ OUTBOX_WINDOW_COUNT = 1_024
 # Running or backing off, per partition (spec 5.12).
 CONCURRENT_INVOCATIONS_MAX = 1_000
 EAGER_STATE_BYTES_MAX = MESSAGE_BYTES_MAX
+# Events are for people to read: the latest ones of an invocation, cut to what fits a screen.
+EVENTS_PER_INVOCATION_MAX = 100
+EVENT_TEXT_CHARACTERS_MAX = 8 * KIB
+EVENT_AWAITED_MAX = 256
 # Protobuf parsers stop at a nesting of 100 messages; nobody nests combinators that deep.
 FUTURE_DEPTH_MAX = 90
 # Unsent bytes per stream at which replay pauses until the service reads.
@@ -121,6 +125,8 @@ FUNCTION_CALLS_MAX = 128
 FUNCTION_BODY_BYTES_MAX = 128 * MIB
 # Functions run for 15 minutes at most; a connection that is silent for longer is dead.
 FUNCTION_READ_TIMEOUT_MS = 16 * 60 * 1000
+# A function that starts from cold needs longer to say what it offers.
+FUNCTION_DISCOVERY_TIMEOUT_MS = 30_000
 # Request bodies below it are not worth compressing.
 FUNCTION_COMPRESSION_BYTES_MIN = 4 * MIB
 
@@ -185,6 +191,8 @@ TRACE_SPANS_WAITING_MAX = 8_192
 TRACE_SPANS_PER_BATCH_MAX = 512
 # For one batch; also about how long a stopping node waits for a collector that doesn't answer.
 TRACE_EXPORT_MS = 2_000
+# Commands named in an attempt's span; the usual limit of span events.
+TRACE_EVENTS_MAX = 128
 # Invocations whose place in a trace is kept in memory; others are read from their journal again.
 TRACE_CONTEXTS_MAX = 10_000
 

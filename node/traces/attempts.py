@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from perdure.core.limits import TRACE_EVENTS_MAX
 from perdure.engine.commands import Append, CompleteRun, Effect
 from perdure.node.http.ports import Headers
 from perdure.node.invoker.validation import Callee, Resolver, command_name
@@ -70,7 +71,7 @@ class AttemptTrace:
         """What the request to the service carries, so that its spans become children."""
         headers: Headers = [(TRACEPARENT.encode(), self.context.traceparent().encode())]
         if self.context.state:
-            headers.append((TRACESTATE.encode(), self.context.state.encode("latin-1", "ignore")))
+            headers.append((TRACESTATE.encode(), self.context.state.encode()))
         return headers
 
     def resolver(self, inner: Resolver) -> Resolver:
@@ -91,9 +92,7 @@ class AttemptTrace:
                 case Append() if effect.type_code == T.RUN_COMMAND:
                     self._begin(effect.payload)
                 case Append() if effect.type_code not in _UNREMARKABLE:
-                    self._events.append(
-                        SpanEvent(command_name(effect.type_code), self._spans.now_ns(), {})
-                    )
+                    self._note(command_name(effect.type_code))
                 case CompleteRun():
                     step = self._steps.pop(effect.completion_id, None)
                     if step is not None:
@@ -120,6 +119,10 @@ class AttemptTrace:
                 error=error,
             )
         )
+
+    def _note(self, name: str) -> None:
+        if len(self._events) < TRACE_EVENTS_MAX:
+            self._events.append(SpanEvent(name, self._spans.now_ns(), {}))
 
     def _begin(self, payload: bytes) -> None:
         command = pb.RunCommandMessage.FromString(payload)

@@ -17,6 +17,8 @@ _TRACEPARENT = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?",
     re.ASCII,
 )
+# What goes into a header of ours must not break it.
+_TRACESTATE = re.compile(r"[!-~]([ -~]{0,510}[!-~])?", re.ASCII)
 
 Value = str | int | bool
 
@@ -68,11 +70,15 @@ class Span:
 
 
 def parse_traceparent(text: str, state: str = "") -> Context | None:
-    """The context that a header names; None when it isn't one, and is to be ignored."""
+    """The context that a header names; None when it isn't one, and is to be ignored.
+
+    A ``state`` that no header can carry, or a very long one, is left behind.
+    """
     found = _TRACEPARENT.fullmatch(text.strip())
     if found is None or (found[1] == "00" and found[5] is not None):
         return None
-    return Context(int(found[2], 16), int(found[3], 16), bool(int(found[4], 16) & 1), state)
+    kept = state if _TRACESTATE.fullmatch(state) else ""
+    return Context(int(found[2], 16), int(found[3], 16), bool(int(found[4], 16) & 1), kept)
 
 
 def trace_of(invocation: InvocationId) -> int:

@@ -28,6 +28,7 @@ GOOD = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
 
 def test_a_header_is_read_and_written_back() -> None:
     context = parse_traceparent(GOOD, "vendor=1")
+    assert context is not None
     assert context == Context(
         0x0AF7651916CD43DD8448EB211C80319C, 0x00F067AA0BA902B7, True, "vendor=1"
     )
@@ -70,6 +71,13 @@ def test_what_else_is_a_context(text: str, is_sampled: bool) -> None:
 )
 def test_anything_else_is_ignored(text: str) -> None:
     assert parse_traceparent(text) is None
+
+
+@pytest.mark.parametrize("state", ["a=1\r\nhost: x", " a=1", "a=1 ", "ä=1", "a" * 513])
+def test_a_state_that_no_header_can_carry_stays_behind(state: str) -> None:
+    context = parse_traceparent(GOOD, state)
+    assert context is not None
+    assert context.state == ""
 
 
 def test_derived_ids_are_fixed_and_differ() -> None:
