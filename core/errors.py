@@ -221,6 +221,27 @@ class MetadataConflict(PerdureError):
     retriable = True
 
 
+# --- SQL ------------------------------------------------------------------------------------------
+
+
+class QueryRefused(PerdureError):
+    code = "SQL0001"
+    title = "the statement can't be answered as it is written"
+    http_status = 400
+
+
+class QueryTooLarge(PerdureError):
+    code = "SQL0002"
+    title = "the statement takes more time, memory or room than one statement may"
+    http_status = 422
+
+
+class QueryUnavailable(PerdureError):
+    code = "SQL0003"
+    title = "this installation has no SQL"
+    http_status = 503
+
+
 # --- Requests -------------------------------------------------------------------------------------
 
 

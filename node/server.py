@@ -45,6 +45,7 @@ from perdure.node.metrics.node_port import NodePort
 from perdure.node.metrics.process import read_process
 from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
 from perdure.node.partition.host import Host, HostOptions, HostPorts
+from perdure.node.query.query import Query
 from perdure.node.registry.store import RegistryStore
 from perdure.node.traces.spans import Value
 from perdure.node.traces.tracer import Tracer
@@ -93,6 +94,7 @@ class Node:
         self._rendering: Offload | None = None
         self._tracing: Tracing | None = None
         self._tracer: Tracer | None = None
+        self._query: Query | None = None
         self._ingress: Ingress
 
     async def start(self) -> ReadyInfo:
@@ -139,6 +141,8 @@ class Node:
                 server.stop_accepting()
             await self._ingress.drain(self.config.shutdown_timeout_ms)
             await asyncio.gather(*(server.aclose(1.0) for server in servers))
+        if self._query is not None:
+            self._query.close()
         if self._rendering is not None:
             self._rendering.close()
         if self._tracing is not None:
@@ -255,7 +259,8 @@ class Node:
             admin_url=config.admin.advertised_address,
             concurrent_requests_max=config.admin.concurrent_requests_max,
         )
-        admin = Admin(host.gateway, registry, discovery, self._clock, self._entropy, options)
+        query = self._query = Query(host.led, lambda: registry.registry, self._clock)
+        admin = Admin(host.gateway, registry, discovery, query, self._clock, self._entropy, options)
         await self._listen(
             Listener.ADMIN, admin, config.admin.bind_address, config.admin.advertised_address
         )

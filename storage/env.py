@@ -4,13 +4,14 @@ LMDB commits are synced before they return, so a torn database can't exist and w
 is durable. Reads see one committed state until ``refresh``. Writes come from one storage thread.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import lmdb
 
-from perdure.core.errors import StoreUnreadable
+from perdure.core.errors import PartitionUnavailable, StoreUnreadable
 from perdure.core.limits import LMDB_KEY_BYTES_MAX, LMDB_MAP_BYTES_INITIAL, LMDB_READERS_MAX
 from perdure.storage.disk import sync_path
 
@@ -21,6 +22,35 @@ _PUT_BATCH_COUNT = 256
 
 class MapFull(Exception):
     """The environment's map is too small for the commit; ``grow`` it and commit again."""
+
+
+class Snapshot(Protocol):
+    """One committed state of an environment, for one reader at a time, on any thread.
+
+    Growing the environment moves it on to the last commit.
+    """
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key.
+
+        Raises:
+            PartitionUnavailable: the environment was closed.
+        """
+        ...
+
+    def scan(
+        self, lower: bytes, upper: bytes, rows_max: int, bytes_max: int
+    ) -> list[tuple[bytes, bytes]]:
+        """The first entries with keys in ``[lower, upper)``: at least one, if there are any.
+
+        Raises:
+            PartitionUnavailable: the environment was closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the state: until then its pages can't be used again."""
+        ...
 
 
 class Env(Protocol):
@@ -54,6 +84,10 @@ class Env(Protocol):
         """Let reads see the last commit."""
         ...
 
+    def snapshot(self) -> Snapshot:
+        """The state of the last commit, to be read beside everything else. Close it soon."""
+        ...
+
     def grow(self) -> None:
         """Double the map after ``MapFull``; no commit or scan may be under way."""
         ...
@@ -75,6 +109,8 @@ class LmdbEnv:
             sync_path(folder)  # LMDB syncs its files, not that they exist
             self._grow_to_content()
             self._reader = self._env.begin(buffers=False)
+            self._snapshots: set[LmdbSnapshot] = set()
+            self._snapshots_lock = threading.Lock()
         except lmdb.Error as error:
             raise StoreUnreadable(f"can't open the store at {folder}: {error}") from error
         if self._env.max_key_size() < LMDB_KEY_BYTES_MAX:
@@ -124,14 +160,27 @@ class LmdbEnv:
         self._reader.abort()
         self._reader = self._env.begin(buffers=False)
 
+    def snapshot(self) -> Snapshot:
+        return LmdbSnapshot(self._env, self._snapshots, self._snapshots_lock)
+
     def grow(self) -> None:
-        self._reader.abort()
-        self._env.set_mapsize(self._env.info()["map_size"] * 2)
-        self._reader = self._env.begin(buffers=False)
+        # Growing moves the map: no transaction may be open, not even one that only reads.
+        with self._snapshots_lock:
+            self._reader.abort()
+            for snapshot in self._snapshots:
+                snapshot.release()
+            self._env.set_mapsize(self._env.info()["map_size"] * 2)
+            self._reader = self._env.begin(buffers=False)
+            for snapshot in self._snapshots:
+                snapshot.begin()
 
     def close(self) -> None:
-        self._reader.abort()
-        self._env.close()
+        with self._snapshots_lock:
+            for snapshot in self._snapshots:
+                snapshot.release()
+            self._snapshots.clear()
+            self._reader.abort()
+            self._env.close()
 
     def _grow_to_content(self) -> None:
         info = self._env.info()
@@ -141,3 +190,59 @@ class LmdbEnv:
             size *= 2
         if size != info["map_size"]:
             self._env.set_mapsize(size)
+
+
+class LmdbSnapshot:
+    """A read transaction of its own. The lock is shared by all of an environment."""
+
+    def __init__(
+        self, env: lmdb.Environment, peers: "set[LmdbSnapshot]", lock: threading.Lock
+    ) -> None:
+        self._env = env
+        self._peers = peers
+        self._lock = lock
+        self._txn: lmdb.Transaction[bytes] | None = None
+        with lock:
+            self.begin()
+            peers.add(self)
+
+    def get(self, key: bytes) -> bytes | None:
+        with self._lock:
+            return self._open().get(key)
+
+    def scan(
+        self, lower: bytes, upper: bytes, rows_max: int, bytes_max: int
+    ) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        with self._lock, self._open().cursor() as cursor:
+            if not cursor.set_range(lower):
+                return found
+            for key, value in cursor:
+                if key >= upper:
+                    break
+                found.append((key, value))
+                size += len(value)
+                if len(found) >= rows_max or size >= bytes_max:
+                    break
+        return found
+
+    def close(self) -> None:
+        with self._lock:
+            self.release()
+            self._peers.discard(self)
+
+    def begin(self) -> None:
+        """See the last commit. Under the lock."""
+        self._txn = self._env.begin(buffers=False)
+
+    def release(self) -> None:
+        """See nothing. Under the lock."""
+        if self._txn is not None:
+            self._txn.abort()
+            self._txn = None
+
+    def _open(self) -> "lmdb.Transaction[bytes]":
+        if self._txn is None:
+            raise PartitionUnavailable("the tables are closed: the node is stopping")
+        return self._txn

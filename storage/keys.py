@@ -52,6 +52,28 @@ def is_hashed_group(group: bytes) -> bool:
     return len(group) == GROUP_BYTES_MAX
 
 
+def group_bytes(key: bytes) -> int:
+    """How long the group is that a key of an object's row begins with."""
+    position = -1
+    terminators = 0
+    while terminators < 2:
+        position = key.find(b"\x00", position + 1)
+        follower = key[position + 1 : position + 2]
+        if position < 0 or follower == _HASHED[1:]:
+            return GROUP_BYTES_MAX
+        position += 1
+        terminators += follower == b"\x00"
+    return position + 1
+
+
+def service_prefix(service: str) -> bytes:
+    """What the groups of a service's objects begin with."""
+    encoded = _escape(service)
+    room = GROUP_BYTES_MAX - len(_HASHED) - _HASH_BYTES
+    # A head that is cut just behind the terminator loses it.
+    return encoded if len(encoded) + 2 <= room else encoded[:room].rstrip(b"\x00")
+
+
 def text_suffix(text: str) -> bytes:
     """A promise's name below its workflow's group."""
     return _fit(text.encode(), SUFFIX_BYTES_MAX)

@@ -11,13 +11,23 @@ from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import BodyTooLarge, PerdureError, TooManyRequests
 from perdure.core.telemetry import logger
-from perdure.node.admin import deployments, inert, inspection, invocations, node, services, state
+from perdure.node.admin import (
+    deployments,
+    inert,
+    inspection,
+    invocations,
+    node,
+    query,
+    services,
+    state,
+)
 from perdure.node.admin.context import AdminOptions, Context, Endpoint
 from perdure.node.admin.requests import Reply, Request, error_reply
 from perdure.node.admin.routes import Match, Route, Router, WrongMethod
 from perdure.node.http.server import Exchange
 from perdure.node.invoker.discovery import Discovery
 from perdure.node.partition.gateway import Gateway
+from perdure.node.query.query import Query
 from perdure.node.registry.store import RegistryStore
 
 log = logger("admin")
@@ -29,6 +39,7 @@ ROUTES: list[Route[Endpoint]] = [
     *state.ROUTES,
     *invocations.ROUTES,
     *inspection.ROUTES,
+    *query.ROUTES,
     *inert.ROUTES,
 ]
 
@@ -49,6 +60,7 @@ class Admin:
         gateway: Gateway,
         registry: RegistryStore,
         discovery: Discovery,
+        query: Query,
         clock: Clock,
         entropy: Entropy,
         options: AdminOptions,
@@ -58,6 +70,7 @@ class Admin:
             gateway=gateway,
             registry=registry,
             discovery=discovery,
+            query=query,
             clock=clock,
             entropy=entropy,
             options=options,
@@ -101,6 +114,7 @@ class Admin:
 
     async def _run(self, exchange: Exchange, match: Match[Endpoint]) -> None:
         content_type = exchange.header(b"content-type")
+        accept = exchange.header(b"accept")
         request = Request(
             method=exchange.method,
             version=match.version,
@@ -108,6 +122,7 @@ class Admin:
             query=match.query,
             content_type=content_type.decode("latin-1") if content_type is not None else None,
             body=exchange.body,
+            accept=accept.decode("latin-1") if accept is not None else None,
         )
         try:
             reply = await match.endpoint(self._context, request)

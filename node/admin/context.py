@@ -13,6 +13,7 @@ from perdure.engine.commands import Command
 from perdure.node.admin.requests import Reply, Request
 from perdure.node.invoker.discovery import Discovery
 from perdure.node.partition.gateway import Gateway
+from perdure.node.query.query import Query
 from perdure.node.registry.store import RegistryStore
 
 
@@ -33,6 +34,7 @@ class Context:
     gateway: Gateway
     registry: RegistryStore
     discovery: Discovery
+    query: Query
     clock: Clock
     entropy: Entropy
     options: AdminOptions

@@ -23,7 +23,7 @@ async def none_of_this_name(context: Context, request: Request) -> Reply:
 
 async def unavailable(context: Context, request: Request) -> Reply:
     """The feature doesn't exist."""
-    raise NotImplementedHere("perdure has no Kafka ingestion, concurrency rules or SQL yet")
+    raise NotImplementedHere("perdure has no Kafka ingestion and no concurrency rules")
 
 
 ROUTES: list[Route[Endpoint]] = [
@@ -38,5 +38,4 @@ ROUTES: list[Route[Endpoint]] = [
     Route("DELETE", "/subscriptions/{id}", none_of_this_name),
     Route("PUT", "/limits/rules", unavailable),
     Route("POST", "/limits/rules/bulk-delete", unavailable),
-    Route("POST", "/query", unavailable),
 ]

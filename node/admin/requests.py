@@ -38,6 +38,7 @@ class Request:
     query: dict[str, str]
     content_type: str | None
     body: bytes
+    accept: str | None = None
 
     def json(self, shape: type[T]) -> T:
         """The body as a ``shape``.

@@ -81,6 +81,10 @@ class Invoker:
         """The invocation's running session, for people to look at."""
         return self._runs.get(invocation)
 
+    def runs(self) -> list[Run]:
+        """All running sessions, for people to look at."""
+        return list(self._runs.values())
+
     def on_catalogue_change(self) -> None:
         """What failed for want of a deployment may work now."""
         for run in list(self._runs.values()):

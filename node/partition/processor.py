@@ -92,7 +92,7 @@ class Processor:
         self._applied_count = 0
         self._epoch = 0
         self._flush_timer: asyncio.TimerHandle | None = None
-        self._flushed: list[Callable[[], None]] = []
+        self._flushed: list[tuple[int, Callable[[], None]]] = []
 
     # --- Applying -------------------------------------------------------------------------------
 
@@ -210,8 +210,12 @@ class Processor:
 
     def flush(self, flushed: Callable[[], None]) -> None:
         """Make everything applied so far durable in the tables; then call ``flushed``."""
-        self._flushed.append(flushed)
+        self._flushed.append((self.store.applied_lsn, flushed))
         self._start_flush()
+
+    def is_flushed(self) -> bool:
+        """Whether everything applied is in the tables."""
+        return self.store.durable_lsn == self.store.applied_lsn
 
     def close(self) -> None:
         """Stop timers; what was not flushed is in the log."""
@@ -248,16 +252,18 @@ class Processor:
     def _flush_done(self, flush: Flush) -> None:
         self.store.finish(flush)
         self._on_durable(self.partition, self.store.durable_lsn)
-        if self._flushed and self.store.is_dirty():
+        self._report_flushed()
+        if self._flushed:
             self._start_flush()
-        else:
-            self._report_flushed()
         self._drain()
 
     def _report_flushed(self) -> None:
-        flushed, self._flushed = self._flushed, []
-        for callback in flushed:
-            callback()
+        # Under load there is always more to flush: who waits, waits for what was applied then.
+        durable = self.store.durable_lsn
+        due = [flushed for lsn, flushed in self._flushed if lsn <= durable]
+        self._flushed = [waiting for waiting in self._flushed if waiting[0] > durable]
+        for flushed in due:
+            flushed()
 
     def _flush_failed(self, flush: Flush, error: BaseException) -> None:
         if isinstance(error, MapFull):

@@ -1,7 +1,35 @@
 """An ordered environment in memory: the port of storage/env.py without a disk, for pure tests."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from perdure.storage.env import Snapshot
+
+
+class DictSnapshot:
+    """The port of a snapshot over a dictionary that nobody changes."""
+
+    def __init__(self, content: Mapping[bytes, bytes]) -> None:
+        self._content = content
+        self._keys = sorted(content)
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._content.get(key)
+
+    def scan(
+        self, lower: bytes, upper: bytes, rows_max: int, bytes_max: int
+    ) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key in self._keys[bisect_left(self._keys, lower) :]:
+            if key >= upper or len(found) >= rows_max or size >= bytes_max:
+                break
+            found.append((key, self._content[key]))
+            size += len(self._content[key])
+        return found
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class MemoryEnv:
@@ -44,6 +72,9 @@ class MemoryEnv:
     def refresh(self) -> None:
         self._visible = self._committed
         self._keys = sorted(self._visible)
+
+    def snapshot(self) -> Snapshot:
+        return DictSnapshot(self._committed)
 
     def grow(self) -> None:
         raise AssertionError("memory is never full")

@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from tests.engine.memory_env import DictSnapshot
 from tests.sim.disk import PowerLoss, SimDisk
 
-from perdure.storage.env import MapFull
+from perdure.storage.env import MapFull, Snapshot
 
 T = TypeVar("T")
 
@@ -153,6 +154,9 @@ class SimEnv:
     def refresh(self) -> None:
         self._seen = self._tables.committed
         self._order = sorted(self._seen)
+
+    def snapshot(self) -> Snapshot:
+        return DictSnapshot(self._tables.committed)
 
     def grow(self) -> None:
         self._tables.map_bytes *= 2

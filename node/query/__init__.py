@@ -1,0 +1,1 @@
+"""SQL over the tables of a node: read-only, beside the engine (DESIGN.md)."""

@@ -1,0 +1,159 @@
+"""Batches of rows as answers: JSON rows, or an Arrow stream. Imported lazily.
+
+In JSON a NULL is left out of its row, times are RFC 3339, durations ISO 8601, octets hexadecimal:
+what known clients read.
+"""
+
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import msgspec
+
+from perdure.core.errors import QueryTooLarge
+from perdure.core.limits import MIB, QUERY_ANSWER_BYTES_MAX
+from perdure.node.query.arrow import arrow
+
+JSON_TYPE = "application/json"
+ARROW_TYPE = "application/vnd.apache.arrow.stream"
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_ENCODE = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class Encoder(Protocol):
+    """Takes batches one by one; gives the answer."""
+
+    media_type: str
+
+    def add(self, batch: Any) -> None:
+        """Append rows.
+
+        Raises:
+            QueryTooLarge: the answer outgrew its limit.
+        """
+        ...
+
+    def finish(self) -> bytes: ...
+
+
+class JsonEncoder:
+    """``{"rows":[…]}``."""
+
+    media_type = JSON_TYPE
+
+    def __init__(self, schema: Any, bytes_max: int = QUERY_ANSWER_BYTES_MAX) -> None:
+        self._fields = [(field.name, _renderer(field.type)) for field in schema]
+        self._parts = [b'{"rows":[']
+        self._size = 0
+        self._bytes_max = bytes_max
+
+    def add(self, batch: Any) -> None:
+        count = batch.num_rows
+        rows: list[dict[str, Any]] = [{} for _ in range(count)]
+        for (name, render), column in zip(self._fields, batch.columns, strict=True):
+            for row, value in zip(rows, render(column), strict=True):
+                if value is not None:
+                    row[name] = value
+        if not rows:
+            return
+        content = _ENCODE(rows)[1:-1]
+        self._size += len(content)
+        _check_size(self._size, self._bytes_max)
+        if len(self._parts) > 1:
+            self._parts.append(b",")
+        self._parts.append(content)
+
+    def finish(self) -> bytes:
+        return b"".join((*self._parts, b"]}"))
+
+
+class ArrowEncoder:
+    """Schema, batches, end."""
+
+    media_type = ARROW_TYPE
+
+    def __init__(self, schema: Any, bytes_max: int = QUERY_ANSWER_BYTES_MAX) -> None:
+        self._sink = io.BytesIO()
+        self._writer = arrow.ipc.new_stream(self._sink, schema)
+        self._bytes_max = bytes_max
+
+    def add(self, batch: Any) -> None:
+        if batch.num_rows:
+            _check_size(self._sink.tell() + batch.nbytes, self._bytes_max)
+            self._writer.write_batch(batch)
+
+    def finish(self) -> bytes:
+        self._writer.close()
+        return self._sink.getvalue()
+
+
+def _check_size(size: int, bytes_max: int) -> None:
+    if size > bytes_max:
+        raise QueryTooLarge(
+            f"the answer exceeds {bytes_max // MIB or bytes_max} "
+            f"{'MiB' if bytes_max >= MIB else 'bytes'}: select fewer rows or columns"
+        )
+
+
+def _renderer(kind: Any) -> Callable[[Any], list[Any]]:
+    types = arrow.types
+    if types.is_timestamp(kind):
+        return _times
+    if types.is_duration(kind):
+        return _durations
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return _hexadecimal
+    if types.is_binary_view(kind):
+        return _hexadecimal
+    return _plain
+
+
+def _plain(column: Any) -> list[Any]:
+    found: list[Any] = column.to_pylist()
+    return found
+
+
+def _times(column: Any) -> list[Any]:
+    scale = {"s": 1_000_000, "ms": 1_000}.get(column.type.unit)
+    if scale is None:
+        column = column.cast(arrow.timestamp("us", column.type.tz), safe=False)
+        scale = 1
+    ticks = column.cast(arrow.int64()).to_pylist()
+    has_zone = column.type.tz is not None
+    return [None if tick is None else _time(tick * scale, has_zone) for tick in ticks]
+
+
+def _time(microseconds: int, has_zone: bool) -> str:
+    try:
+        moment = _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return f"{microseconds} us since 1970"
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    if moment.year < 1000:
+        text = f"{moment.year:04}{text[text.index('-') :]}"
+    rest = microseconds % 1_000_000
+    if rest:
+        text += f".{rest // 1000:03}" if rest % 1000 == 0 else f".{rest:06}"
+    return f"{text}Z" if has_zone else text
+
+
+def _durations(column: Any) -> list[Any]:
+    per_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[column.type.unit]
+    ticks = column.cast(arrow.int64()).to_pylist()
+    return [None if tick is None else _duration(tick, per_second) for tick in ticks]
+
+
+def _duration(ticks: int, per_second: int) -> str:
+    if ticks == 0:
+        return "P0D"
+    sign = "-" if ticks < 0 else ""
+    seconds, rest = divmod(abs(ticks), per_second)
+    digits = len(str(per_second)) - 1
+    fraction = f".{rest:0{digits}}" if rest else ""
+    return f"{sign}PT{seconds}{fraction}S"
+
+
+def _hexadecimal(column: Any) -> list[Any]:
+    return [None if value is None else value.hex() for value in column.to_pylist()]

@@ -1,0 +1,148 @@
+"""Which rows a statement can't need: equalities of its filters become ranges of ordered keys. Pure.
+
+Ranges may hold rows that the filters drop, never the other way round.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from perdure.core.hashing import key_partition_key
+from perdure.core.ids import (
+    IdError,
+    InvocationId,
+    parse_invocation_id,
+    partition_key_of,
+    partition_of,
+)
+from perdure.storage.keys import after_prefix, index_suffix, object_group, service_prefix
+from perdure.storage.partition_store import TableId
+
+Equalities = Mapping[str, frozenset[object]]
+"""Columns that one scan of a table restricts, and the values that pass."""
+
+Wanted = tuple[Equalities, ...]
+"""A row is needed if it passes any; a scan without restrictions is an empty mapping."""
+
+EVERYTHING: Wanted = ({},)
+
+_PARTITION_KEY_END = 1 << 64
+
+
+class Range(NamedTuple):
+    """Keys ``[lower, upper)`` of one partition, table number included."""
+
+    partition: int
+    lower: bytes
+    upper: bytes
+
+
+def invocation_ranges(
+    table: TableId, wanted: Wanted, count: int, key_column: str | None = None
+) -> list[Range]:
+    """Of a table whose keys begin with an invocation's id.
+
+    ``key_column`` holds the object's key, whose hash the ids of its invocations begin with.
+    """
+    found: list[Range] = []
+    for equalities in wanted:
+        if "id" in equalities:
+            for invocation in _ids(equalities["id"]):
+                found += _below(table, invocation, equalities, count)
+        elif "partition_key" in equalities:
+            for number in _numbers(equalities["partition_key"], _PARTITION_KEY_END):
+                found.append(_range(table, number, number.to_bytes(8), count))
+        elif key_column is not None and key_column in equalities:
+            for key in _texts(equalities[key_column]):
+                number = key_partition_key(key)
+                found.append(_range(table, number, number.to_bytes(8), count))
+        else:
+            return _whole(table, range(count))
+    return _merged(found)
+
+
+def object_ranges(table: TableId, wanted: Wanted, count: int) -> list[Range]:
+    """Of a table whose keys begin with an object's group."""
+    found: list[Range] = []
+    for equalities in wanted:
+        services = _some(equalities, "service_name")
+        keys = _some(equalities, "service_key")
+        if services is not None and keys is not None:
+            for key in keys:
+                for service in services:
+                    number = key_partition_key(key)
+                    found.append(_range(table, number, object_group(service, key), count))
+        elif services is not None:
+            for service in services:
+                prefix = bytes([table]) + service_prefix(service)
+                upper = after_prefix(prefix)
+                found += (Range(partition, prefix, upper) for partition in range(count))
+        elif keys is not None:
+            found += _whole(table, {partition_of(key_partition_key(key), count) for key in keys})
+        else:
+            return _whole(table, range(count))
+    return _merged(found)
+
+
+def wanted_ids(wanted: Wanted, column: str = "id") -> list[InvocationId] | None:
+    """The ids that rows must have; None: any."""
+    found: list[InvocationId] = []
+    for equalities in wanted:
+        if column not in equalities:
+            return None
+        found += _ids(equalities[column])
+    return sorted(set(found))
+
+
+def _below(
+    table: TableId, invocation: InvocationId, equalities: Equalities, count: int
+) -> list[Range]:
+    number = partition_key_of(invocation)
+    if "index" in equalities and table is TableId.JOURNAL:
+        indices = _numbers(equalities["index"], 1 << 32)
+        return [_range(table, number, invocation + index_suffix(i), count) for i in indices]
+    return [_range(table, number, invocation, count)]
+
+
+def _range(table: TableId, partition_key: int, prefix: bytes, count: int) -> Range:
+    lower = bytes([table]) + prefix
+    return Range(partition_of(partition_key, count), lower, after_prefix(lower))
+
+
+def _whole(table: TableId, partitions: Iterable[int]) -> list[Range]:
+    lower, upper = bytes([table]), bytes([table + 1])
+    return [Range(partition, lower, upper) for partition in sorted(partitions)]
+
+
+def _merged(ranges: list[Range]) -> list[Range]:
+    """The same keys in order, each once."""
+    merged: list[Range] = []
+    for found in sorted(ranges):
+        last = merged[-1] if merged else None
+        if last is None or last.partition != found.partition or last.upper < found.lower:
+            merged.append(found)
+        elif found.upper > last.upper:
+            merged[-1] = last._replace(upper=found.upper)
+    return merged
+
+
+def _some(equalities: Equalities, column: str) -> list[str] | None:
+    return _texts(equalities[column]) if column in equalities else None
+
+
+def _texts(values: Iterable[object]) -> list[str]:
+    return sorted(value for value in values if isinstance(value, str))
+
+
+def _numbers(values: Iterable[object], end: int) -> list[int]:
+    return sorted(value for value in values if isinstance(value, int) and 0 <= value < end)
+
+
+def _ids(values: Iterable[object]) -> list[InvocationId]:
+    """What is no id names no row."""
+    found: list[InvocationId] = []
+    for text in _texts(values):
+        try:
+            found.append(parse_invocation_id(text))
+        except IdError:
+            continue
+    return found

@@ -1,0 +1,126 @@
+"""Tables as Arrow datasets: what the query engine asks for columns and rows. Imported lazily.
+
+The engine takes any Arrow dataset, pulls its batches on threads of its own, and hands down the
+columns it needs and the filter that it will not apply again. Columns of the filter are built first,
+the others only for rows that pass.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from perdure.core.limits import QUERY_BATCH_ROWS
+from perdure.node.query.arrow import arrow, dataset
+from perdure.node.query.bounds import EVERYTHING, Wanted
+from perdure.node.query.columns import Kind
+from perdure.node.query.reading import Reading
+from perdure.node.query.sources import Source
+
+_POSITION = "perdure row"
+
+_TYPES: dict[Kind, Any] = {
+    Kind.TEXT: arrow.large_string(),
+    Kind.U32: arrow.uint32(),
+    Kind.U64: arrow.uint64(),
+    Kind.BOOL: arrow.bool_(),
+    Kind.BINARY: arrow.large_binary(),
+    Kind.TIME: arrow.timestamp("ms", "+00:00"),
+    Kind.DURATION: arrow.duration("ms"),
+    Kind.U32_LIST: arrow.list_(arrow.uint32()),
+    Kind.TEXT_LIST: arrow.list_(arrow.large_string()),
+}
+
+
+class Table:
+    """A table of one statement. ``wanted`` is set when the statement is planned, ``reading`` when
+    it runs."""
+
+    def __init__(self, columns: dict[str, Kind], source: Source, partition_count: int) -> None:
+        self.schema = arrow.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
+        self.source = source
+        self.partition_count = partition_count
+        self.wanted: Wanted = EVERYTHING
+        self.filtered: frozenset[str] = frozenset()
+        self.reading: Reading | None = None
+
+    def batches(self, columns: Sequence[str], condition: Any) -> Iterator[Any]:
+        """Batches of the columns, of rows that meet the condition."""
+        reading, source = self.reading, self.source
+        if reading is None:
+            return
+        first = [name for name in self.schema.names if name in self.filtered]
+        ranges = source.ranges(self.wanted, self.partition_count)
+        for rows in source.rows(reading, self.wanted, ranges):
+            for start in range(0, len(rows), QUERY_BATCH_ROWS):
+                chosen = rows[start : start + QUERY_BATCH_ROWS]
+                if condition is not None:
+                    chosen = self._passing(chosen, first, condition)
+                if chosen:
+                    yield self._build(chosen, columns)
+                reading.pause()
+
+    def _passing(self, rows: list[Any], names: list[str], condition: Any) -> list[Any]:
+        batch = self._build(rows, names)
+        positions = arrow.array(range(len(rows)), arrow.uint32())
+        marked = batch.append_column(_POSITION, positions).filter(condition)
+        return [rows[position] for position in marked.column(_POSITION).to_pylist()]
+
+    def _build(self, rows: list[Any], names: Sequence[str]) -> Any:
+        columns = self.source.columns
+        positions = arrow.array(range(len(rows)), arrow.uint32())
+        arrays = [positions]
+        for name in names:
+            kind = self.schema.field(name).type
+            read = columns.get(name)
+            if read is None:
+                arrays.append(arrow.nulls(len(rows), kind))
+            else:
+                arrays.append(arrow.array([read(row) for row in rows], kind))
+        batch = arrow.RecordBatch.from_arrays(arrays, [_POSITION, *names])
+        # A batch without columns still counts its rows.
+        return batch.select(list(names))
+
+
+class TableDataset(dataset.Dataset):  # type: ignore[misc]
+    """The table as a dataset of one fragment."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    @property
+    def schema(self) -> Any:
+        return self._table.schema
+
+    def get_fragments(self, filter: Any = None) -> Iterator["_Fragment"]:
+        yield _Fragment(self._table)
+
+    def scanner(self, **options: Any) -> "_Scanner":
+        return _Scanner(self._table, options)
+
+
+class _Fragment(dataset.Fragment):  # type: ignore[misc]
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    @property
+    def physical_schema(self) -> Any:
+        return self._table.schema
+
+    def scanner(self, schema: Any = None, **options: Any) -> "_Scanner":
+        return _Scanner(self._table, options)
+
+
+class _Scanner:
+    """What the engine asks a scanner for, and no more."""
+
+    def __init__(self, table: Table, options: dict[str, Any]) -> None:
+        columns = options.get("columns")
+        self._table = table
+        self._columns = table.schema.names if columns is None else list(columns)
+        self._condition = options.get("filter")
+
+    @property
+    def projected_schema(self) -> Any:
+        return arrow.schema([self._table.schema.field(name) for name in self._columns])
+
+    def to_batches(self) -> Iterator[Any]:
+        return self._table.batches(self._columns, self._condition)

@@ -1,0 +1,123 @@
+"""What a plan says about the rows it needs: filters of each scan, read off the optimized plan.
+
+Only equalities and lists of values joined by AND are understood, and OR of either on one column;
+whatever else a filter says is left to whoever filters. Imported lazily.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datafusion.expr as ast
+
+from perdure.node.query.bounds import Equalities
+
+# A list longer than this reads the table rather than ranges.
+_VALUES_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One scan of a table: what its rows must equal, and all columns its filters look at."""
+
+    table: str
+    equalities: Equalities
+    filtered: frozenset[str]
+
+
+def scans(plan: Any) -> list[Scan]:
+    """The scans of a plan."""
+    return list(_walk(plan, []))
+
+
+def _walk(plan: Any, above: list[Any]) -> Iterator[Scan]:
+    try:
+        node = plan.to_variant()
+    except Exception:  # bulkhead: a plan's node that the bindings can't show
+        node = None
+    inputs = plan.inputs()
+    match node:
+        case ast.TableScan():
+            yield _scan(node, above)
+        case ast.Filter() if len(inputs) == 1:
+            yield from _walk(inputs[0], [*above, node.predicate()])
+            return
+        case _:
+            pass
+    for child in inputs:
+        yield from _walk(child, [])
+
+
+def _scan(node: Any, above: list[Any]) -> Scan:
+    equalities: dict[str, frozenset[object]] = {}
+    filtered: set[str] = set()
+    filters = node.filters()
+    for condition in filters:
+        _collect(condition, filtered)
+    for condition in [*filters, *above]:
+        for part in _conjuncts(condition):
+            found = _values(part)
+            if found is None:
+                continue
+            column, values = found
+            known = equalities.get(column)
+            equalities[column] = values if known is None else known & values
+    return Scan(node.table_name(), equalities, frozenset(filtered))
+
+
+def _conjuncts(condition: Any) -> Iterator[Any]:
+    node = condition.to_variant()
+    if isinstance(node, ast.BinaryExpr) and node.op() == "AND":
+        yield from _conjuncts(node.left())
+        yield from _conjuncts(node.right())
+    else:
+        yield condition
+
+
+def _values(condition: Any) -> tuple[str, frozenset[object]] | None:
+    """The column that a condition restricts to values; None when it does something else."""
+    node = condition.to_variant()
+    if isinstance(node, ast.InList) and not node.negated():
+        column = _column(node.expr())
+        values = [_literal(each) for each in node.list()]
+        if column is None or None in values or len(values) > _VALUES_MAX:
+            return None
+        return column, frozenset(values)
+    if not isinstance(node, ast.BinaryExpr):
+        return None
+    if node.op() == "OR":
+        left, right = _values(node.left()), _values(node.right())
+        if left is None or right is None or left[0] != right[0]:
+            return None
+        return left[0], left[1] | right[1]
+    if node.op() != "=":
+        return None
+    for one, other in ((node.left(), node.right()), (node.right(), node.left())):
+        column, value = _column(one), _literal(other)
+        if column is not None and value is not None:
+            return column, frozenset((value,))
+    return None
+
+
+def _column(expression: Any) -> str | None:
+    node = expression.to_variant()
+    return node.name() if isinstance(node, ast.Column) else None
+
+
+def _literal(expression: Any) -> object | None:
+    """The value of a text or number; None for anything else."""
+    if not isinstance(expression.to_variant(), ast.Literal):
+        return None
+    value = expression.python_value()
+    value = value.as_py() if hasattr(value, "as_py") else value
+    return value if isinstance(value, str | int) else None
+
+
+def _collect(expression: Any, columns: set[str]) -> None:
+    """All columns that an expression looks at."""
+    node = expression.to_variant()
+    if isinstance(node, ast.Column):
+        columns.add(node.name())
+        return
+    for operand in expression.rex_call_operands():
+        _collect(operand, columns)

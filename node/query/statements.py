@@ -1,0 +1,176 @@
+"""The query engine's side: plan a statement, then run it. Imported with the first statement.
+
+This module, ``datasets``, ``pushdown`` and ``answers`` are the only ones that know DataFusion and
+Arrow. A statement has a session of its own: nothing of one is seen by another, and what it may hold
+is bounded. Both functions block and are called on a thread.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import datafusion
+
+from perdure.core.errors import PerdureError, QueryRefused, QueryTooLarge
+from perdure.core.limits import QUERY_BATCH_ROWS, QUERY_MEMORY_BYTES_MAX
+from perdure.node.query import json_operators
+from perdure.node.query.answers import ArrowEncoder, Encoder, JsonEncoder
+from perdure.node.query.arrow import arrow
+from perdure.node.query.columns import TABLES
+from perdure.node.query.datasets import Table, TableDataset
+from perdure.node.query.pushdown import Scan, scans
+from perdure.node.query.reading import Reading
+from perdure.node.query.sources import SOURCES
+
+_OPTIONS = {
+    "datafusion.sql_parser.dialect": "postgres",
+    "datafusion.sql_parser.map_string_types_to_utf8view": "false",
+    "datafusion.execution.batch_size": str(QUERY_BATCH_ROWS),
+    "datafusion.execution.time_zone": "+00:00",
+}
+_TEXT = arrow.large_string()
+
+
+class Planned:
+    """A statement that can be run, once. ``partitions``: those that it reads."""
+
+    def __init__(self, frame: Any, tables: dict[str, Table], found: list[Scan]) -> None:
+        self.frame = frame
+        self.tables = [tables[name] for name in {scan.table for scan in found}]
+        self.needs_live = any(table.source.needs_live for table in self.tables)
+        self.partitions = sorted(
+            {
+                each.partition
+                for table in self.tables
+                for each in table.source.ranges(table.wanted, table.partition_count)
+            }
+        )
+
+
+def plan(statement: str, partition_count: int) -> Planned:
+    """Parse and plan.
+
+    Raises:
+        QueryRefused: it is no statement, names what isn't there, or would change something.
+    """
+    tables = {name: Table(TABLES[name], SOURCES[name], partition_count) for name in TABLES}
+    context = _session(tables)
+    only_reading = (
+        datafusion.SQLOptions()
+        .with_allow_ddl(False)
+        .with_allow_dml(False)
+        .with_allow_statements(False)
+    )
+    try:
+        frame = context.sql_with_options(json_operators.rewrite(statement), only_reading)
+        found = [scan for scan in scans(frame.optimized_logical_plan()) if scan.table in tables]
+    except Exception as error:  # bulkhead: the engine has no classes for what users get wrong
+        raise QueryRefused(_message(error)) from error
+    for scan in found:
+        table = tables[scan.table]
+        others = [other for other in found if other.table == scan.table]
+        table.wanted = tuple(other.equalities for other in others)
+        table.filtered = frozenset().union(*(other.filtered for other in others))
+    return Planned(frame, tables, found)
+
+
+class Execution:
+    """Runs a planned statement; ``give_up`` ends it from another thread."""
+
+    def __init__(self, planned: Planned, reading: Reading, as_json: bool) -> None:
+        self._planned = planned
+        self._reading = reading
+        self._as_json = as_json
+        self._stop: Callable[[], object] | None = None
+        self._is_given_up = False
+
+    def run(self, timeout_seconds: float) -> tuple[str, bytes]:
+        """Media type and body of the answer.
+
+        Raises:
+            QueryRefused: working on it failed.
+            QueryTooLarge: it takes more than one statement may.
+        """
+        for table in self._planned.tables:
+            table.reading = self._reading
+        try:
+            encoder = asyncio.run(self._drain(timeout_seconds))
+            return encoder.media_type, encoder.finish()
+        except PerdureError:
+            raise
+        except TimeoutError as error:
+            raise QueryTooLarge(
+                f"the statement took longer than {timeout_seconds:g} s: filter by id, or by "
+                "service and key"
+            ) from error
+        except asyncio.CancelledError as error:
+            raise QueryTooLarge("the statement was given up") from error
+        except Exception as error:  # bulkhead: the engine has no classes for what went wrong
+            message = _message(error)
+            kind = QueryTooLarge if "Resources exhausted" in message else QueryRefused
+            raise kind(message) from error
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more."""
+        self._is_given_up = True
+        self._reading.give_up()
+        if self._stop is not None:
+            self._stop()
+
+    async def _drain(self, timeout_seconds: float) -> Encoder:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
+        if self._is_given_up:
+            raise asyncio.CancelledError
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                stream = self._planned.frame.execute_stream()
+                schema = self._planned.frame.schema()
+                encoder = JsonEncoder(schema) if self._as_json else ArrowEncoder(schema)
+                async for batch in stream:
+                    encoder.add(batch.to_pyarrow())
+                return encoder
+        finally:
+            self._stop = None
+            self._reading.give_up()
+
+
+def _session(tables: dict[str, Table]) -> Any:
+    config = (
+        datafusion.SessionConfig(_OPTIONS)
+        .with_default_catalog_and_schema("restate", "public")
+        .with_information_schema(True)
+        .with_target_partitions(1)
+    )
+    runtime = (
+        datafusion.RuntimeEnvBuilder()
+        .with_disk_manager_disabled()
+        .with_greedy_memory_pool(QUERY_MEMORY_BYTES_MAX)
+    )
+    context = datafusion.SessionContext(config, runtime)
+    for name, table in tables.items():
+        context.register_dataset(name, TableDataset(table))
+    for name, function, kind in (
+        ("json_get", json_operators.get, _TEXT),
+        ("json_as_text", json_operators.as_text, _TEXT),
+        ("json_get_str", json_operators.as_text, _TEXT),
+        ("json_contains", json_operators.contains, arrow.bool_()),
+    ):
+        context.register_udf(
+            datafusion.udf(_vectorized(function, kind), [_TEXT, _TEXT], kind, "immutable", name)
+        )
+    return context
+
+
+def _vectorized(function: Callable[[str | None, str | None], Any], kind: Any) -> Any:
+    def over_arrays(texts: Any, keys: Any) -> Any:
+        pairs = zip(texts.to_pylist(), keys.to_pylist(), strict=True)
+        return arrow.array([function(text, key) for text, key in pairs], kind)
+
+    return over_arrays
+
+
+def _message(error: Exception) -> str:
+    """What the engine says, without what its bindings add."""
+    return str(error).strip().removeprefix("DataFusion error: ") or type(error).__name__
