@@ -67,7 +67,8 @@ class Connection(asyncio.Protocol):
         self._is_read_paused = False
         self._unconsumed = 0
         self.opened_count = self.sent_bytes = self.received_bytes = self._resets = 0
-        self._idle_since = self._heard_at = self._loop.time()
+        self._idle_since = self._loop.time()
+        self._reads = 0  # signs of life are counted: the loop's clock is too coarse to order them
         self._timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
         self.is_gone = False
@@ -161,7 +162,7 @@ class Connection(asyncio.Protocol):
         self._arm_timer()
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
+        self._reads += 1
         self.received_bytes += len(data)
         self._handle(self.core.receive(data))
 
@@ -277,8 +278,8 @@ class Connection(asyncio.Protocol):
             stream.listener.on_failed(failure)
         # A peer may forget the streams that it said it would finish (hypercorn does, after so many
         # requests): one that still works answers this, one that doesn't closes the connection.
-        if self._streams and self._ping_timer is None and self.core.ping():
-            self._await_sign(self._loop.time())
+        if self._streams and self.core.ping():
+            self._await_sign()
 
     def _on_broken(self, event: Broken) -> None:
         self.is_gone = True
@@ -335,19 +336,21 @@ class Connection(asyncio.Protocol):
             return
         if self._streams and self._ping_timer is None and self.core.ping():
             self._schedule_flush()
-            self._await_sign(now)
+            self._await_sign()
         self._arm_timer()
 
-    def _await_sign(self, since: float) -> None:
+    def _await_sign(self) -> None:
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
         timeout = self._limits.keep_alive_timeout_ms / 1000
-        self._ping_timer = self._loop.call_later(timeout, self._check_sign, since)
+        self._ping_timer = self._loop.call_later(timeout, self._check_sign, self._reads)
 
-    def _check_sign(self, since: float) -> None:
+    def _check_sign(self, reads_before: int) -> None:
         self._ping_timer = None
-        if self._heard_at >= since:
+        if self._reads > reads_before:
             return
         if self._is_read_paused:
-            self._await_sign(self._loop.time())  # its answer may lie unread
+            self._await_sign()  # its answer may lie unread
             return
         self._fail_all(StreamFailure("lost", "the peer doesn't answer pings"))
         self._abort()

@@ -169,6 +169,25 @@ def test_a_farewell_tells_the_refused_from_the_served(core: str) -> None:
 
 
 @over_clients
+def test_who_says_farewell_and_then_nothing_is_given_up(core: str) -> None:
+    """The farewell itself is no sign of life after it: a ping of its own asks for one."""
+
+    async def work() -> None:
+        limits = ClientLimits(keep_alive_timeout_ms=100)
+        async with peering(SETTINGS) as (peers, port), asking(core, limits) as client:
+            asked = ask(client, origin_at(port))
+            await until(lambda: bool(peers) and peers[0].request_count == 1)
+            goaway = b"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + (1).to_bytes(4) + bytes(4)
+            peers[0].transport.write(goaway)
+            await asked.done.wait()
+            assert asked.failure is not None
+            assert asked.failure.kind == "lost"
+            assert peers[0].received.endswith(b"perdure!")
+
+    run(work)
+
+
+@over_clients
 @pytest.mark.parametrize(("code", "kind"), [(7, "refused"), (8, "lost"), (2, "lost")])
 def test_a_reset_stream_fails_by_kind(core: str, code: int, kind: str) -> None:
     async def work() -> None:
