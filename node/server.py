@@ -26,7 +26,7 @@ from perdure.core.entropy import SystemEntropy
 from perdure.core.errors import AddressInUse, DiskFull, PerdureError
 from perdure.core.ids import PartitionId
 from perdure.core.invariant import InvariantViolation
-from perdure.core.offload import Offload, ThreadOffload
+from perdure.core.offload import Offload, PoolOffload, ThreadOffload
 from perdure.core.tasks import Supervisor
 from perdure.node.admin.admin import Admin, AdminOptions
 from perdure.node.config.effective import to_defaults
@@ -37,9 +37,11 @@ from perdure.node.http.cores import make_client_core, make_server_core
 from perdure.node.http.server import Application, HttpServer
 from perdure.node.identity import Identity, establish
 from perdure.node.ingress.ingress import Ingress, IngressOptions
-from perdure.node.invoker.callers import HttpCaller, SigningCaller
+from perdure.node.invoker.aws import AwsLambda, AwsOptions
+from perdure.node.invoker.callers import ServiceCaller, SigningCaller
 from perdure.node.invoker.discovery import Discovery
 from perdure.node.invoker.identity import RequestIdentity, read_signing_key
+from perdure.node.invoker.lambda_caller import FunctionCaller
 from perdure.node.invoker.ports import Caller
 from perdure.node.metrics.node_port import NodePort
 from perdure.node.metrics.process import read_process
@@ -90,6 +92,7 @@ class Node:
         self._lock: FolderLock | None = None
         self._host: Host | None = None
         self._client: HttpClient | None = None
+        self._functions: FunctionCaller | None = None
         self._bound: list[_Bound] = []
         self._rendering: Offload | None = None
         self._tracing: Tracing | None = None
@@ -118,15 +121,15 @@ class Node:
         self._start_tracing(identity)
         signer = self._make_signer()
         client = self._client = self._make_client()
-        caller: Caller = HttpCaller(client)
+        functions = self._functions = self._make_functions()
+        caller: Caller = ServiceCaller(client, functions)
         if signer is not None:
             caller = SigningCaller(caller, signer)
         host = await self._open_host(disk, metadata, identity, registry, caller)
         registry.on_change(host.on_catalogue_change)
         ingress_url = await self._serve_ingress(host, registry)
-        admin = await self._serve_admin(
-            host, registry, Discovery(client, self._clock, identity.cluster, signer), ingress_url
-        )
+        discovery = Discovery(client, self._clock, identity.cluster, signer, functions)
+        admin = await self._serve_admin(host, registry, discovery, ingress_url)
         await self._serve_node_port(partial(self._statistics, host, registry, client, admin))
         gc.collect()
         gc.freeze()
@@ -154,6 +157,8 @@ class Node:
                 self._host.abandon()
         if self._client is not None:
             self._client.close()
+        if self._functions is not None:
+            self._functions.close()
         if self._lock is not None:
             self._lock.release()
 
@@ -178,6 +183,17 @@ class Node:
             self._entropy,
             self.config.invoker.connect_timeout_ms,
         )
+
+    def _make_functions(self) -> FunctionCaller:
+        config = self.config.invoker
+        options = AwsOptions(
+            profile=config.aws_profile,
+            external_id=config.aws_assume_role_external_id,
+            connect_timeout_ms=config.connect_timeout_ms,
+            calls_max=config.lambda_calls_max,
+        )
+        threads = PoolOffload("lambda", config.lambda_calls_max)
+        return FunctionCaller(AwsLambda(options), threads, config.request_compression_threshold)
 
     def _make_signer(self) -> RequestIdentity | None:
         path = self.config.invoker.request_identity_private_key_pem_file

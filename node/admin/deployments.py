@@ -32,25 +32,27 @@ from perdure.node.registry.evolve import (
     Change,
     Registered,
     Update,
+    check_arn,
+    check_role_arn,
     find_by_address,
     normalize_uri,
     register,
     remove_deployment,
     update_deployment,
 )
-from perdure.node.registry.model import Deployment, Registry
+from perdure.node.registry.model import Deployment, Function, Registry
 
 log = logger("admin")
 
 # In this version of the API registering overwrote unless told otherwise.
 _FORCING_VERSION = 2
-_NO_LAMBDA = "AWS Lambda deployments are not supported: register the service by its http(s) uri"
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
 class _Register(msgspec.Struct):
     uri: str | None = None
     arn: str | None = None
+    assume_role_arn: str | None = None
     additional_headers: dict[str, str] | None = None
     metadata: dict[_Text, _Text] | None = None
     use_http_11: bool = False
@@ -63,6 +65,7 @@ class _Register(msgspec.Struct):
 class _Patch(msgspec.Struct):
     uri: str | None = None
     arn: str | None = None
+    assume_role_arn: str | None = None
     additional_headers: dict[str, str] | None = None
     use_http_11: bool | None = None
     overwrite: bool = False
@@ -86,25 +89,24 @@ async def get_deployment(context: Context, request: Request) -> Reply:
 async def register_deployment(context: Context, request: Request) -> Reply:
     """Discover an endpoint and register what it offers; known ones are left alone unless forced."""
     body = request.json(_Register)
-    uri = _address(body)
+    served = _endpoint(body)
     is_forced = request.version == _FORCING_VERSION if body.force is None else body.force
-    headers = endpoints.check_headers(body.additional_headers or {})
-    known = find_by_address(context.registry.registry, uri)
+    known = find_by_address(context.registry.registry, served.address)
     if known is not None and not is_forced:
         return _registered(context, request, known, Change.UNCHANGED)
-    served = Served(uri=uri, use_http_11=body.use_http_11, headers=headers)
     found = await context.discovery.discover(served)
     now_ms = context.clock.now_ms()
     candidate = Candidate(
         id=format_deployment_id(ulid(now_ms, context.entropy)),
-        uri=uri,
+        uri=served.uri,
         http_version=found.http_version,
         discovered=found.discovered,
-        headers=headers,
+        headers=served.headers,
         metadata=body.metadata or {},
         created_at_ms=now_ms,
         allows_breaking=body.breaking or is_forced,
         overwrites=is_forced,
+        function=served.function,
     )
     if body.dry_run:
         outcome = register(context.registry.registry, candidate)
@@ -120,25 +122,18 @@ async def patch_deployment(context: Context, request: Request) -> Reply:
     deployment_id = check_deployment_id(request.parameters["id"])
     body = request.json(_Patch)
     known = _find(context.registry.registry, deployment_id)
-    if body.arn is not None:
-        raise BadRequest(f"deployment {deployment_id} is not an AWS Lambda function: it has no arn")
     defaults = context.registry.catalogue.defaults
-    if body.uri is None and body.additional_headers is None and body.use_http_11 is None:
+    if _changes_nothing(body):
         return json_reply(200, deployment_detail(known, defaults))
-    uri = known.uri if body.uri is None else normalize_uri(body.uri)
-    headers = known.headers
-    if body.additional_headers is not None:
-        headers = endpoints.check_headers(body.additional_headers)
-    uses_http_11 = known.http_version == HTTP_1 if body.use_http_11 is None else body.use_http_11
-    found = await context.discovery.discover(
-        Served(uri=uri, use_http_11=uses_http_11, headers=headers)
-    )
+    served = _moved(known, body)
+    found = await context.discovery.discover(served)
     update = Update(
-        uri=uri,
+        uri=served.uri,
         http_version=found.http_version,
-        headers=headers,
+        headers=served.headers,
         discovered=found.discovered,
         overwrites=body.overwrite,
+        function=served.function,
     )
 
     def edit(registry: Registry) -> Registry:
@@ -148,7 +143,7 @@ async def patch_deployment(context: Context, request: Request) -> Reply:
         changed = edit(context.registry.registry)
     else:
         changed = await context.registry.change(edit)
-        log.info("admin.deployment.updated", id=deployment_id, uri=uri)
+        log.info("admin.deployment.updated", id=deployment_id, address=served.address)
     return json_reply(200, deployment_detail(changed.deployments[deployment_id], defaults))
 
 
@@ -165,14 +160,55 @@ async def delete_deployment(context: Context, request: Request) -> Reply:
     return empty_reply(202)
 
 
-def _address(body: _Register) -> str:
-    if body.arn is not None:
-        raise NotImplementedHere(_NO_LAMBDA)
-    if body.uri is None:
-        raise Unprocessable("the body doesn't fit: it needs a `uri`")
+def _endpoint(body: _Register) -> Served:
+    if body.uri is None and body.arn is None:
+        raise Unprocessable("the body doesn't fit: it needs a `uri` or an `arn`")
+    if body.uri is not None and body.arn is not None:
+        raise BadRequest("a deployment is at a `uri` or an `arn`, not at both")
     if bytes(body.auth) not in (b"", b"null"):
         raise NotImplementedHere("`auth` is not supported: use additional_headers (authorization)")
-    return normalize_uri(body.uri)
+    headers = endpoints.check_headers(body.additional_headers or {})
+    if body.arn is not None:
+        return Served(function=_function(body.arn, body.assume_role_arn), headers=headers)
+    assert body.uri is not None
+    return Served(uri=normalize_uri(body.uri), use_http_11=body.use_http_11, headers=headers)
+
+
+def _function(arn: str, assume_role_arn: str | None) -> Function:
+    role = None if assume_role_arn is None else check_role_arn(assume_role_arn)
+    return Function(check_arn(arn), role)
+
+
+def _changes_nothing(body: _Patch) -> bool:
+    changes = (
+        body.uri,
+        body.arn,
+        body.assume_role_arn,
+        body.additional_headers,
+        body.use_http_11,
+    )
+    return all(change is None for change in changes)
+
+
+def _moved(known: Deployment, body: _Patch) -> Served:
+    """Where the deployment is after the change."""
+    if body.uri is not None and body.arn is not None:
+        raise BadRequest("a deployment is at a `uri` or an `arn`, not at both")
+    headers = known.headers
+    if body.additional_headers is not None:
+        headers = endpoints.check_headers(body.additional_headers)
+    function = known.function
+    if body.arn is not None or (body.uri is None and function is not None):
+        if body.use_http_11 is not None:
+            raise BadRequest("`use_http_11` doesn't fit: AWS Lambda functions aren't called so")
+        role = function.assume_role_arn if function is not None else None
+        arn = body.arn if body.arn is not None else known.address
+        return Served(function=_function(arn, body.assume_role_arn or role), headers=headers)
+    if body.assume_role_arn is not None:
+        raise BadRequest(f"deployment {known.id} is no AWS Lambda function: it assumes no role")
+    uses_http_11 = known.http_version == HTTP_1 if body.use_http_11 is None else body.use_http_11
+    uri = known.uri if body.uri is None else normalize_uri(body.uri)
+    return Served(uri=uri, use_http_11=uses_http_11, headers=headers)
 
 
 def _find(registry: Registry, deployment_id: str) -> Deployment:
@@ -195,7 +231,7 @@ async def _store(context: Context, candidate: Candidate) -> Registered:
     log.info(
         "admin.deployment.registered",
         id=outcome.deployment.id,
-        uri=outcome.deployment.uri,
+        address=outcome.deployment.address,
         services=",".join(outcome.deployment.services),
         change=outcome.change.value,
     )

@@ -160,12 +160,7 @@ def describe_output(handler: Handler) -> str:
 
 
 def _deployment(deployment: Deployment, services: list[Document]) -> Document:
-    document: Document = {
-        "id": deployment.id,
-        "uri": deployment.uri,
-        "protocol_type": "BidiStream" if deployment.is_bidirectional else "RequestResponse",
-        "http_version": deployment.http_version,
-    }
+    document: Document = {"id": deployment.id, **_whereabouts(deployment)}
     if deployment.headers:
         document["additional_headers"] = deployment.headers
     if deployment.metadata:
@@ -176,6 +171,22 @@ def _deployment(deployment: Deployment, services: list[Document]) -> Document:
     if deployment.sdk_version is not None:
         document["sdk_version"] = deployment.sdk_version
     document["services"] = services
+    return document
+
+
+def _whereabouts(deployment: Deployment) -> Document:
+    function = deployment.function
+    if function is None:
+        return {
+            "uri": deployment.uri,
+            "protocol_type": "BidiStream" if deployment.is_bidirectional else "RequestResponse",
+            "http_version": deployment.http_version,
+        }
+    document: Document = {"arn": function.arn}
+    if function.assume_role_arn is not None:
+        document["assume_role_arn"] = function.assume_role_arn
+    if function.compression is not None:
+        document["compression"] = function.compression.capitalize()
     return document
 
 

@@ -256,6 +256,7 @@ class Attempt:
         if is_command(type_code):
             call = self._check(type_code, frame.payload, resolver)
             self._commands_received += 1
+            self.awaiting_on = None  # the code went on
             effects.append(Append(type_code, frame.payload, call))
             flags.append(wants_ack)
             return None

@@ -10,13 +10,15 @@ from perdure.core.limits import (
     DISCOVERY_RETRIES_MAX,
     DISCOVERY_RETRY_INITIAL_MS,
     DISCOVERY_TIMEOUT_MS,
+    FUNCTION_DISCOVERY_TIMEOUT_MS,
     MANIFEST_BYTES_MAX,
 )
 from perdure.core.telemetry import logger
 from perdure.node.http.client import HttpClient
 from perdure.node.http.ports import Headers
-from perdure.node.http.stream import RequestStream, StreamFailure
+from perdure.node.http.stream import RequestStream, StreamFailure, StreamListener
 from perdure.node.invoker.identity import RequestIdentity
+from perdure.node.invoker.lambda_caller import FunctionCaller, FunctionStream
 from perdure.node.registry.discovery import (
     DISCOVERY_PATH,
     Answer,
@@ -27,6 +29,7 @@ from perdure.node.registry.discovery import (
     is_too_large,
     judge,
     request,
+    request_headers,
     schedule,
 )
 
@@ -34,7 +37,7 @@ log = logger("discovery")
 
 
 class Discovery:
-    """Discovers endpoints over the node's HTTP client."""
+    """Discovers endpoints over the node's HTTP client, functions by calling them."""
 
     def __init__(
         self,
@@ -42,9 +45,11 @@ class Discovery:
         clock: Clock,
         cluster_name: str,
         identity: RequestIdentity | None = None,
+        functions: FunctionCaller | None = None,
     ) -> None:
         self._client = client
         self._identity = identity
+        self._functions = functions
         self._clock = clock
         self.cluster_name = cluster_name
 
@@ -63,29 +68,42 @@ class Discovery:
             verdict = judge(endpoint, await self._ask(endpoint))
             if isinstance(verdict, Found):
                 took_ms = round((self._clock.monotonic() - started) * 1000)
-                log.debug("discovery.done", uri=endpoint.uri, took_ms=took_ms, retries=retry)
+                log.debug(
+                    "discovery.done", address=endpoint.address, took_ms=took_ms, retries=retry
+                )
                 return verdict
             retry += 1
             delay_ms = policy.delay_ms(retry)
             if delay_ms is None:
                 raise verdict.error
-            log.debug("discovery.retry", uri=endpoint.uri, reason=verdict.error.message)
+            log.debug("discovery.retry", address=endpoint.address, reason=verdict.error.message)
             await asyncio.sleep(delay_ms / 1000)
 
     async def _ask(self, endpoint: Endpoint) -> Heard:
-        origin, target, headers = request(endpoint, self.cluster_name)
-        if self._identity is not None:
-            headers = self._identity.signed(DISCOVERY_PATH, headers)
         listening = _Listening()
-        listening.stream = self._client.open(origin, "GET", target, headers, listening)
+        listening.stream = self._open(endpoint, listening)
         listening.stream.end()
+        is_function = endpoint.function is not None
+        timeout_ms = FUNCTION_DISCOVERY_TIMEOUT_MS if is_function else DISCOVERY_TIMEOUT_MS
         try:
-            async with asyncio.timeout(DISCOVERY_TIMEOUT_MS / 1000):
+            async with asyncio.timeout(timeout_ms / 1000):
                 return await listening.heard
         except TimeoutError:
-            return TooLong(f"no complete answer within {DISCOVERY_TIMEOUT_MS} ms", False)
+            return TooLong(f"no complete answer within {timeout_ms} ms", is_function)
         finally:
             listening.stream.reset()  # of no effect once it has ended
+
+    def _open(self, endpoint: Endpoint, listener: StreamListener) -> RequestStream | FunctionStream:
+        function = endpoint.function
+        if function is not None:
+            assert self._functions is not None
+            headers = self._signed(request_headers(endpoint, self.cluster_name))
+            return self._functions.open(function, "GET", DISCOVERY_PATH, headers, listener)
+        origin, target, headers = request(endpoint, self.cluster_name)
+        return self._client.open(origin, "GET", target, self._signed(headers), listener)
+
+    def _signed(self, headers: Headers) -> Headers:
+        return headers if self._identity is None else self._identity.signed(DISCOVERY_PATH, headers)
 
 
 class _Listening:
@@ -93,7 +111,7 @@ class _Listening:
 
     def __init__(self) -> None:
         self.heard: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
-        self.stream: RequestStream
+        self.stream: RequestStream | FunctionStream
         self._status = 0
         self._headers: Headers = []
         self._chunks: list[bytes] = []

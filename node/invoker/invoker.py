@@ -5,14 +5,18 @@ Actions come from the leader; what attempts learn goes back as commands.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 
+from perdure.core.errors import PerdureError
 from perdure.core.ids import InvocationId
 from perdure.core.limits import CONCURRENT_INVOCATIONS_MAX
+from perdure.engine.actions import Outcome
+from perdure.engine.commands import Effects, Yield
 from perdure.node.invoker.live_attempt import LiveAttempt
 from perdure.node.invoker.ports import RunPorts
-from perdure.node.invoker.run import Run
+from perdure.node.invoker.run import NO_PIN, Run
 from perdure.node.invoker.tally import AttemptFigures
 
 # Attempts that live shorter than this never need a timer.
@@ -70,6 +74,17 @@ class Invoker:
         run = self._runs.get(invocation)
         if run is not None:
             run.abort()
+
+    def wind_down(self, invocation: InvocationId, session: int) -> None:
+        """A pause was asked for: let the session come to its end."""
+        run = self._runs.get(invocation)
+        if run is not None and run.session == session:
+            run.wind_down()
+        elif run is None and (invocation, session) in self._queue:
+            # No attempt to wait for, and the slot may be long in coming.
+            effects = Effects(invocation, session, NO_PIN, [Yield()])
+            with contextlib.suppress(PerdureError):  # refused: the run gives way when it starts
+                self._ports.propose(effects, _ignore)
 
     def journal_grew(self, invocation: InvocationId, journal_length: int) -> None:
         """Notifications were appended to a running invocation."""
@@ -162,3 +177,7 @@ class Invoker:
         fresh, self._fresh = self._fresh, []
         for live in fresh:
             live.arm_timer()
+
+
+def _ignore(outcome: Outcome) -> None:
+    """Nobody waits for it: the tables say what became of it."""

@@ -143,6 +143,19 @@ class LiveAttempt:
             self._stream.reset()
             self._closed()
 
+    def wind_down(self) -> None:
+        """Send what the journal held at the start, then end the request: the service finishes the
+        step it is at, and suspends."""
+        self._is_bidirectional = False
+        if not (self._is_half_closed or self._is_over):
+            self._last_activity = self._loop.time()
+            self.pump()
+        if self._timer is not None and not self._is_over:
+            # It may be set for an inactivity that no longer matters.
+            self._timer.cancel()
+            self._timer = None
+            self.arm_timer()
+
     @property
     def is_quiet(self) -> bool:
         """Whether the stream is closed and everything it brought is applied."""

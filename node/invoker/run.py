@@ -8,6 +8,7 @@ is closed, so nothing of the old can meet the new (spec 7.2).
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from perdure.core.errors import (
@@ -20,20 +21,45 @@ from perdure.core.errors import (
 from perdure.core.ids import InvocationId, format_invocation_id
 from perdure.core.telemetry import logger
 from perdure.engine.actions import NoOutput, Outcome, Recorded
-from perdure.engine.commands import Append, Effect, Effects, End, Suspend
-from perdure.node.invoker.attempt import Ended, Failed, Suspended, Terminal, fail
+from perdure.engine.commands import Append, Effect, Effects, End, Suspend, Yield
+from perdure.node.invoker.attempt import Behavior, Ended, Failed, Suspended, Terminal, fail
 from perdure.node.invoker.live_attempt import LiveAttempt
 from perdure.node.invoker.ports import RunPorts
-from perdure.node.invoker.retries import GiveUp, RetryState
+from perdure.node.invoker.retries import GiveUp, Retry, RetryState
 from perdure.node.invoker.tally import FAILURES, AttemptEnd
 from perdure.node.registry.effective import Route
 from perdure.node.registry.manifest import PROTOCOL_VERSION_MAX
+from perdure.storage.tables.futures import Future
 from perdure.storage.tables.invocations import Invoked, Pin
+from perdure.storage.tables.journal import AttemptFailure
 
 log = logger("invoker")
 
 
 _REFUSED_RETRY_MS = 1_000.0
+NO_PIN = Pin("", 0)
+"""For effects that store no entry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatistics:
+    """What a session remembers of its attempts. Times in ms since the epoch, 0 for none.
+
+    ``retries`` counts against the policy, ``failures_since_command`` is what SDKs are told.
+    ``awaiting_on``: what the attempt under way said it waits for.
+    """
+
+    is_running: bool
+    is_backing_off: bool
+    attempts: int
+    retries: int
+    failures_since_command: int
+    last_start_at_ms: int
+    next_retry_at_ms: int
+    deployment_id: str | None
+    server: str | None
+    failure: AttemptFailure | None
+    awaiting_on: Future | None
 
 
 class Run:
@@ -62,6 +88,7 @@ class Run:
         self._timer: asyncio.TimerHandle | None = None
         self._route: Route | None = None
         self._last_server: str | None = None
+        self._is_cut_short = False  # if it pauses then, no wait follows the attempt under way
         self._is_counted = True  # how the attempt under way ended; or there is none
         self._is_over = False
 
@@ -86,12 +113,33 @@ class Run:
     def is_backing_off(self) -> bool:
         return self._timer is not None
 
+    def statistics(self) -> RunStatistics:
+        """For people to look at."""
+        live, failed, is_backing_off = self._live, self.last_failure, self.is_backing_off
+        return RunStatistics(
+            is_running=live is not None and not is_backing_off,
+            is_backing_off=is_backing_off,
+            attempts=self.attempt_count,
+            retries=self.retry_state.retries,
+            failures_since_command=self.retry_state.failures_since_command,
+            last_start_at_ms=self.last_start_at_ms,
+            next_retry_at_ms=self.next_retry_at_ms if is_backing_off else 0,
+            deployment_id=self.last_deployment_id,
+            server=self.last_server,
+            failure=failed.failure if failed is not None else None,
+            awaiting_on=live.attempt.awaiting_on if live is not None else None,
+        )
+
     def start(self) -> None:
         """Begin the next attempt, now."""
         self._timer = None
         row = self.ports.store.invocations.get(self.id)
         if self._is_over or not isinstance(row, Invoked) or row.session != self.session:
             self._end()
+            return
+        self._is_cut_short = False
+        if row.is_pausing:
+            self._yield()
             return
         self.attempt_count += 1
         self.last_start_at_ms = self.ports.clock.now_ms()
@@ -112,6 +160,17 @@ class Run:
         if self._timer is not None:
             self._timer.cancel()
             self.start()
+
+    def wind_down(self) -> None:
+        """A pause was asked for: an attempt under way may end by itself, another doesn't begin."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._yield()
+        else:
+            self._is_cut_short = True
+            if self._live is not None:
+                self._live.wind_down()
 
     def journal_grew(self, journal_length: int) -> None:
         """Notifications were appended."""
@@ -176,6 +235,11 @@ class Run:
                 code=failed.failure.error_code,
                 message=failed.failure.message,
             )
+        if self._is_pausing() and failed.behavior is not Behavior.FAIL:
+            delay_ms = decision.delay_ms if isinstance(decision, Retry) else 0.0
+            recorded = [*effects, Yield(failed.failure)]
+            self._propose_last(AttemptEnd.RETRIED, recorded, delay_ms)
+            return
         if isinstance(decision, GiveUp):
             self._propose_last(AttemptEnd.FAILED, [*effects, decision.effect], None)
             return
@@ -185,6 +249,15 @@ class Run:
         else:
             self._count(AttemptEnd.RETRIED)
             self._wait_for_quiet(decision.delay_ms)
+
+    def _is_pausing(self) -> bool:
+        row = self.ports.store.invocations.get(self.id)
+        return isinstance(row, Invoked) and row.session == self.session and row.is_pausing
+
+    def _yield(self) -> None:
+        """There is no attempt: pause, as was asked for."""
+        failure = self.last_failure.failure if self.last_failure is not None else None
+        self._propose_last(AttemptEnd.RETRIED, [Yield(failure)], 0.0)
 
     def _propose_last(self, how: AttemptEnd, effects: list[Effect], retry_ms: float | None) -> None:
         if not self.propose(effects, partial(self._last_recorded, how, retry_ms)):
@@ -223,6 +296,8 @@ class Run:
             return
         self._last_server = self.last_server
         self._live = None
+        if self._is_cut_short and self._is_pausing():
+            delay_ms = 0.0
         self.next_retry_at_ms = self.ports.clock.now_ms() + int(delay_ms)
         self._timer = self._loop.call_later(delay_ms / 1000, self.start)
 

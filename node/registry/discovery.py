@@ -13,6 +13,7 @@ from perdure.core.errors import (
     DiscoveryFailed,
     EndpointSpeaksHttp1,
     PerdureError,
+    StreamModeUnsupported,
 )
 from perdure.core.limits import MANIFEST_BYTES_MAX
 from perdure.core.retry import RetryPolicy
@@ -20,6 +21,7 @@ from perdure.node.http.ports import Headers
 from perdure.node.http.stream import Origin, StreamFailure
 from perdure.node.registry.effective import locate
 from perdure.node.registry.manifest import MANIFEST_TYPES, Discovered, parse_manifest
+from perdure.node.registry.model import Function
 
 HTTP_1 = "HTTP/1.1"
 HTTP_2 = "HTTP/2.0"
@@ -42,11 +44,20 @@ _SDK_VERSION_LENGTH_MAX = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where services are said to be. ``headers`` are sent with every request to it."""
+    """Where services are said to be: at a URI, or in a function, which is asked without HTTP.
 
-    uri: str
+    ``headers`` are sent with every request to it.
+    """
+
+    uri: str = ""
     use_http_11: bool = False
     headers: dict[str, str] = field(default_factory=dict[str, str])
+    function: Function | None = None
+
+    @property
+    def address(self) -> str:
+        """A URI, or a function's ARN."""
+        return self.uri if self.function is None else self.function.arn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +128,17 @@ def request(endpoint: Endpoint, cluster_name: str) -> tuple[Origin, str, Headers
     is_cleartext = urlsplit(endpoint.uri).scheme == "http"
     version = HTTP_1 if endpoint.use_http_11 else (HTTP_2 if is_cleartext else None)
     origin, prefix, query = locate(endpoint.uri, version)
+    return origin, f"{prefix}{DISCOVERY_PATH}{query}", request_headers(endpoint, cluster_name)
+
+
+def request_headers(endpoint: Endpoint, cluster_name: str) -> Headers:
+    """The headers of the question."""
     headers: Headers = [
         (b"accept", ", ".join(MANIFEST_TYPES).encode()),
         (b"x-restate-cluster-name", cluster_name.encode()),
     ]
     headers.extend((name.encode(), value.encode()) for name, value in endpoint.headers.items())
-    return origin, f"{prefix}{DISCOVERY_PATH}{query}", headers
+    return headers
 
 
 def judge(endpoint: Endpoint, heard: Heard) -> Found | Again:
@@ -134,18 +150,20 @@ def judge(endpoint: Endpoint, heard: Heard) -> Found | Again:
     match heard:
         case StreamFailure(kind="broken") if _is_prior_knowledge(endpoint):
             raise EndpointSpeaksHttp1(
-                f"{endpoint.uri} doesn't answer in HTTP/2 ({heard.message}): if it speaks HTTP/1.1 "
-                'only, register it with "use_http_11": true'
+                f"{endpoint.address} doesn't answer in HTTP/2 ({heard.message}): if it speaks "
+                'HTTP/1.1 only, register it with "use_http_11": true'
             )
+        case StreamFailure(kind="broken") if endpoint.function is not None:
+            raise DiscoveryFailed(f"{endpoint.address}: {heard.message}")
         case StreamFailure():
             hint = ""
             if heard.kind == "lost" and _is_prior_knowledge(endpoint):
                 hint = '; if it speaks HTTP/1.1 only, register it with "use_http_11": true'
-            return Again(DiscoveryFailed(f"{endpoint.uri}: {heard.message}{hint}"))
+            return Again(DiscoveryFailed(f"{endpoint.address}: {heard.message}{hint}"))
         case TooLong(what=what, is_final=is_final):
             if is_final:
-                raise BadManifest(f"{endpoint.uri}: {what}")
-            return Again(DiscoveryFailed(f"{endpoint.uri}: {what}"))
+                raise BadManifest(f"{endpoint.address}: {what}")
+            return Again(DiscoveryFailed(f"{endpoint.address}: {what}"))
         case Answer():
             return _judge_answer(endpoint, heard)
 
@@ -166,7 +184,7 @@ def _judge_answer(endpoint: Endpoint, answer: Answer) -> Found | Again:
     status = answer.status
     if not 200 <= status < 300:
         error = DiscoveryFailed(
-            f"{endpoint.uri} answered discovery with HTTP status {status}"
+            f"{endpoint.address} answered discovery with HTTP status {status}"
             + _STATUS_ADVICE.get(status, "")
         )
         if status in _RETRIED_STATUSES:
@@ -175,15 +193,20 @@ def _judge_answer(endpoint: Endpoint, answer: Answer) -> Found | Again:
     content_type = answer.header(b"content-type")
     if content_type not in MANIFEST_TYPES:
         raise BadManifest(
-            f"{endpoint.uri} answered discovery with content type {content_type!r}, expected one "
-            f"of {', '.join(MANIFEST_TYPES)}: is this the address of a service?"
+            f"{endpoint.address} answered discovery with content type {content_type!r}, expected "
+            f"one of {', '.join(MANIFEST_TYPES)}: is this the address of a service?"
         )
     sdk_version = answer.header(b"x-restate-server")
     if sdk_version is not None:
         sdk_version = sdk_version[:_SDK_VERSION_LENGTH_MAX]
     discovered = parse_manifest(answer.body, sdk_version)
+    if endpoint.function is not None and discovered.is_bidirectional:
+        raise StreamModeUnsupported(
+            f"{endpoint.address} announces streaming in both directions, which functions can't do: "
+            "serve it with the SDK's handler for AWS Lambda"
+        )
     return Found(discovered=discovered, http_version=answer.http_version)
 
 
 def _is_prior_knowledge(endpoint: Endpoint) -> bool:
-    return not endpoint.use_http_11 and urlsplit(endpoint.uri).scheme == "http"
+    return not endpoint.use_http_11 and urlsplit(endpoint.address).scheme == "http"

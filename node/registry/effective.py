@@ -13,6 +13,7 @@ from perdure.node.http.stream import Origin
 from perdure.node.registry.manifest import PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN
 from perdure.node.registry.model import (
     Deployment,
+    Function,
     Handler,
     OnMaxAttempts,
     Options,
@@ -67,7 +68,10 @@ class Effective:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where and how a handler of a deployment is called."""
+    """Where and how a handler of a deployment is called.
+
+    ``origin``, ``path_prefix`` and ``query`` mean nothing where ``function`` is set.
+    """
 
     deployment_id: str
     origin: Origin
@@ -80,6 +84,7 @@ class Route:
     service: Service
     handler: Handler
     effective: Effective
+    function: Function | None = None
 
     def target(self, path: str) -> str:
         """The request target for a protocol path such as ``/invoke/S/h``."""
@@ -122,6 +127,7 @@ class Catalogue:
                         service=service,
                         handler=handler,
                         effective=effective(defaults, service, handler),
+                        function=deployment.function,
                     )
                     self._by_deployment[deployment.id, service.name, handler.name] = route
                     if registry.latest.get(service.name) == deployment.id:

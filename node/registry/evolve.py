@@ -1,5 +1,6 @@
 """How the registry changes: registration, update, removal, settings. Registry in, registry out."""
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import urlsplit, urlunsplit
@@ -16,6 +17,7 @@ from perdure.core.errors import (
 from perdure.node.registry.manifest import Discovered
 from perdure.node.registry.model import (
     Deployment,
+    Function,
     Handler,
     Options,
     Registry,
@@ -24,11 +26,20 @@ from perdure.node.registry.model import (
 )
 
 _URI_LENGTH_MAX = 4096
+_FUNCTION_ARN = re.compile(
+    r"arn:aws[a-z-]{0,30}:lambda:[a-z0-9-]{1,40}:[0-9]{12}:function:[A-Za-z0-9_-]{1,64}"
+    r":(\$LATEST|[A-Za-z0-9_-]{1,128})",
+    re.ASCII,
+)
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]{0,30}:iam::[0-9]{12}:role/[\w+=,.@/-]{1,576}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An endpoint that was discovered and is to be registered."""
+    """An endpoint that was discovered and is to be registered.
+
+    ``uri`` and ``http_version`` are empty where it is a ``function``.
+    """
 
     id: str
     uri: str
@@ -39,6 +50,12 @@ class Candidate:
     created_at_ms: int
     allows_breaking: bool
     overwrites: bool
+    function: Function | None = None
+
+    @property
+    def address(self) -> str:
+        """A URI, or a function's ARN."""
+        return self.uri if self.function is None else self.function.arn
 
 
 class Change(Enum):
@@ -70,6 +87,12 @@ class Update:
     headers: dict[str, str]
     discovered: Discovered
     overwrites: bool
+    function: Function | None = None
+
+    @property
+    def address(self) -> str:
+        """A URI, or a function's ARN."""
+        return self.uri if self.function is None else self.function.arn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +127,36 @@ def normalize_uri(uri: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, parts.path or "/", parts.query, ""))
 
 
-def find_by_address(registry: Registry, uri: str) -> Deployment | None:
-    """The deployment at the same authority and path; the scheme doesn't count."""
-    wanted = _address(uri)
+def check_arn(arn: str) -> str:
+    """The ARN of a function's version or alias.
+
+    Raises:
+        BadRequest: not such an ARN.
+    """
+    if not _FUNCTION_ARN.fullmatch(arn):
+        raise BadRequest(
+            f"arn {arn!r}: give arn:aws:lambda:REGION:ACCOUNT:function:NAME:VERSION, where VERSION "
+            "may be an alias; for the unpublished version write $LATEST (mind the shell's quotes)"
+        )
+    return arn
+
+
+def check_role_arn(arn: str) -> str:
+    """The ARN of a role.
+
+    Raises:
+        BadRequest: not such an ARN.
+    """
+    if not _ROLE_ARN.fullmatch(arn):
+        raise BadRequest(f"assume_role_arn {arn!r}: give arn:aws:iam::ACCOUNT:role/NAME")
+    return arn
+
+
+def find_by_address(registry: Registry, address: str) -> Deployment | None:
+    """The deployment at the same authority and path (the scheme doesn't count), or of that ARN."""
+    wanted = _address(address)
     for deployment in registry.deployments.values():
-        if _address(deployment.uri) == wanted:
+        if _address(deployment.address) == wanted:
             return deployment
     return None
 
@@ -119,7 +167,7 @@ def register(registry: Registry, candidate: Candidate) -> Registered:
     Raises:
         ServiceTypeChanged: a known service has another type now, and breaking is not allowed.
     """
-    known = find_by_address(registry, candidate.uri)
+    known = find_by_address(registry, candidate.address)
     if known is not None and not candidate.overwrites:
         return Registered(registry, known, Change.UNCHANGED)
     services: dict[str, Service] = {}
@@ -141,6 +189,7 @@ def register(registry: Registry, candidate: Candidate) -> Registered:
         sdk_version=candidate.discovered.sdk_version,
         headers=candidate.headers,
         metadata=candidate.metadata,
+        function=_as_discovered(candidate.function, candidate.discovered),
     )
     change = Change.CREATED if known is None else Change.OVERWRITTEN
     claimed = dict.fromkeys(services, deployment.id)
@@ -161,16 +210,16 @@ def update_deployment(
     known = registry.deployments.get(deployment_id)
     if known is None:
         raise DeploymentNotFound(f"there is no deployment {deployment_id}")
-    there = find_by_address(registry, update.uri)
+    there = find_by_address(registry, update.address)
     if there is not None and there.id != deployment_id:
-        raise BadRequest(f"deployment {there.id} is registered at {update.uri} already")
+        raise BadRequest(f"deployment {there.id} is registered at {update.address} already")
     discovered = update.discovered
     spoken = (discovered.protocol_version_min, discovered.protocol_version_max)
     expected = (known.protocol_version_min, known.protocol_version_max)
     if spoken != expected:
         raise IncompatibleUpdate(
-            f"{update.uri} speaks protocol {spoken[0]} to {spoken[1]}, deployment {deployment_id} "
-            f"{expected[0]} to {expected[1]}: register it as a new deployment"
+            f"{update.address} speaks protocol {spoken[0]} to {spoken[1]}, deployment "
+            f"{deployment_id} {expected[0]} to {expected[1]}: register it as a new deployment"
         )
     services, claimed = known.services, dict[str, str]()
     if update.overwrites:
@@ -183,6 +232,7 @@ def update_deployment(
         headers=update.headers,
         sdk_version=discovered.sdk_version,
         services=services,
+        function=_as_discovered(update.function, discovered),
     )
     return _install(registry, deployment, claimed), deployment
 
@@ -298,6 +348,14 @@ def _with_fallback(
     return found
 
 
+def _as_discovered(function: Function | None, discovered: Discovered) -> Function | None:
+    if function is None:
+        return None
+    return msgspec.structs.replace(function, compression=discovered.lambda_compression)
+
+
 def _address(uri: str) -> tuple[str, str]:
+    if uri.startswith("arn:"):
+        return "", uri
     parts = urlsplit(uri)
     return parts.netloc.lower(), parts.path.rstrip("/")

@@ -99,17 +99,22 @@ class _Manifest(msgspec.Struct, rename="camel"):
     max_protocol_version: int
     services: list[_Service]
     protocol_mode: Literal["BIDI_STREAM", "REQUEST_RESPONSE"] | None = None
+    lambda_compression: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovered:
-    """What an endpoint offers; revisions are not yet assigned."""
+    """What an endpoint offers; revisions are not yet assigned.
+
+    ``lambda_compression``: how bodies may be compressed if it is a function, as far as we can.
+    """
 
     services: tuple[Service, ...]
     is_bidirectional: bool
     protocol_version_min: int
     protocol_version_max: int
     sdk_version: str | None
+    lambda_compression: str | None = None
 
 
 def parse_manifest(body: bytes, sdk_version: str | None) -> Discovered:
@@ -147,6 +152,7 @@ def parse_manifest(body: bytes, sdk_version: str | None) -> Discovered:
         protocol_version_min=lower,
         protocol_version_max=upper,
         sdk_version=sdk_version,
+        lambda_compression=stated if (stated := manifest.lambda_compression) == "zstd" else None,
     )
 
 

@@ -93,8 +93,24 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: dict[str, str] = {}
 
 
+class Function(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An AWS Lambda function, qualified by version or alias. ``compression``: what bodies take."""
+
+    arn: str
+    assume_role_arn: str | None = None
+    compression: str | None = None
+
+    @property
+    def region(self) -> str:
+        """The region it is in."""
+        return self.arn.split(":")[3]
+
+
 class Deployment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A registered endpoint and the revisions it carries. ``http_version``: ``HTTP/2.0`` or 1.1."""
+    """A registered endpoint and the revisions it carries.
+
+    ``uri`` and ``http_version`` (``HTTP/2.0`` or 1.1) are empty where ``function`` is set.
+    """
 
     id: str
     uri: str
@@ -107,6 +123,12 @@ class Deployment(msgspec.Struct, frozen=True, omit_defaults=True):
     sdk_version: str | None = None
     headers: dict[str, str] = {}
     metadata: dict[str, str] = {}
+    function: Function | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it is: a URI, or a function's ARN."""
+        return self.uri if self.function is None else self.function.arn
 
 
 class Registry(msgspec.Struct, frozen=True):

@@ -8,7 +8,8 @@ from tests.engine.world import FIRST_MS
 from tests.golden.playbook import Playbook
 
 from perdure.core.limits import EFFECTS_PER_RECORD_MAX
-from perdure.engine.commands import Pause
+from perdure.engine.commands import Kill
+from perdure.node.invoker.invoker import Invoker
 from perdure.node.registry.effective import Defaults
 
 SLOTS = 2
@@ -49,7 +50,9 @@ def test_suspended_and_paused_hold_no_slot_and_back_off_does(book: Playbook) -> 
     for name in "abcd":
         book.run(f"invoke {name} S/h", [])
     assert requests(say(book, "a", "Suspension waiting_signals: 17")) == ["c/1"]
-    assert requests(book.run("pause b", [])) == ["d/1"]
+    book.run("pause b", [])
+    assert requests(say(book, "b", "Suspension waiting_signals: 1")) == ["d/1"]
+    book.run("hang-up b", [])
     say(book, "c", 'Error code: 500 message: "no"')
     book.run("hang-up c", [])
     assert book.stage.invoker.statistics().backing_off == 1
@@ -68,9 +71,48 @@ def test_queued_invocation_that_was_paused_and_resumed_runs_once(book: Playbook)
     for name in "abc":
         book.run(f"invoke {name} S/h", [])
     book.run("pause c", [])
+    assert book.stage.world.status(book.stage.names["c"]) == "paused"  # it waits for no slot
     book.run("resume c", [])
     assert requests(say(book, "a", *OUTPUT)) == ["c/1"]
     assert requests(say(book, "b", *OUTPUT)) == []
+
+
+def test_queued_invocation_pauses_also_when_the_log_takes_nothing_then(book: Playbook) -> None:
+    for name in "abc":
+        book.run(f"invoke {name} S/h", [])
+    book.run("log refuses", [])
+    book.run("pause c", [])
+    book.run("log takes", [])
+    assert requests(say(book, "a", *OUTPUT)) == []
+    assert book.stage.world.status(book.stage.names["c"]) == "paused"
+
+
+def test_pause_of_one_that_backs_off_is_tried_again_while_the_log_takes_nothing(
+    book: Playbook,
+) -> None:
+    book.run("invoke a S/h", [])
+    say(book, "a", 'Error code: 500 message: "no"')
+    book.run("hang-up a", [])
+    book.run("log refuses", [])
+    book.run("pause a", [])
+    book.run("wait 2500", [])
+    assert book.stage.world.status(book.stage.names["a"]) == "invoked"
+    book.run("log takes", [])
+    assert requests(book.run("wait 1000", [])) == []
+    assert book.stage.world.status(book.stage.names["a"]) == "paused"
+
+
+def test_new_leader_pauses_what_was_asked_to(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    book.run("pause a", [])
+    stage = book.stage
+    id = stage.names["a"]
+    session = stage.world.session(id)
+    stage.invoker.stop()
+    stage.invoker = stage.inside(lambda: Invoker(stage.ports))
+    stage.inside(lambda: stage.invoker.start(id, session))
+    assert requests(book.run("wait 0", [])) == []
+    assert stage.world.status(id) == "paused"
 
 
 # --- Streams that close slowly -------------------------------------------------------------------
@@ -119,10 +161,10 @@ def test_kill_and_proposals_in_one_turn_of_the_loop(book: Playbook) -> None:
     session = stage.world.session(id)
     stream = stage.streams["a"]
     book.run("answer a 200 content-type=application/vnd.restate.invocation.v6", [])
-    stage.propose(Pause(id))
+    stage.propose(Kill(id))
     stage.loop.call_soon(stream.listener.on_body, bytes.fromhex("0411000000000000"))
     book.run("wait 0", [])
-    assert stage.world.status(id) == "paused"
+    assert stage.world.status(id) == "completed"
     assert stage.world.journal(id) == ["Input"]
     assert session == 1
 
