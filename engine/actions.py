@@ -27,6 +27,14 @@ class AbortAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class WindDown:
+    """A pause was asked for: bring the session's attempt to an end, begin no other."""
+
+    id: InvocationId
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
 class JournalGrew:
     """Notifications were appended: send them if an attempt is running."""
 
@@ -80,6 +88,7 @@ class LeaderAnnounced:
 Action = (
     StartAttempt
     | AbortAttempt
+    | WindDown
     | JournalGrew
     | InvocationEnded
     | SetTimer

@@ -86,7 +86,14 @@ class AttemptFailed(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=Fals
     event: AttemptFailure
 
 
-Effect = Append | CompleteRun | Suspend | End | Fail | PauseAttempt | AttemptFailed
+class Yield(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
+    """The attempt is over because of a pause that was asked for; without effect if that was taken
+    back meanwhile. ``event``: the failure that ended the attempt, or the last one."""
+
+    event: AttemptFailure | None = None
+
+
+Effect = Append | CompleteRun | Suspend | End | Fail | PauseAttempt | AttemptFailed | Yield
 
 
 class Effects(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):

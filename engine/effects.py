@@ -10,14 +10,15 @@ from perdure.engine.commands import (
     Fail,
     PauseAttempt,
     Suspend,
+    Yield,
 )
 from perdure.engine.futures import settle
 from perdure.engine.journal import Journaling, append_command
-from perdure.engine.lifecycle import end_with_output, finish
+from perdure.engine.lifecycle import end_with_output, finish, stop
 from perdure.engine.tape import Tape, lookup_of, run, stop_running
 from perdure.engine.turn import Turn
 from perdure.proto.frames import MessageType
-from perdure.storage.tables.invocations import Invoked, Paused, Suspended
+from perdure.storage.tables.invocations import Invoked, Suspended
 from perdure.storage.tables.journal import EventKind
 
 
@@ -53,10 +54,14 @@ def apply_effects(turn: Turn, command: Effects) -> Recorded | Stale | NoOutput:
                 completions.append(following)
             case AttemptFailed():
                 tape.event(EventKind.TRANSIENT_ERROR, effect.event)
+            case Yield() if not row.is_pausing:
+                if effect.event is not None:
+                    tape.event(EventKind.TRANSIENT_ERROR, effect.event)
             case _:
                 recorded = Recorded(tuple(indices), tuple(completions), tape.length, False)
                 return _terminate(turn, command, row, tape, effect, recorded)
-    turn.store.invocations.put(command.id, Invoked(row.spec, tape.progress(), row.session))
+    running = Invoked(row.spec, tape.progress(), row.session, row.is_pausing)
+    turn.store.invocations.put(command.id, running)
     return Recorded(tuple(indices), tuple(completions), tape.length, True)
 
 
@@ -65,7 +70,7 @@ def _terminate(
     command: Effects,
     row: Invoked,
     tape: Tape,
-    effect: Suspend | End | Fail | PauseAttempt,
+    effect: Suspend | End | Fail | PauseAttempt | Yield,
     recorded: Recorded,
 ) -> Recorded | NoOutput:
     target, spec = command.id, row.spec
@@ -73,25 +78,26 @@ def _terminate(
         case End():
             progress = tape.progress()
             if not end_with_output(turn, target, spec, progress):
-                turn.store.invocations.put(target, Invoked(spec, progress, row.session))
+                running = Invoked(spec, progress, row.session, row.is_pausing)
+                turn.store.invocations.put(target, running)
                 return NoOutput(recorded)
         case Fail():
             if effect.event is not None:
                 tape.event(EventKind.TRANSIENT_ERROR, effect.event)
             finish(turn, target, spec, tape.progress(), effect.failure)
-        case PauseAttempt():
-            tape.event(EventKind.PAUSED, effect.event)
-            turn.store.invocations.put(target, Paused(spec, tape.progress()))
-            stop_running(turn, target)
+        case PauseAttempt() | Yield():
+            stop(turn, target, spec, tape, effect.event)
+        case Suspend() if row.is_pausing:
+            stop(turn, target, spec, tape, None)
         case Suspend():
             tape.modified_at_ms = turn.now_ms
-            progress = tape.progress()
             lookup = lookup_of(turn.store, target, effect.delivered)
             rest = settle(effect.awaiting, lookup)
             if rest is None:
-                run(turn, target, Invoked(spec, progress, turn.lsn))
+                run(turn, target, Invoked(spec, tape.progress(), turn.lsn))
             else:
-                suspended = Suspended(spec, progress, rest, effect.delivered)
+                tape.event(EventKind.SUSPENDED, None, rest)
+                suspended = Suspended(spec, tape.progress(), rest, effect.delivered)
                 turn.store.invocations.put(target, suspended)
                 stop_running(turn, target)
     return recorded

@@ -74,6 +74,17 @@ def depth(future: Future) -> int:
     return deepest
 
 
+def size_of(future: Future) -> int:
+    """How many nodes and leaves there are."""
+    count = 0
+    level = [future]
+    while level:
+        for node in level:
+            count += 1 + len(node.completions) + len(node.signals) + len(node.names)
+        level = [child for node in level for child in node.nested]
+    return count
+
+
 def is_empty(future: Future) -> bool:
     """Whether nothing at all is waited for at the root."""
     return not (future.completions or future.signals or future.names or future.nested)

@@ -10,7 +10,13 @@ import msgspec
 from perdure.core.ids import InvocationId
 from perdure.core.invariant import invariant
 from perdure.engine import notifications
-from perdure.engine.actions import AbortAttempt, InvocationEnded, StartAttempt, Verdict
+from perdure.engine.actions import (
+    AbortAttempt,
+    InvocationEnded,
+    StartAttempt,
+    Verdict,
+    WindDown,
+)
 from perdure.engine.commands import Complete, Kill
 from perdure.engine.invoke import start
 from perdure.engine.objects import apply_mutation, drop_promises
@@ -36,7 +42,7 @@ from perdure.storage.tables.invocations import (
     Suspended,
     weight,
 )
-from perdure.storage.tables.journal import EventKind, signal_suffix
+from perdure.storage.tables.journal import AttemptFailure, EventKind, signal_suffix
 from perdure.storage.tables.objects import Lock, WaitingMutation
 from perdure.storage.tables.timers import TimerKind
 
@@ -133,7 +139,9 @@ def cancel(turn: Turn, target: InvocationId) -> Verdict:
 
 
 def deliver_cancel(turn: Turn, target: InvocationId, row: Started) -> None:
-    """Append signal 1; a paused invocation goes on because of it."""
+    """Append signal 1; a paused invocation goes on because of it, one that pauses won't."""
+    if isinstance(row, Invoked) and row.is_pausing:
+        row = Invoked(row.spec, row.progress, row.session)
     entry = (int(MessageType.SIGNAL_NOTIFICATION), notifications.cancel_signal())
     notify(turn, target, row, entry, (signal_suffix(notifications.CANCEL_SIGNAL), False))
     if isinstance(row, Paused):
@@ -206,7 +214,10 @@ def expire(turn: Turn, target: InvocationId, kind: TimerKind, accepted_lsn: int)
 
 
 def pause(turn: Turn, target: InvocationId) -> Verdict:
-    """Stop running a started invocation until it is resumed."""
+    """Stop running a started invocation until it is resumed.
+
+    An attempt under way is wound down first: what its service has done is still recorded.
+    """
     row = turn.store.invocations.get(target)
     match row:
         case None:
@@ -217,13 +228,23 @@ def pause(turn: Turn, target: InvocationId) -> Verdict:
             return Verdict.NOT_STARTED
         case Paused():
             return Verdict.DONE
-        case _:
-            tape = Tape(turn, target, row.progress)
-            tape.event(EventKind.PAUSED, None)
-            turn.store.invocations.put(target, Paused(row.spec, tape.progress()))
-            stop_running(turn, target)
-            turn.actions.append(AbortAttempt(target))
+        case Invoked():
+            pausing = Invoked(row.spec, row.progress, row.session, True)
+            turn.store.invocations.put(target, pausing)
+            turn.actions.append(WindDown(target, row.session))
             return Verdict.ACCEPTED
+        case Suspended():
+            stop(turn, target, row.spec, Tape(turn, target, row.progress), None)
+            return Verdict.ACCEPTED
+
+
+def stop(
+    turn: Turn, target: InvocationId, spec: Spec, tape: Tape, failure: AttemptFailure | None
+) -> None:
+    """Wait for an operator from here on."""
+    tape.event(EventKind.PAUSED, failure)
+    turn.store.invocations.put(target, Paused(spec, tape.progress()))
+    stop_running(turn, target)
 
 
 def resume(turn: Turn, target: InvocationId, pin: Pin | None = None) -> Verdict:
@@ -243,6 +264,8 @@ def resume(turn: Turn, target: InvocationId, pin: Pin | None = None) -> Verdict:
             run(turn, target, Invoked(row.spec, progress, turn.lsn))
             return Verdict.DONE
         case Invoked():
+            if row.is_pausing:
+                turn.store.invocations.put(target, Invoked(row.spec, row.progress, row.session))
             # If it is backing off, the leader cuts the wait short.
             turn.actions.append(StartAttempt(target, row.session))
             return Verdict.DONE

@@ -4,13 +4,21 @@
 notification from elsewhere reaches an invocation, whatever state it is in.
 """
 
+import msgspec
+
 from perdure.core.ids import InvocationId
+from perdure.core.limits import (
+    EVENT_AWAITED_MAX,
+    EVENT_TEXT_CHARACTERS_MAX,
+    EVENTS_PER_INVOCATION_MAX,
+)
 from perdure.engine.actions import JournalGrew, StartAttempt
-from perdure.engine.futures import Arrival, Lookup, arrive
+from perdure.engine.futures import Arrival, Lookup, arrive, size_of
 from perdure.engine.turn import Turn
 from perdure.proto.frames import is_command
 from perdure.storage.keys import index_suffix
 from perdure.storage.partition_store import PartitionStore
+from perdure.storage.tables.futures import Future
 from perdure.storage.tables.invocations import (
     Invoked,
     Paused,
@@ -85,10 +93,18 @@ class Tape:
         )
         return index
 
-    def event(self, kind: EventKind, failure: AttemptFailure | None) -> None:
-        """Record something for people to see; the same failure in a row is recorded once."""
+    def event(
+        self, kind: EventKind, failure: AttemptFailure | None, awaiting: Future | None = None
+    ) -> None:
+        """Record something for people to see, of which the latest are kept.
+
+        The same failure in a row is recorded once.
+        """
         events = self._turn.store.events
-        event = Event(kind, self.length - 1, self._turn.now_ms, failure)
+        failure = _clipped(failure) if failure is not None else None
+        if awaiting is not None and size_of(awaiting) > EVENT_AWAITED_MAX:
+            awaiting = None
+        event = Event(kind, self.length - 1, self._turn.now_ms, failure, awaiting)
         if kind is EventKind.TRANSIENT_ERROR and self._events:
             last = events.get(self._id, index_suffix(self._events - 1))
             same = (kind, event.after_index, failure)
@@ -96,6 +112,8 @@ class Tape:
                 return
         size = len(failure.message) + len(failure.stacktrace) if failure is not None else 0
         events.put(self._id, index_suffix(self._events), event, size)
+        if self._events >= EVENTS_PER_INVOCATION_MAX:
+            events.delete(self._id, index_suffix(self._events - EVENTS_PER_INVOCATION_MAX))
         self._events += 1
 
     def progress(self) -> Progress:
@@ -133,7 +151,8 @@ def notify(
     progress = tape.progress()
     match row:
         case Invoked():
-            turn.store.invocations.put(target, Invoked(row.spec, progress, row.session))
+            running = Invoked(row.spec, progress, row.session, row.is_pausing)
+            turn.store.invocations.put(target, running)
             turn.actions.append(JournalGrew(target, progress.journal_length))
         case Paused():
             turn.store.invocations.put(target, Paused(row.spec, progress))
@@ -191,4 +210,19 @@ def lookup_of(store: PartitionStore, target: InvocationId, delivered: int) -> Lo
         completion,
         lambda index: recent(signal_suffix(index)),
         lambda name: recent(named_signal_suffix(name)),
+    )
+
+
+def _clipped(failure: AttemptFailure) -> AttemptFailure:
+    """The failure with texts of a length that people read."""
+    limit = EVENT_TEXT_CHARACTERS_MAX
+    name = failure.command_name
+    longest = max(len(failure.message), len(failure.stacktrace), len(name or ""))
+    if longest <= limit:
+        return failure
+    return msgspec.structs.replace(
+        failure,
+        message=failure.message[:limit],
+        stacktrace=failure.stacktrace[:limit],
+        command_name=name[:limit] if name is not None else None,
     )

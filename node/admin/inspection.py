@@ -25,9 +25,10 @@ from perdure.core.limits import (
 )
 from perdure.node.admin import invocation_rows as shapes
 from perdure.node.admin.context import Context, Endpoint
-from perdure.node.admin.invocation_rows import ALIASES, STATUSES, Document, Session
+from perdure.node.admin.invocation_rows import ALIASES, STATUSES, Document
 from perdure.node.admin.requests import Reply, Request, json_reply, parse_invocation
 from perdure.node.admin.routes import Route
+from perdure.node.invoker.run import RunStatistics
 from perdure.storage.keys import index_suffix
 from perdure.storage.tables.invocations import Completed, Inboxed, Invocation, Invoked, Scheduled
 
@@ -100,7 +101,8 @@ async def get_invocation(context: Context, request: Request) -> Reply:
     row = store.invocations.get(target)
     if row is None:
         raise NotFound(f"there is no invocation {format_invocation_id(target)}")
-    document: Document = {**_summary(context, target, row), **shapes.detail(row)}
+    session = _session(context, target) if isinstance(row, Invoked) else None
+    document: Document = {**_summary(context, target, row), **shapes.detail(row, session)}
     events = [shapes.event_shape(event) for _, event in store.events.scan(target)[-_EVENTS_COUNT:]]
     length = 1 if isinstance(row, Scheduled | Inboxed) else row.progress.journal_length
     journal: list[Document] = []
@@ -181,18 +183,9 @@ def _summary(context: Context, invocation: InvocationId, row: Invocation) -> Doc
     return shapes.summary(invocation, row, session, result, event)
 
 
-def _session(context: Context, invocation: InvocationId) -> Session | None:
+def _session(context: Context, invocation: InvocationId) -> RunStatistics | None:
     run = context.gateway.run_of(invocation)
-    if run is None:
-        return None
-    failed = run.last_failure
-    return Session(
-        is_running=run.live is not None and not run.is_backing_off,
-        is_backing_off=run.is_backing_off,
-        retry_count=run.retry_state.retries,
-        failure=failed.failure if failed is not None else None,
-        next_retry_at_ms=run.next_retry_at_ms,
-    )
+    return run.statistics() if run is not None else None
 
 
 ROUTES: list[Route[Endpoint]] = [

@@ -3,13 +3,13 @@
 Times are RFC 3339 in UTC. What doesn't apply is left out.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
 from perdure.core.ids import InvocationId, format_invocation_id
 from perdure.node.admin.requests import moment
+from perdure.node.invoker.run import RunStatistics
 from perdure.proto import service_pb2 as pb
 from perdure.proto.frames import MessageType as T
 from perdure.proto.frames import is_command
@@ -56,18 +56,7 @@ _EVENTS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """What is shown of a running session of the invoker."""
-
-    is_running: bool
-    is_backing_off: bool
-    retry_count: int
-    failure: AttemptFailure | None
-    next_retry_at_ms: int
-
-
-def status_of(row: Invocation, session: Session | None) -> str:
+def status_of(row: Invocation, session: RunStatistics | None) -> str:
     """One of ``STATUSES``."""
     match row:
         case Scheduled():
@@ -91,7 +80,7 @@ def status_of(row: Invocation, session: Session | None) -> str:
 def summary(
     invocation: InvocationId,
     row: Invocation,
-    session: Session | None,
+    session: RunStatistics | None,
     result: Result | None,
     last_event: Event | None,
 ) -> Document:
@@ -120,7 +109,7 @@ def summary(
     if not isinstance(row, Scheduled | Inboxed):
         document.update(_progress(row.progress))
     if isinstance(row, Invoked) and session is not None:
-        document["retry_count"] = session.retry_count
+        document["retry_count"] = session.retries
         if session.failure is not None:
             document["last_failure"] = failure_shape(session.failure)
         if session.is_backing_off:
@@ -134,7 +123,7 @@ def summary(
     return document
 
 
-def detail(row: Invocation) -> Document:
+def detail(row: Invocation, session: RunStatistics | None) -> Document:
     """What an invocation's own page adds to its summary."""
     spec = row.spec
     document: Document = {
@@ -143,6 +132,26 @@ def detail(row: Invocation) -> Document:
     }
     if isinstance(row, Suspended):
         document["awaiting"] = _future(row.awaiting)
+    if isinstance(row, Invoked) and row.is_pausing:
+        document["is_pausing"] = True
+    if session is not None:
+        document.update(_attempts(session))
+    return document
+
+
+def _attempts(session: RunStatistics) -> Document:
+    document: Document = {
+        "attempt_count": session.attempts,
+        "failures_since_last_command": session.failures_since_command,
+    }
+    if session.last_start_at_ms:
+        document["last_attempt_at"] = moment(session.last_start_at_ms)
+    if session.deployment_id is not None:
+        document["last_attempt_deployment"] = session.deployment_id
+    if session.server is not None:
+        document["last_attempt_server"] = session.server
+    if session.awaiting_on is not None:
+        document["awaiting"] = _future(session.awaiting_on)
     return document
 
 
@@ -170,6 +179,8 @@ def event_shape(event: Event) -> Document:
     }
     if event.failure is not None:
         document["failure"] = failure_shape(event.failure)
+    if event.awaiting is not None:
+        document["awaiting"] = _future(event.awaiting)
     return document
 
 

@@ -25,6 +25,7 @@ from perdure.engine.actions import (
     SendMessage,
     SetTimer,
     StartAttempt,
+    WindDown,
 )
 from perdure.engine.commands import (
     RECORD_KIND_COMMAND,
@@ -204,6 +205,8 @@ class Leader:
             match action:
                 case StartAttempt():
                     self.invoker.start(action.id, action.session)
+                case WindDown():
+                    self.invoker.wind_down(action.id, action.session)
                 case JournalGrew():
                     self.invoker.journal_grew(action.id, action.journal_length)
                 case InvocationEnded():

@@ -134,11 +134,15 @@ class Inboxed(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
 
 
 class Invoked(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """Runs, or is about to. ``session``: LSN of the record that made it so; fences attempts."""
+    """Runs, or is about to. ``session``: LSN of the record that made it so; fences attempts.
+
+    ``is_pausing``: an operator asked for a pause; it comes when the attempt under way is over.
+    """
 
     spec: Spec
     progress: Progress
     session: int
+    is_pausing: bool = False
 
 
 class Suspended(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):

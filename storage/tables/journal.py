@@ -11,6 +11,7 @@ import msgspec
 
 from perdure.core.ids import InvocationId
 from perdure.storage.keys import text_suffix
+from perdure.storage.tables.futures import Future
 
 
 class CallInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -55,12 +56,16 @@ class AttemptFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Something that happened after journal entry ``after_index``."""
+    """Something that happened after journal entry ``after_index``.
+
+    ``awaiting``: what a suspension waits for; None when that is too much to be shown.
+    """
 
     kind: int
     after_index: int
     appended_at_ms: int
     failure: AttemptFailure | None = None
+    awaiting: Future | None = None
 
 
 def completion_suffix(completion_id: int) -> bytes:

@@ -16,7 +16,7 @@ from tests.engine.world import World
 
 from perdure.core.ids import InvocationId
 from perdure.engine.actions import Accepted, Existing, InvocationEnded, SetTimer, StartAttempt
-from perdure.engine.commands import Kill, Pause
+from perdure.engine.commands import Kill
 from perdure.proto import service_pb2 as pb
 from perdure.storage.tables.invocations import Failure, Invoked, Scheduled, Success
 
@@ -86,7 +86,7 @@ def _in_state(world: World, state: str) -> InvocationId:
             world.effects(invocation, sleep(1, world.now_ms + 1000))
             world.suspend(invocation, 1)
         case "paused":
-            world.operate(Pause, invocation)
+            world.pause(invocation)
         case "completed":
             world.end(invocation, output(b"done"))
         case _:

@@ -7,15 +7,30 @@ from tests.engine.entries import (
     exclusive,
     output,
     run,
+    run_result,
     send,
     send_signal,
     sleep,
 )
-from tests.engine.world import World
+from tests.engine.world import World, tree
 
 from perdure.core.ids import InvocationId
-from perdure.engine.actions import AbortAttempt, InvocationEnded, SetTimer, StartAttempt, Verdict
+from perdure.core.limits import (
+    EVENT_AWAITED_MAX,
+    EVENT_TEXT_CHARACTERS_MAX,
+    EVENTS_PER_INVOCATION_MAX,
+)
+from perdure.engine.actions import (
+    AbortAttempt,
+    InvocationEnded,
+    Recorded,
+    SetTimer,
+    StartAttempt,
+    Verdict,
+    WindDown,
+)
 from perdure.engine.commands import (
+    AttemptFailed,
     Cancel,
     Fail,
     Kill,
@@ -24,7 +39,9 @@ from perdure.engine.commands import (
     Purge,
     PurgeJournal,
     Resume,
+    Yield,
 )
+from perdure.storage.tables.futures import Combinator
 from perdure.storage.tables.invocations import Failure, Invoked, Paused, Success
 from perdure.storage.tables.journal import AttemptFailure, EventKind
 
@@ -50,7 +67,7 @@ def bring(world: World, state: str) -> InvocationId:
             world.effects(invocation, sleep(1, world.now_ms + 1000))
             world.suspend(invocation, 1, "#1")
         case "paused":
-            world.operate(Pause, invocation)
+            world.pause(invocation)
         case "completed":
             world.end(invocation, output(b"done"))
         case _:
@@ -101,7 +118,7 @@ MATRIX: dict[Operation, dict[str, tuple[Verdict, str]]] = {
         "free": (V.NOT_FOUND, "free"),
         "scheduled": (V.NOT_STARTED, "scheduled"),
         "inboxed": (V.NOT_STARTED, "inboxed"),
-        "invoked": (V.ACCEPTED, "paused"),
+        "invoked": (V.ACCEPTED, "invoked"),  # until its attempt is over
         "suspended": (V.ACCEPTED, "paused"),
         "paused": (V.DONE, "paused"),
         "completed": (V.COMPLETED, "completed"),
@@ -270,15 +287,106 @@ def test_failing_attempt_does_not_kill_children() -> None:
 # --- Pause and resume ----------------------------------------------------------------------------
 
 
-def test_pause_drops_the_stream_and_is_recorded() -> None:
-    world = World()
-    invocation = bring(world, "invoked")
+def pausing(world: World) -> InvocationId:
+    """An invocation whose attempt goes on while a pause is asked for."""
+    invocation = world.invoke()
+    session = world.session(invocation)
     world.take_actions()
-    world.operate(Pause, invocation)
-    assert world.take_actions() == [AbortAttempt(invocation)]
-    (event,) = [event for _, event in world.of(invocation).store.events.scan(invocation)]
-    assert (event.kind, event.failure) == (EventKind.PAUSED, None)
+    assert world.operate(Pause, invocation) is Verdict.ACCEPTED
+    assert world.take_actions() == [WindDown(invocation, session)]
+    return invocation
+
+
+def events_of(world: World, invocation: InvocationId) -> list[tuple[EventKind, str | None]]:
+    rows = world.of(invocation).store.events.scan(invocation)
+    return [
+        (EventKind(event.kind), event.failure.message if event.failure is not None else None)
+        for _, event in rows
+    ]
+
+
+def test_pause_waits_for_the_attempt_and_loses_nothing_of_it() -> None:
+    world = World()
+    invocation = pausing(world)
+    world.effects(invocation, run(1), run_result(1, b"x"))
+    world.signal(invocation, 17)
+    world.operate(Pause, invocation)  # again: as before
+    assert world.status(invocation) == "invoked"
+    world.suspend(invocation, 1, "#1")  # resolved: paused all the same
+    assert world.status(invocation) == "paused"
+    assert world.journal(invocation) == ["Input", "Run(1)", "RunCompletion(1)", "Signal(#17)"]
+    assert events_of(world, invocation) == [(EventKind.PAUSED, None)]
     assert world.partitions[0].store.invoked.scan(b"", 10) == []
+    world.check()
+
+
+def test_attempt_that_fails_while_a_pause_is_asked_for_pauses() -> None:
+    world = World()
+    invocation = pausing(world)
+    outcome = world.effects(invocation, run(1), Yield(AttemptFailure(500, "broken")))
+    assert isinstance(outcome, Recorded)
+    assert not outcome.is_running
+    assert world.status(invocation) == "paused"
+    assert events_of(world, invocation) == [(EventKind.PAUSED, "broken")]
+
+
+def test_attempt_that_ends_while_a_pause_is_asked_for_completes() -> None:
+    world = World()
+    invocation = pausing(world)
+    world.end(invocation, output(b"done"))
+    assert world.result(invocation) == Success(b"done")
+    assert events_of(world, invocation) == []
+
+
+@pytest.mark.parametrize("operation", [Cancel, Resume])
+def test_pause_is_taken_back(operation: Operation) -> None:
+    world = World()
+    invocation = pausing(world)
+    session = world.session(invocation)
+    world.operate(operation, invocation)
+    outcome = world.effects(invocation, Yield(AttemptFailure(500, "meanwhile")))
+    assert isinstance(outcome, Recorded)
+    assert outcome.is_running
+    assert world.session(invocation) == session
+    assert events_of(world, invocation) == [(EventKind.TRANSIENT_ERROR, "meanwhile")]
+    world.suspend(invocation, "#1")
+    assert world.status(invocation) == ("invoked" if operation is Cancel else "suspended")
+    world.check()
+
+
+def test_suspension_is_shown_with_what_it_waits_for() -> None:
+    world = World()
+    invocation = world.invoke()
+    world.effects(invocation, sleep(1, world.now_ms + 5), run(2), run_result(2, b"x"))
+    both = tree(Combinator.ALL_COMPLETED, 1, 2)
+    world.suspend_on(invocation, both)
+    ((_, event),) = world.of(invocation).store.events.scan(invocation)
+    assert (event.kind, event.after_index) == (EventKind.SUSPENDED, 3)
+    assert event.awaiting == tree(Combinator.ALL_COMPLETED, 1)
+    world.advance(5)
+    world.suspend_on(invocation, both)  # resolved at once: nobody waits
+    world.suspend(invocation, *range(100, 100 + EVENT_AWAITED_MAX))
+    kinds = [event for _, event in world.of(invocation).store.events.scan(invocation)]
+    assert [event.awaiting is None for event in kinds] == [False, True]
+    world.check()
+
+
+def test_events_are_bounded_in_number_and_size() -> None:
+    world = World()
+    invocation = world.invoke()
+    for number in range(EVENTS_PER_INVOCATION_MAX + 3):
+        failure = AttemptFailure(500, f"{number} " + "x" * 100_000, "y" * 100_000)
+        world.effects(invocation, AttemptFailed(failure), AttemptFailed(failure))
+    rows = [event.failure for _, event in world.of(invocation).store.events.scan(invocation)]
+    assert len(rows) == EVENTS_PER_INVOCATION_MAX
+    for number, kept in enumerate(rows, 3):
+        assert kept is not None
+        assert kept.message.startswith(f"{number} x")
+        assert len(kept.message) == len(kept.stacktrace) == EVENT_TEXT_CHARACTERS_MAX
+    world.end(invocation, output())
+    world.operate(Purge, invocation)
+    assert world.of(invocation).store.events.scan(invocation) == []
+    world.check()
 
 
 def test_attempt_that_gives_up_pauses_with_its_failure() -> None:
@@ -295,7 +403,7 @@ def test_paused_collects_notifications_and_stays() -> None:
     world = World()
     invocation, child = world.invoke(), world.new_id()
     world.effects(invocation, call(2, child, OTHER), sleep(3, world.now_ms + 10))
-    world.operate(Pause, invocation)
+    world.pause(invocation)
     world.end(child, output())
     world.advance(10)
     world.signal(invocation, 17)

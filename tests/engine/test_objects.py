@@ -21,7 +21,7 @@ from tests.engine.entries import (
 from tests.engine.world import World, result_text
 
 from perdure.core.ids import InvocationId
-from perdure.engine.commands import Cancel, Kill, PatchState, Pause, Purge, Resume
+from perdure.engine.commands import Cancel, Kill, PatchState, Purge, Resume
 from perdure.engine.objects import state_entries, state_version
 from perdure.storage.keys import object_group
 from perdure.storage.tables.objects import listeners_group
@@ -85,7 +85,7 @@ def test_lock_is_held_through(hold: str) -> None:
         case "suspend":
             world.suspend(holder, 1)
         case "pause":
-            world.operate(Pause, holder)
+            world.pause(holder)
         case _:
             world.effects(holder, run(2))  # an attempt that then fails leaves only this
     assert world.status(waiting) == "inboxed"
@@ -105,7 +105,7 @@ def test_kill_hands_the_lock_on(held: str) -> None:
     if held == "suspended":
         world.suspend(holder, "#17")
     elif held == "paused":
-        world.operate(Pause, holder)
+        world.pause(holder)
     assert world.status(holder) == held
     world.operate(Kill, holder)
     assert world.status(waiting) == "invoked"
@@ -266,7 +266,7 @@ def _act(world: World, model: Model, step: tuple[str, str], who: object) -> None
     elif action == "suspend" and status == "invoked":
         world.suspend(invocation, "#17")
     elif action == "pause" and status in ("invoked", "suspended"):
-        world.operate(Pause, invocation)
+        world.pause(invocation)
 
 
 def _compare(world: World, model: Model) -> None:

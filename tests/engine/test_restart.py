@@ -7,7 +7,7 @@ from tests.engine.world import PIN, World
 
 from perdure.core.ids import InvocationId
 from perdure.engine.actions import Accepted, Outcome, Verdict
-from perdure.engine.commands import Effect, Effects, End, Kill, Pause, Restart, Resume
+from perdure.engine.commands import Effect, Effects, End, Kill, Restart, Resume
 from perdure.storage.tables.invocations import Pin, SourceKind, Success, Target
 
 
@@ -194,7 +194,7 @@ def test_other_deployment_for_a_restart_and_a_resume() -> None:
     fresh, _ = restart(world, worked(world), 2, newer)
     assert world.started(fresh).progress.pin == newer
     newest = Pin("dp_newest", 7)
-    world.operate(Pause, fresh)
+    world.pause(fresh)
     world.propose(Resume(fresh, newest), world.of(fresh))
     assert world.started(fresh).progress.pin == newest
 

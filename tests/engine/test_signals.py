@@ -18,7 +18,7 @@ from tests.engine.world import World, any_of, tree
 
 from perdure.core.ids import InvocationId, format_awakeable_id
 from perdure.engine.actions import JournalGrew, Recorded, StartAttempt
-from perdure.engine.commands import Kill, Pause, Suspend
+from perdure.engine.commands import Kill, Suspend
 from perdure.storage.tables.futures import Combinator
 from perdure.storage.tables.invocations import Suspended
 
@@ -239,7 +239,7 @@ def test_paused_and_resumed_invocation_waits_anew() -> None:
     world = World()
     invocation = world.invoke()
     world.suspend(invocation, "#17")
-    world.operate(Pause, invocation)
+    world.pause(invocation)
     world.signal(invocation, 17)
     assert world.status(invocation) == "paused"
     world.signal(invocation, 1)

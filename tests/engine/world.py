@@ -43,6 +43,7 @@ from perdure.engine.commands import (
     Signal,
     Suspend,
     TrimOutbox,
+    Yield,
     decode_command,
     encode_command,
 )
@@ -276,6 +277,13 @@ class World:
         assert isinstance(outcome, Verdict)
         self.shuffle()
         return outcome
+
+    def pause(self, id: InvocationId) -> Verdict:
+        """An operator's pause of an invocation whose attempt ends at once."""
+        verdict = self.operate(Pause, id)
+        if isinstance(self.row(id), Invoked):
+            self.effects(id, Yield())
+        return verdict
 
     # --- What there is to see ---------------------------------------------------------------------
 

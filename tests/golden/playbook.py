@@ -13,7 +13,7 @@ server did because of it, up to an empty line. ``pytest --rewrite`` writes the t
     raw <name> <hex>                bytes of the response body
     hang-up <name>                  the response ends
     lose <name> <kind>              the stream is lost (connect, refused, lost, broken)
-    reads <name> yes|no             whether the service takes bytes
+    reads <name>|all yes|no         whether the service takes bytes; all: from the next attempts on
     log refuses|takes|<ms>          whether the log takes proposals, and how long it takes it
     cancel|kill|pause|resume|purge <name>
     signal <name> <index> <text>
@@ -210,6 +210,9 @@ class Playbook:
         self._inside(lambda: stream.listener.on_failed(failure))
 
     def _reads(self, args: list[str], _lines: list[str]) -> None:
+        if args[0] == "all":
+            self.stage.is_reading = args[1] == "yes"
+            return
         stream = self._stream(args[0])
         stream.is_reading = args[1] == "yes"
         if stream.is_reading:
@@ -234,7 +237,7 @@ class Playbook:
         self.stage.note(f"{name} is {world.status(id)}: {', '.join(world.journal(id))}")
         for _, event in world.of(id).store.events.scan(id):
             failure = event.failure
-            text = "by an operator"
+            text = "by an operator" if event.awaiting is None else words.future(event.awaiting)
             if failure is not None:
                 text = f"[{failure.error_code}] {failure.code} {failure.message}"
             kind = EventKind(event.kind).name.lower().replace("_", " ")

@@ -25,6 +25,7 @@ from perdure.engine.actions import (
     Outcome,
     SetTimer,
     StartAttempt,
+    WindDown,
 )
 from perdure.engine.commands import Command, Effects, FireTimers, Invoke
 from perdure.engine.notifications import input_entry
@@ -85,7 +86,7 @@ class ServiceStream:
         self.name = name
         self.listener = listener
         self.is_closed = False
-        self.is_reading = True
+        self.is_reading = stage.is_reading
         self.is_answered = False
         self._reader = FrameReader(1 << 30)
 
@@ -125,6 +126,7 @@ class Stage:
         )
         self.catalogue = Catalogue(self.registry, self.defaults)
         self.is_refusing = False
+        self.is_reading = True
         self.log_delay_ms = 0.0
         self._attempts: dict[str, int] = {}
         self._log: deque[tuple[Command, Callable[[Outcome], None] | None]] = deque()
@@ -141,7 +143,7 @@ class Stage:
             entropy=self._dice,
             cluster_name="test",
         )
-        self.invoker = self._inside(lambda: Invoker(self.ports, slots))
+        self.invoker = self.inside(lambda: Invoker(self.ports, slots))
 
     # --- The registry -------------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ class Stage:
     def _use(self, registry: Registry) -> None:
         self.registry = registry
         self.catalogue = Catalogue(registry, self.defaults)
-        self._inside(self.invoker.on_catalogue_change)
+        self.inside(self.invoker.on_catalogue_change)
 
     # --- Playing ------------------------------------------------------------------------------
 
@@ -187,7 +189,7 @@ class Stage:
 
     def propose(self, command: Command) -> None:
         """Apply a command on the next turn of the loop."""
-        self._inside(lambda: self._append(command, None))
+        self.inside(lambda: self._append(command, None))
 
     def name_of(self, id: InvocationId) -> str:
         """The name of an invocation; children are named after their handler."""
@@ -255,6 +257,8 @@ class Stage:
                 self.invoker.start(action.id, action.session)
             case AbortAttempt():
                 self.invoker.abort(action.id)
+            case WindDown():
+                self.invoker.wind_down(action.id, action.session)
             case JournalGrew():
                 self.invoker.journal_grew(action.id, action.journal_length)
             case InvocationEnded():
@@ -277,7 +281,7 @@ class Stage:
     def _fire(self, key: bytes) -> None:
         self._apply(FireTimers([key]), None)
 
-    def _inside(self, callback: Callable[[], T]) -> T:
+    def inside(self, callback: Callable[[], T]) -> T:
         async def call() -> T:
             return callback()
 

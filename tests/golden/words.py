@@ -5,6 +5,7 @@ from google.protobuf.message import Message
 
 from perdure.proto import service_pb2 as pb
 from perdure.proto.frames import REQUESTED_ACK, Frame, MessageType, encode_frame
+from perdure.storage.tables.futures import Combinator, Future
 
 _MESSAGES: dict[MessageType, type[Message]] = {
     MessageType.START: pb.StartMessage,
@@ -84,3 +85,14 @@ def _start(message: pb.StartMessage) -> str:
     if message.HasField("idempotency_key"):
         parts.append(f"idempotency key {message.idempotency_key}")
     return f"Start {{{', '.join(parts)}}}"
+
+
+def future(awaiting: Future) -> str:
+    """What a suspension waits for."""
+    leaves = [
+        *map(str, awaiting.completions),
+        *(f"#{index}" for index in awaiting.signals),
+        *awaiting.names,
+        *(future(nested) for nested in awaiting.nested),
+    ]
+    return f"{Combinator(awaiting.combinator).name.lower()}({', '.join(leaves)})"
