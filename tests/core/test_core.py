@@ -183,10 +183,10 @@ def test_events_are_readable_lines(colours: bool, capsys: pytest.CaptureFixture[
 
 def test_threads_never_share_random_bytes() -> None:
     entropy = SystemEntropy()
+
+    def draw(count: int) -> list[int]:
+        return [entropy.bits(128) for _ in range(count)]
+
     with ThreadPoolExecutor(4) as pool:
-        drawn = [
-            number
-            for batch in pool.map(lambda _: [entropy.bits(128) for _ in range(5_000)], range(4))
-            for number in batch
-        ]
+        drawn = [number for batch in pool.map(draw, [5_000] * 4) for number in batch]
     assert len(set(drawn)) == len(drawn)
