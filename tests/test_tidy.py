@@ -35,6 +35,7 @@ PURE = (
     "node/ingress/tally.py",
     "node/ingress/targets.py",
     "node/invoker/attempt.py",
+    "node/invoker/lambda_payload.py",
     "node/invoker/retries.py",
     "node/invoker/tally.py",
     "node/invoker/validation.py",

@@ -17,11 +17,14 @@ def deployments() -> None:
 
 
 @deployments.command()
-@click.argument("uri", metavar="URL")
+@click.argument("address", metavar="URL|ARN")
 @click.option("--force", is_flag=True, help="Discover again what is known at this address already.")
 @click.option("--breaking", is_flag=True, help="Allow services to change their type.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be registered.")
 @click.option("--use-http1.1", "use_http_11", is_flag=True, help="Call it over HTTP/1.1.")
+@click.option(
+    "--assume-role-arn", metavar="ARN", help="The role to call an AWS Lambda function in."
+)
 @click.option(
     "--extra-header",
     "headers",
@@ -40,25 +43,22 @@ def deployments() -> None:
 @admin_options
 def register(
     session: Session,
-    uri: str,
+    address: str,
     force: bool,
     breaking: bool,
     dry_run: bool,
     use_http_11: bool,
+    assume_role_arn: str | None,
     headers: dict[str, str],
     metadata: dict[str, str],
 ) -> None:
-    """Discover the services at URL and register them.
+    """Discover the services at URL, or in an AWS Lambda function, and register them.
 
-    URL is where the service listens, seen from the node; http:// may be left out.
+    URL is where the service listens, seen from the node; http:// may be left out. ARN names a
+    function and its version or alias.
     """
-    body: Document = {
-        "uri": uri if "://" in uri else f"http://{uri}",
-        "force": force,
-        "breaking": breaking,
-        "dry_run": dry_run,
-        "use_http_11": use_http_11,
-    }
+    body: Document = {"force": force, "breaking": breaking, "dry_run": dry_run}
+    body.update(_address(address, use_http_11, assume_role_arn))
     if headers:
         body["additional_headers"] = headers
     if metadata:
@@ -123,6 +123,7 @@ def describe(session: Session, deployment_id: str) -> None:
                 ("id", document.get("id")),
                 ("address", document.get("uri") or document.get("arn")),
                 ("protocol", _protocol(document)),
+                ("role", document.get("assume_role_arn")),
                 ("service protocol", _range(document)),
                 ("SDK", document.get("sdk_version")),
                 ("created", document.get("created_at")),
@@ -171,12 +172,26 @@ def rows_of(document: Document, name: str) -> list[Document]:
     return [cast(Document, row) for row in cast(Iterable[object], rows) if isinstance(row, dict)]
 
 
+def _address(address: str, use_http_11: bool, assume_role_arn: str | None) -> Document:
+    if address.startswith("arn:"):
+        if use_http_11:
+            raise click.UsageError("--use-http1.1 is for services at a URL")
+        role: Document = {"assume_role_arn": assume_role_arn} if assume_role_arn else {}
+        return {"arn": address, **role}
+    if assume_role_arn is not None:
+        raise click.UsageError("--assume-role-arn is for AWS Lambda functions")
+    uri = address if "://" in address else f"http://{address}"
+    return {"uri": uri, "use_http_11": use_http_11}
+
+
 def _services(row: Document) -> str:
     services = rows_of(row, "services")
     return ", ".join(f"{each.get('name')} (revision {each.get('revision')})" for each in services)
 
 
 def _protocol(row: Document) -> str:
+    if row.get("arn"):
+        return "AWS Lambda"
     style = {"BidiStream": "both ways", "RequestResponse": "request/response"}
     parts = [row.get("http_version"), style.get(str(row.get("protocol_type")))]
     return ", ".join(str(part) for part in parts if part)

@@ -284,8 +284,8 @@ _SERVICES: dict[str, Column] = {
 }
 _DEPLOYMENTS: dict[str, Column] = {
     "id": lambda found: found.id,
-    "ty": lambda found: "http",
-    "endpoint": lambda found: found.uri,
+    "ty": lambda found: "http" if found.function is None else "lambda",
+    "endpoint": lambda found: found.address,
     "created_at": lambda found: found.created_at_ms,
     "min_service_protocol_version": lambda found: found.protocol_version_min,
     "max_service_protocol_version": lambda found: found.protocol_version_max,

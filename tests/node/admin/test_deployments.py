@@ -113,7 +113,7 @@ def test_dry_run_stores_nothing(empty: World) -> None:
         ([], 422, "REQ0011"),
         ({"uri": 5}, 422, "REQ0011"),
         ({"uri": "http://127.0.0.1/", "force": "yes"}, 422, "REQ0011"),
-        ({"arn": "arn:aws:lambda:eu:1:function:x:1"}, 501, "REQ0008"),
+        ({"arn": "arn:aws:lambda:eu-west-1:123456789012:function:x"}, 400, "REQ0001"),
         ({"uri": "https://127.0.0.1/", "auth": {"GoogleIdToken": {}}}, 501, "REQ0008"),
     ],
 )
