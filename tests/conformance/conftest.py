@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.conformance.raw import Discovery, RawEndpoint, Script
 from tests.conformance.server import Server
-from tests.conformance.services import KINDS, OLDER_KINDS, Kind, Services, install_typescript
+from tests.conformance.services import KINDS, OLDER_KINDS, Kind, Services, install_packages
 from tests.conformance.world import World
 
 Deploy = Callable[[Discovery, Mapping[str, Script]], RawEndpoint]
@@ -30,7 +30,7 @@ def server(suite_directory: Path) -> Iterator[Server]:
 def kind(request: pytest.FixtureRequest) -> Kind:
     kind: Kind = request.param
     if kind.language == "typescript":
-        install_typescript()
+        install_packages()
     return kind
 
 

@@ -94,14 +94,15 @@ def node() -> Path:
     return Path(sys.executable).parent / "node"
 
 
-def install_typescript(folder: Path = _TYPESCRIPT) -> None:
+def install_packages(folder: Path = _TYPESCRIPT) -> None:
     """``npm install`` in the folder of a ``package.json``, unless what is there is current."""
     wanted = (folder / "package.json").read_bytes()
     stamp = folder / "node_modules" / ".installed-package.json"
     if stamp.exists() and stamp.read_bytes() == wanted:
         return
     npm = Path(sys.executable).parent / "npm"
-    command = [str(npm), "install", "--no-package-lock", "--no-audit", "--no-fund"]
+    quietly = ("--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
+    command = [str(npm), "install", *quietly]
     done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"npm install failed:\n{done.stderr.decode(errors='replace')}")

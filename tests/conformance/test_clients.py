@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 import restate
 from restate.client_types import HttpError
-from tests.conformance.services import ROOT, install_typescript, node
+from tests.conformance.services import ROOT, install_packages, node
 from tests.conformance.world import World, unique
 
 
@@ -44,7 +44,7 @@ async def _talk(world: World, key: str) -> None:
 
 @pytest.mark.slow
 def test_the_typescript_client(world: World) -> None:
-    install_typescript()
+    install_packages()
     environment = {
         **os.environ,
         "INGRESS": world.ingress.url,

@@ -1,5 +1,6 @@
 """Several versions of code, services that die, connections that wear out."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,10 +12,12 @@ from tests.conformance.client import wait_until
 from tests.conformance.conftest import Deploy
 from tests.conformance.raw import Attempt, manifest, service
 from tests.conformance.server import Server
-from tests.conformance.services import KINDS, Kind, Services, install_typescript
+from tests.conformance.services import KINDS, Kind, Services, install_packages
 from tests.conformance.world import World, unique
 
 Launch = Callable[..., Services]
+# Far below what it takes to notice a silent peer: who has to be noticed that way has stalled.
+WORN_TIMEOUT_S = 10.0
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -22,7 +25,7 @@ def own_kind(request: pytest.FixtureRequest) -> Kind:
     """A kind whose services have names of their own in every test."""
     kind: Kind = request.param
     if kind.language == "typescript":
-        install_typescript()
+        install_packages()
     return replace(kind, label=unique("Own").replace("-", ""))
 
 
@@ -116,14 +119,18 @@ def test_connections_that_wear_out_are_replaced_unseen(server: Server, launch: L
     services.register(server)
     keys = [unique("worn") for _ in range(300)]
 
-    def step(key: str) -> object:
-        return world.value("Runs/once", {"key": key, "value": key})
+    def step(key: str) -> float:
+        started = time.monotonic()
+        assert world.value("Runs/once", {"key": key, "value": key}) == key
+        return time.monotonic() - started
 
     with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(step, keys)) == keys
+        assert max(pool.map(step, keys)) < WORN_TIMEOUT_S
 
     # A connection may close after the step but before it was recorded: then it runs again.
-    assert all(1 <= world.ledger.count(key) <= 2 for key in keys)
+    counts = [world.ledger.count(key) for key in keys]
+    assert min(counts) == 1
+    assert sum(counts) < 2 * len(keys)
 
 
 @pytest.mark.slow

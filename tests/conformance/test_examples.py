@@ -8,7 +8,7 @@ import pytest
 from tests.conformance.client import wait_until
 from tests.conformance.processes import ChildProcess, free_port, is_listening
 from tests.conformance.server import Server
-from tests.conformance.services import ROOT, install_typescript, node
+from tests.conformance.services import ROOT, install_packages, node
 
 TYPESCRIPT = ROOT / "examples" / "typescript"
 LANGUAGES = pytest.mark.parametrize("language", ["python", "typescript"])
@@ -19,7 +19,7 @@ LANGUAGES = pytest.mark.parametrize("language", ["python", "typescript"])
 def test_the_greeter_greets(server: Server, tmp_path: Path, language: str) -> None:
     command = [sys.executable, "-m", "examples.python.greeter"]
     if language == "typescript":
-        install_typescript(TYPESCRIPT)
+        install_packages(TYPESCRIPT)
         command = [str(node()), str(TYPESCRIPT / "greeter.ts")]
     port = free_port()
     process = ChildProcess(command, {"PORT": str(port)}, tmp_path / "log", ROOT)
@@ -37,7 +37,7 @@ def test_the_greeter_greets(server: Server, tmp_path: Path, language: str) -> No
 def test_the_demo_keeps_its_promises(tmp_path: Path, language: str) -> None:
     command = [sys.executable, "-m", "examples.demo", "--directory", str(tmp_path)]
     if language == "typescript":
-        install_typescript(TYPESCRIPT)
+        install_packages(TYPESCRIPT)
         command.append("--typescript")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
 from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as elliptic_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.conformance.processes import free_port, is_listening
-from tests.conformance.services import install_typescript, node
+from tests.conformance.services import install_packages, node
 from tests.node.admin.world import World, serve, wait_for
 
 from perdure.core.errors import InvalidConfiguration
@@ -241,7 +241,7 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def typescript(public_form: str) -> Generator[str, None, None]:
-    install_typescript()
+    install_packages()
     port = free_port()
     process = subprocess.Popen(
         [str(node()), str(TYPESCRIPT / "signed.ts")],
