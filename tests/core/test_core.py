@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -14,7 +15,7 @@ from perdure.core import failpoint, telemetry
 from perdure.core.clock import SystemClock
 from perdure.core.entropy import SystemEntropy, ulid
 from perdure.core.invariant import InvariantViolation, invariant
-from perdure.core.offload import ThreadOffload, run_offloaded
+from perdure.core.offload import PoolOffload, ThreadOffload, run_offloaded
 from perdure.core.retry import RetryPolicy, with_jitter
 from perdure.core.tasks import Supervisor
 
@@ -146,6 +147,49 @@ async def _offload() -> None:
 
 def test_offloaded_jobs_run_in_order_and_report_on_the_loop() -> None:
     asyncio.run(_offload())
+
+
+async def _pool() -> None:
+    pool = PoolOffload("test", 3)
+    meeting = threading.Barrier(3)
+    # Each waits for the others, so they run beside each other or never end.
+    met = [run_offloaded(pool, partial(meeting.wait, 20)) for _ in range(3)]
+    assert sorted(await asyncio.gather(*met)) == [0, 1, 2]
+    with pytest.raises(ZeroDivisionError):
+        await run_offloaded(pool, lambda: 1 // 0)
+    names = {await run_offloaded(pool, lambda: threading.current_thread().name) for _ in range(20)}
+    assert names <= {"test-1", "test-2", "test-3"}
+    pool.close()
+
+
+def test_pooled_jobs_run_beside_each_other_on_so_many_threads() -> None:
+    asyncio.run(_pool())
+
+
+async def _abandoned(entered: threading.Event, released: threading.Event) -> list[str]:
+    pool = PoolOffload("test", 1)
+    heard: list[str] = []
+
+    def wait() -> str:
+        entered.set()
+        released.wait(20)
+        return "late"
+
+    for job in (wait, lambda: "never begun"):
+        pool.submit(job, heard.append, lambda failure: heard.append(repr(failure)))
+    await asyncio.get_running_loop().run_in_executor(None, entered.wait, 20)
+    pool.close()
+    return heard
+
+
+def test_closed_pool_waits_for_nothing() -> None:
+    entered, released = threading.Event(), threading.Event()
+    heard = asyncio.run(_abandoned(entered, released))
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "test-1"]
+    assert thread.daemon
+    released.set()
+    thread.join(20)
+    assert heard == [] and not thread.is_alive()
 
 
 # --- Events ---------------------------------------------------------------------------------------

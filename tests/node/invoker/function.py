@@ -81,6 +81,7 @@ class LambdaApi:
     def __init__(self) -> None:
         self.functions: dict[str, Answer] = {}
         self.calls: list[Call] = []
+        self.encodings: set[str] = set()
         self.roles: list[dict[str, str]] = []
         api = self
 
@@ -132,6 +133,8 @@ class LambdaApi:
         answered = function(event)
         if isinstance(answered, Reply):
             return answered
+        fields = answered.get("headers") or {}
+        self.encodings.add(fields.get("content-encoding", "identity"))
         return Reply(200, json.dumps(answered).encode())
 
     def _assume(self, body: bytes) -> Reply:

@@ -1,6 +1,9 @@
 """AWS Lambda deployments: a node, the official SDK's handler, and Lambda's invoke API between."""
 
+import http.client
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,6 +14,8 @@ from typing import Any
 
 import jwt
 import pytest
+from tests.conformance.processes import free_port, is_listening
+from tests.conformance.services import install_packages, node
 from tests.node.admin.world import Answered, World, wait_for
 from tests.node.invoker.function import Answer, LambdaApi, Reply, crash, failure, handler
 
@@ -18,6 +23,7 @@ from perdure.node.config.model import Config
 from perdure.node.invoker.identity import create_signing_key
 
 pytestmark = pytest.mark.slow
+TYPESCRIPT = Path(__file__).resolve().parents[2] / "conformance" / "typescript"
 ROLE = "arn:aws:iam::123456789012:role/caller"
 
 
@@ -388,3 +394,48 @@ def test_compressed_bodies_where_the_sdk_takes_them(api: LambdaApi, tmp_path: Pa
         wait_for(lambda: len(api.calls), lambda count: count >= 2)
     headers = api.calls[1].event["headers"]
     assert (headers["accept-encoding"], headers["content-encoding"]) == ("zstd", "zstd")
+
+
+# --- The TypeScript SDK --------------------------------------------------------------------------
+
+
+@contextmanager
+def typescript() -> Generator[Answer, None, None]:
+    """A function of the TypeScript SDK."""
+    install_packages()
+    port = free_port()
+    process = subprocess.Popen(
+        [str(node()), str(TYPESCRIPT / "function.ts")],
+        env={"PORT": str(port)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=sys.stderr,
+    )
+
+    def answer(event: dict[str, Any]) -> dict[str, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            connection.request("POST", "/", json.dumps(event))
+            found: dict[str, Any] = json.loads(connection.getresponse().read())
+            return found
+        finally:
+            connection.close()
+
+    try:
+        wait_for(lambda: is_listening(port), bool)
+        yield answer
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_typescript_sdk_takes_and_gives_compressed_bodies(api: LambdaApi, tmp_path: Path) -> None:
+    with typescript() as function, running(tmp_path, request_compression_threshold=0) as world:
+        api.functions["ts"] = function
+        assert register(world, "ts").status == 201
+        (item,) = world.admin("GET", "/deployments").json()["deployments"]
+        assert item["compression"] == "Zstd"
+        assert succeeds(world, "/FunctionTs/greet", "Al")
+        assert api.calls[-1].event["headers"]["content-encoding"] == "zstd"
+        assert succeeds(world, "/FunctionTs/repeat", 5_000_000)
+    assert "zstd" in api.encodings

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.node.registry.test_evolve import candidate, offers
 
@@ -28,6 +29,25 @@ def test_what_was_stored_comes_back(tmp_path: Path) -> None:
         assert again.catalogue.latest("A", "run") is not None
 
     asyncio.run(scenario())
+
+
+def test_what_older_releases_stored_is_read() -> None:
+    stored = {
+        "id": "dp_1",
+        "uri": "http://h/",
+        "http_version": "HTTP/2.0",
+        "is_bidirectional": True,
+        "protocol_version_min": 5,
+        "protocol_version_max": 6,
+        "created_at_ms": 1,
+        "services": {},
+    }
+    value = msgspec.msgpack.encode({"deployments": {"dp_1": stored}, "latest": {}})
+    registry = msgspec.msgpack.decode(value, type=Registry)
+    deployment = registry.deployments["dp_1"]
+    assert (deployment.function, deployment.address) == (None, "http://h/")
+    # What has no function is stored without a word of functions.
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(registry))["deployments"]["dp_1"] == stored
 
 
 def test_two_nodes_edits_are_both_kept(tmp_path: Path) -> None:
