@@ -177,3 +177,18 @@ def test_a_closed_pipe_is_no_drama() -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(timeout=30) == exits.FAILED
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("arn:aws:lambda:eu-central-1:123456789012:function:f:1", "--use-http1.1"),
+        ("localhost:9080", "--assume-role-arn", "arn:aws:iam::123456789012:role/r"),
+    ],
+)
+def test_options_of_the_other_kind_of_address_are_refused(
+    terminal: Terminal, words: tuple[str, ...]
+) -> None:
+    done = terminal.type("deployments", "register", *words)
+    assert done.code == exits.USAGE
+    assert words[1] in done.err
