@@ -1,6 +1,6 @@
 """``perdure invocations``: look at invocations; cancel, kill, purge, pause and resume them."""
 
-from typing import cast
+from typing import TypedDict, Unpack, cast
 from urllib.parse import quote
 
 import click
@@ -9,22 +9,19 @@ from perdure.node.cli.client import Document
 from perdure.node.cli.deployments import rows_of
 from perdure.node.cli.output import complain, emit_facts, emit_table, plain, say
 from perdure.node.cli.refused import Refused
+from perdure.node.cli.selection import (
+    STATUSES,
+    Selection,
+    act_on_matching,
+    selected,
+    selection_options,
+)
 from perdure.node.cli.session import Session, Verbs, admin_options, confirm, confirm_option
+from perdure.node.cli.watch import watch
 from perdure.node.config.durations import format_duration
 
-# As the admin API shows them; "inboxed" and "invoked" stand for several.
-STATUSES = (
-    "scheduled",
-    "pending",
-    "ready",
-    "running",
-    "backing-off",
-    "suspended",
-    "paused",
-    "completed",
-    "inboxed",
-    "invoked",
-)
+# What asks only before it is done to many.
+_HARMLESS = ("pause",)
 _LIMIT = 50
 _LIMIT_MAX = 100_000
 _PAGE = 500
@@ -36,6 +33,19 @@ _ENTRY_COLUMNS = ("index", "type", "name", "size", "appended_at")
 @click.group(cls=Verbs)
 def invocations() -> None:
     """Look at invocations; cancel, kill, pause, resume, purge them."""
+
+
+invocations.add_command(watch)
+
+
+class Chosen(TypedDict):
+    """What ``selection_options`` pass."""
+
+    ids: tuple[str, ...]
+    service: str | None
+    handler: str | None
+    key: str | None
+    status: tuple[str, ...]
 
 
 @invocations.command("list")
@@ -147,7 +157,7 @@ def _show(document: Document) -> None:
                     event.get("at"),
                     event.get("event"),
                     event.get("after_index"),
-                    _text(event.get("failure")),
+                    _text(event.get("failure") or event.get("awaiting")),
                 ]
                 for event in events
             ),
@@ -200,59 +210,102 @@ def _rest(entry: Document) -> str:
     )
 
 
-def _ids(command: click.decorators.FC) -> click.decorators.FC:
-    return click.argument("ids", metavar="ID...", nargs=-1, required=True)(command)
+def _act(verb: str, question: str, session: Session, selection: Selection, yes: bool) -> None:
+    if selection.is_by_match:
+        act_on_matching(session, verb, selection, question.format, yes, {})
+        return
+    if verb not in _HARMLESS:
+        confirm(question.format(_count(selection.ids)), yes)
+    _each(session, verb, selection.ids, {})
 
 
 @invocations.command()
-@_ids
+@selection_options
 @confirm_option
 @admin_options
-def cancel(session: Session, ids: tuple[str, ...], yes: bool) -> None:
+def cancel(session: Session, yes: bool, **chosen: Unpack[Chosen]) -> None:
     """Cancel invocations: their handlers may clean up and compensate."""
-    confirm(f"Cancel {_count(ids)}?", yes)
-    _each(session, "cancel", ids, {})
+    _act("cancel", "Cancel {}?", session, selected(**chosen), yes)
 
 
 @invocations.command()
-@_ids
+@selection_options
 @confirm_option
 @admin_options
-def kill(session: Session, ids: tuple[str, ...], yes: bool) -> None:
-    """End invocations at once: nothing is cleaned up or compensated."""
-    confirm(f"Kill {_count(ids)}, without any clean-up?", yes)
-    _each(session, "kill", ids, {})
+def kill(session: Session, yes: bool, **chosen: Unpack[Chosen]) -> None:
+    """End invocations and what they called, at once: nothing is cleaned up or compensated."""
+    _act("kill", "Kill {}, without any clean-up?", session, selected(**chosen), yes)
 
 
 @invocations.command()
-@_ids
+@selection_options
 @confirm_option
 @admin_options
-def purge(session: Session, ids: tuple[str, ...], yes: bool) -> None:
+def purge(session: Session, yes: bool, **chosen: Unpack[Chosen]) -> None:
     """Forget completed invocations, with result and journal, before their retention is over."""
-    confirm(f"Forget {_count(ids)}?", yes)
-    _each(session, "purge", ids, {})
+    _act("purge", "Forget {}?", session, selected(**chosen), yes)
 
 
-@invocations.command()
-@_ids
+@invocations.command("purge-journal")
+@selection_options
+@confirm_option
 @admin_options
-def pause(session: Session, ids: tuple[str, ...]) -> None:
-    """Stop running invocations where they are, until they are resumed."""
-    _each(session, "pause", ids, {})
+def purge_journal(session: Session, yes: bool, **chosen: Unpack[Chosen]) -> None:
+    """Forget the journals of completed invocations and keep their results."""
+    _act("purge-journal", "Forget the journal of {}?", session, selected(**chosen), yes)
 
 
 @invocations.command()
-@_ids
+@selection_options
+@confirm_option
+@admin_options
+def pause(session: Session, yes: bool, **chosen: Unpack[Chosen]) -> None:
+    """Stop running invocations, once they finished the step they are at, until they are resumed."""
+    _act("pause", "Pause {}?", session, selected(**chosen), yes)
+
+
+@invocations.command()
+@selection_options
 @click.option(
     "--deployment",
     metavar="latest|keep|ID",
     help="Go on at another deployment: its code must fit the journal.",
 )
+@confirm_option
 @admin_options
-def resume(session: Session, ids: tuple[str, ...], deployment: str | None) -> None:
+def resume(session: Session, deployment: str | None, yes: bool, **chosen: Unpack[Chosen]) -> None:
     """Let paused invocations go on; retry at once those that back off."""
-    _each(session, "resume", ids, {"deployment": deployment} if deployment else {})
+    selection = selected(**chosen)
+    if selection.is_by_match:
+        extra: Document = {"deployment": deployment} if deployment else {}
+        act_on_matching(session, "resume", selection, "Resume {}?".format, yes, extra)
+    else:
+        _each(session, "resume", selection.ids, {"deployment": deployment} if deployment else {})
+
+
+@invocations.command("restart-as-new")
+@click.argument("invocation_id", metavar="ID")
+@click.option(
+    "--from",
+    "from_index",
+    type=click.IntRange(0),
+    help="Keep the steps up to this entry of the journal; without it, only the input.",
+)
+@click.option(
+    "--deployment",
+    metavar="latest|keep|ID",
+    help="Where it runs: the latest from the input on, else where the steps were recorded.",
+)
+@admin_options
+def restart_as_new(
+    session: Session, invocation_id: str, from_index: int | None, deployment: str | None
+) -> None:
+    """Run a completed invocation once more, as a new one."""
+    given = {"from": from_index, "deployment": deployment}
+    query = {name: str(value) for name, value in given.items() if value is not None}
+    path = f"/invocations/{quote(invocation_id, safe='')}/restart-as-new"
+    document = session.client.request("PATCH", path, query=query).document
+    session.emit(document, lambda: click.echo(plain(document.get("new_invocation_id"))))
 
 
 def _each(session: Session, operation: str, ids: tuple[str, ...], query: dict[str, str]) -> None:

@@ -31,6 +31,12 @@ async def wait(ctx: restate.Context) -> str:
     return await promise
 
 
+@greeter.handler("sell")
+async def sell(ctx: restate.Context, name: str) -> int:
+    await ctx.sleep(timedelta(milliseconds=300), name="think")
+    return await ctx.object_call(add, name, 1)
+
+
 @greeter.handler("refuse")
 async def refuse(ctx: restate.Context) -> None:
     raise restate.TerminalError("out of stock", status_code=409)

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import pty
 import socket
 import subprocess
 import sys
@@ -264,6 +265,87 @@ def test_pauses_and_resumes(shop: Shop) -> None:
     again = shop.type("invocations", "pause", stumbling)
     assert again.code == exits.FAILED
     assert stumbling in again.err
+
+
+def test_acts_on_all_that_match(shop: Shop) -> None:
+    sent = sorted(shop.send("/Greeter/wait") for _ in range(3))
+    words = ("--service", "Greeter", "--handler", "wait")
+    done = shop.type("invocations", "pause", *words, answer="n\n")
+    assert done.code == exits.INTERRUPTED
+    assert "Pause 3 invocations? [y/N]" in done.err
+    done = shop.type("invocations", "pause", *words, "--yes", "--json")
+    assert sorted(done.json["succeeded"]) == sent
+    for invocation in sent:
+        shop.wait_status(invocation, "paused")
+    done = shop.type("invocations", "resume", *words, "--deployment", "latest", "--yes")
+    assert (done.code, "resume: 3 of 3 done" in done.err) == (0, True)
+    assert "Nothing matches." in shop.type("invocations", "resume", *words, "--yes").err
+    assert shop.type("invocations", "kill", *words, "--yes").code == 0
+    shop.wait(lambda: [shop.describe(id)["status"] for id in sent], ["completed"] * 3)
+    assert shop.type("invocations", "purge-journal", sent[0], "--yes").code == 0
+    assert shop.describe(sent[0])["journal_length"] == 0
+    completed = ("--status", "completed", *words, "--yes", "--json")
+    purged = shop.type("invocations", "purge", *completed)
+    assert set(purged.json["succeeded"]) >= set(sent)
+    assert shop.type("invocations", "describe", sent[0]).code == exits.FAILED
+    for wrong in ([], [sent[0], *words]):
+        assert shop.type("invocations", "kill", *wrong, "--yes").code == exits.USAGE
+
+
+def test_restarts_as_new(shop: Shop) -> None:
+    old = shop.send("/Greeter/greet", "Ada")
+    shop.wait_status(old, "completed")
+    done = shop.type("invocations", "restart-as-new", old, "--from", "2")
+    assert done.code == 0
+    fresh = done.out.strip()
+    assert fresh != old
+    shop.wait_status(fresh, "completed")
+    assert [entry["type"] for entry in shop.describe(fresh)["journal"]][:2] == ["Input", "Run"]
+    refused = shop.type("invocations", "restart-as-new", old, "--from", "99")
+    assert refused.code == exits.FAILED
+    assert "from=99" in refused.err
+
+
+def test_watches_until_the_end(shop: Shop) -> None:
+    words = ("--json", "--interval", "0.05")
+    selling = shop.send("/Greeter/sell", "watched")
+    lines = [
+        json.loads(line)
+        for line in shop.type("invocations", "watch", selling, *words).out.splitlines()
+    ]
+    steps = {line["type"]: line for line in lines if line["change"] == "step"}
+    assert list(steps)[:3] == ["Input", "Sleep", "SleepCompletion"]
+    assert steps["Call"]["invocation_id"].startswith("inv_")
+    assert {line["event"] for line in lines if line["change"] == "event"} <= {"suspended"}
+    assert lines[-1]["result"] == {"kind": "success"}
+    assert [line["change"] for line in lines].count("ended") == 1
+    again = shop.type("invocations", "watch", selling)
+    assert "#1 Sleep think" in again.out
+    assert again.out.splitlines()[-1].endswith("ended: success")
+    unknown = shop.type("invocations", "watch", "inv_nonsense")
+    assert unknown.code == exits.FAILED
+
+
+def test_watches_on_a_terminal(shop: Shop) -> None:
+    stumbling = shop.send("/Greeter/stumble")
+    shop.wait_status(stumbling, "paused")
+    assert shop.type("invocations", "kill", stumbling, "--yes").code == 0
+    command = ["invocations", "watch", stumbling, "--admin-url", shop.node["admin_url"]]
+    master, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "perdure", *command], cwd=ROOT, stdout=terminal, text=True
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end, on Linux
+            while piece := os.read(master, 4096):
+                shown += piece
+        assert process.wait(timeout=_DEADLINE_SECONDS) == 0
+    os.close(master)
+    text = shown.decode()
+    assert "Greeter/stumble" in text
+    assert "[409] killed" in text
+    assert "out of order" in text
 
 
 def test_what_destroys_asks_first(shop: Shop) -> None:
