@@ -53,7 +53,8 @@ WAITING_PROPOSALS_MAX = 16_384
 WAITING_BYTES_MAX = 64 * MIB
 
 # --- Partition store ----------------------------------------------------------------------------
-MEMTABLE_FLUSH_BYTES = 4 * MIB
+# Times two and the number of partitions, this is what a busy node holds beyond an idle one.
+MEMTABLE_FLUSH_BYTES = 1 * MIB
 MEMTABLE_FLUSH_INTERVAL_MS = 1_000
 # Past this, apply waits for the flush that is under way.
 MEMTABLE_BYTES_MAX = 64 * MIB
@@ -64,8 +65,7 @@ LMDB_READERS_MAX = 64
 PARTITIONS_SINGLE_NODE = 8
 PARTITIONS_MAX = 4096
 # Due times held in memory; the later ones stay in the table.
-TIMER_WINDOW_COUNT = 4_096
-EXPIRY_WINDOW_COUNT = 512
+TIMER_WINDOW_COUNT = 512
 # Timers that one record fires; a million at once must not stall a turn of the loop.
 TIMERS_PER_RECORD_MAX = 64
 # Retention is in no hurry: after each record of expiries the partition rests for so many times as
