@@ -36,6 +36,7 @@ VERBS = {
         "perdure.node.cli.invocations:invocations",
         "Look at invocations; cancel, kill, pause, resume, purge them.",
     ),
+    "sql": ("perdure.node.cli.sql:sql", "Ask the tables of a node: a statement that only reads."),
     "state": ("perdure.node.cli.state:state", "Read and change the state of objects."),
     "identity": (
         "perdure.node.cli.identity:identity",

@@ -107,6 +107,8 @@ def _renderer(kind: Any) -> Callable[[Any], list[Any]]:
         return _hexadecimal
     if types.is_binary_view(kind):
         return _hexadecimal
+    if types.is_interval(kind):
+        return _intervals
     return _plain
 
 
@@ -151,8 +153,17 @@ def _duration(ticks: int, per_second: int) -> str:
     sign = "-" if ticks < 0 else ""
     seconds, rest = divmod(abs(ticks), per_second)
     digits = len(str(per_second)) - 1
-    fraction = f".{rest:0{digits}}" if rest else ""
+    fraction = f".{rest:0{digits}}".rstrip("0") if rest else ""
     return f"{sign}PT{seconds}{fraction}S"
+
+
+def _intervals(column: Any) -> list[Any]:
+    return [None if value is None else _interval(*value) for value in column.to_pylist()]
+
+
+def _interval(months: int, days: int, nanoseconds: int) -> str:
+    parts = ((months, "months"), (days, "days"), (nanoseconds / 1_000_000_000, "seconds"))
+    return " ".join(f"{value:g} {unit}" for value, unit in parts if value) or "0 seconds"
 
 
 def _hexadecimal(column: Any) -> list[Any]:

@@ -50,13 +50,11 @@ class Table:
         first = [name for name in self.schema.names if name in self.filtered]
         ranges = source.ranges(self.wanted, self.partition_count)
         for rows in source.rows(reading, self.wanted, ranges):
-            for start in range(0, len(rows), QUERY_BATCH_ROWS):
-                chosen = rows[start : start + QUERY_BATCH_ROWS]
-                if condition is not None:
-                    chosen = self._passing(chosen, first, condition)
-                if chosen:
-                    yield self._build(chosen, columns)
+            reading.pause()
+            chosen = rows if condition is None else self._passing(rows, first, condition)
+            for start in range(0, len(chosen), QUERY_BATCH_ROWS):
                 reading.pause()
+                yield self._build(chosen[start : start + QUERY_BATCH_ROWS], columns)
 
     def _passing(self, rows: list[Any], names: list[str], condition: Any) -> list[Any]:
         batch = self._build(rows, names)

@@ -66,12 +66,14 @@ def _scan(node: Any, above: list[Any]) -> Scan:
 
 
 def _conjuncts(condition: Any) -> Iterator[Any]:
-    node = condition.to_variant()
-    if isinstance(node, ast.BinaryExpr) and node.op() == "AND":
-        yield from _conjuncts(node.left())
-        yield from _conjuncts(node.right())
-    else:
-        yield condition
+    pending = [condition]
+    while pending:
+        each = pending.pop()
+        node = each.to_variant()
+        if isinstance(node, ast.BinaryExpr) and node.op() == "AND":
+            pending += (node.left(), node.right())
+        else:
+            yield each
 
 
 def _values(condition: Any) -> tuple[str, frozenset[object]] | None:
@@ -115,9 +117,13 @@ def _literal(expression: Any) -> object | None:
 
 def _collect(expression: Any, columns: set[str]) -> None:
     """All columns that an expression looks at."""
-    node = expression.to_variant()
-    if isinstance(node, ast.Column):
-        columns.add(node.name())
-        return
-    for operand in expression.rex_call_operands():
-        _collect(operand, columns)
+    pending = [expression]
+    while pending:
+        each = pending.pop()
+        match each.to_variant():
+            case ast.Column() as column:
+                columns.add(column.name())
+            case ast.Literal():
+                pass  # its only operand is itself
+            case _:
+                pending.extend(each.rex_call_operands())

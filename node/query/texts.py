@@ -82,6 +82,8 @@ def event_type(event: Event) -> str:
 def event_json(event: Event) -> str:
     """What happened, tagged ``ty``."""
     document: Document = {"ty": event_type(event)}
+    if event.awaiting is not None:
+        document["awaiting_on"] = _future(event.awaiting)
     if event.failure is not None:
         failure = _attempt_failure(event.failure)
         if event.kind == EventKind.PAUSED:

@@ -1,0 +1,41 @@
+"""Statements over engines in memory: the whole of node/query but for the event loop's part."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.engine.world import World
+
+from perdure.core.clock import SystemClock
+from perdure.core.ids import InvocationId
+from perdure.node.query.live import Live
+from perdure.node.query.reading import Reading
+from perdure.node.query.statements import Execution, plan
+from perdure.node.registry.model import Registry
+
+Row = dict[str, Any]
+TIMEOUT_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The rows of an answer, and how many rows of tables were read for it."""
+
+    rows: list[Row]
+    rows_read: int
+
+
+def ask(world: World, statement: str, live: Mapping[InvocationId, Live] | None = None) -> Asked:
+    """Flush, plan, run."""
+    for partition in world.partitions:
+        partition.flush()
+    planned = plan(statement, world.partition_count)
+    snapshots = {number: world.partitions[number].env.snapshot() for number in planned.partitions}
+    reading = Reading(snapshots, live or {}, Registry(), SystemClock())
+    try:
+        media_type, body = Execution(planned, reading, as_json=True).run(TIMEOUT_SECONDS)
+    finally:
+        reading.close()
+    assert media_type == "application/json"
+    return Asked(json.loads(body)["rows"], reading.rows_read)
