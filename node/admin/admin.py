@@ -17,6 +17,7 @@ from perdure.node.admin import (
     inspection,
     invocations,
     node,
+    pins,
     query,
     services,
     state,
@@ -39,6 +40,7 @@ ROUTES: list[Route[Endpoint]] = [
     *state.ROUTES,
     *invocations.ROUTES,
     *inspection.ROUTES,
+    *pins.ROUTES,
     *query.ROUTES,
     *inert.ROUTES,
 ]

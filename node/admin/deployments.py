@@ -19,7 +19,6 @@ from perdure.node.admin.requests import (
     Reply,
     Request,
     check_deployment_id,
-    empty_reply,
     json_reply,
 )
 from perdure.node.admin.routes import Route
@@ -37,7 +36,6 @@ from perdure.node.registry.evolve import (
     find_by_address,
     normalize_uri,
     register,
-    remove_deployment,
     update_deployment,
 )
 from perdure.node.registry.model import Deployment, Function, Registry
@@ -147,19 +145,6 @@ async def patch_deployment(context: Context, request: Request) -> Reply:
     return json_reply(200, deployment_detail(changed.deployments[deployment_id], defaults))
 
 
-async def delete_deployment(context: Context, request: Request) -> Reply:
-    """Forget a deployment at once."""
-    deployment_id = check_deployment_id(request.parameters["id"])
-    if not request.flag("force", False):
-        raise NotImplementedHere(
-            "removing a deployment once nothing uses it is up to the caller: add ?force=true to "
-            "remove it now; invocations pinned to it will fail and retry until it is back"
-        )
-    await context.registry.change(lambda registry: remove_deployment(registry, deployment_id))
-    log.info("admin.deployment.removed", id=deployment_id)
-    return empty_reply(202)
-
-
 def _endpoint(body: _Register) -> Served:
     if body.uri is None and body.arn is None:
         raise Unprocessable("the body doesn't fit: it needs a `uri` or an `arn`")
@@ -258,5 +243,4 @@ ROUTES: list[Route[Endpoint]] = [
     Route("GET", "/deployments/{id}", get_deployment),
     Route("PATCH", "/deployments/{id}", patch_deployment),
     Route("PUT", "/deployments/{id}", patch_deployment),
-    Route("DELETE", "/deployments/{id}", delete_deployment),
 ]

@@ -72,7 +72,7 @@ async def list_invocations(context: Context, request: Request) -> Reply:
     looked_at = 0
     last: InvocationId | None = None
     while len(found) < limit and looked_at < INSPECTION_ROWS_MAX:
-        chunk, is_end = _scan(context, lower, upper)
+        chunk, is_end = scan(context, lower, upper)
         for invocation, row in chunk:
             last = invocation
             looked_at += 1
@@ -142,7 +142,7 @@ def _filter(request: Request) -> Filter:
     )
 
 
-def _scan(
+def scan(
     context: Context, lower: bytes, upper: bytes | None
 ) -> tuple[list[tuple[InvocationId, Invocation]], bool]:
     """Rows from ``lower`` on: of one partition, or of later ones if it has none; is it the end?"""

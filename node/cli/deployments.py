@@ -115,9 +115,12 @@ def list_(session: Session) -> None:
 @admin_options
 def describe(session: Session, deployment_id: str) -> None:
     """Show a deployment and the services it carries."""
-    document = session.client.get(f"/deployments/{quote(deployment_id, safe='')}")
+    path = f"/deployments/{quote(deployment_id, safe='')}"
+    uses = session.client.get(f"/perdure{path}")
+    document = {**session.client.get(path), **uses}
 
     def show() -> None:
+        latest_of = cast(list[str], uses.get("latest_of") or [])
         emit_facts(
             [
                 ("id", document.get("id")),
@@ -130,6 +133,8 @@ def describe(session: Session, deployment_id: str) -> None:
                 ("headers", ", ".join(cast(Document, document.get("additional_headers") or {}))),
                 ("metadata", document.get("metadata")),
                 ("services", _services(document)),
+                ("serves new calls of", ", ".join(latest_of)),
+                ("pinned invocations", uses.get("pinned_invocations")),
             ]
         )
 
@@ -138,29 +143,19 @@ def describe(session: Session, deployment_id: str) -> None:
 
 @deployments.command()
 @click.argument("deployment_id", metavar="ID")
-@click.option("--force", is_flag=True, help="Even if services have their latest revision there.")
+@click.option("--force", is_flag=True, help="Even if services or invocations need it.")
 @confirm_option
 @admin_options
 def remove(session: Session, deployment_id: str, force: bool, yes: bool) -> None:
     """Take a deployment away.
 
-    Refused while new calls would go there. Invocations that are pinned to it can't go on: they
-    retry until they are resumed on another deployment, or cancelled.
+    Refused while new calls would go there, and while invocations are pinned to it. With --force
+    those can't go on: they retry until they are resumed on another deployment, or cancelled.
     """
     path = f"/deployments/{quote(deployment_id, safe='')}"
     document = session.client.get(path)
-    latest = {
-        str(service.get("name"))
-        for service in rows_of(session.client.get("/services"), "services")
-        if service.get("deployment_id") == deployment_id
-    }
-    if latest and not force:
-        raise click.ClickException(
-            f"{deployment_id} serves new calls of {', '.join(sorted(latest))}: register their next "
-            "revision elsewhere first, or say --force"
-        )
     confirm(f"Remove {document.get('uri') or document.get('arn')} ({deployment_id})?", yes)
-    session.client.request("DELETE", path, query={"force": "true"})
+    session.client.request("DELETE", path, query={"force": str(force).lower()})
     session.emit({"removed": deployment_id}, lambda: say(f"Removed {deployment_id}."))
 
 

@@ -159,13 +159,62 @@ def test_patch_refusals(empty: World) -> None:
 def test_delete(empty: World) -> None:
     _, created = register(empty)
     path = f"/deployments/{created['id']}"
-    assert empty.admin("DELETE", path).status == 501
+    refused = empty.admin("DELETE", path)
+    assert refused.status == 409
+    assert "serves new calls of Flow, Keyed, Probe" in refused.json()["message"]
     assert empty.admin("DELETE", f"{path}?force=maybe").status == 400
     answered = empty.admin("DELETE", f"{path}?force=true")
     assert (answered.status, answered.body) == (202, b"")
     assert empty.admin("DELETE", f"{path}?force=true").status == 404
     assert empty.admin("GET", "/services/Probe").status == 404
     assert register(empty)[1]["services"][0]["revision"] == 1
+
+
+def test_a_deployment_drains(empty: World) -> None:
+    """It goes when nothing needs it: not what is pinned, nor what is under way unpinned."""
+    _, old = register(empty)
+    path = f"/deployments/{old['id']}"
+    pinned = empty.send("/Probe/nap/send", 3600)
+    empty.wait_status(pinned, "suspended")
+    unpinned = empty.send("/Probe/hang/send")
+    empty.wait_status(unpinned, "running")
+    waiting = empty.send("/Probe/trip/send")  # backs off, without a step: goes on elsewhere
+    empty.wait_status(waiting, "backing-off")
+    uses = f"/perdure{path}"
+    services = ["Flow", "Keyed", "Probe"]
+    assert empty.admin("GET", uses).json() == {
+        "id": old["id"],
+        "latest_of": services,
+        "pinned_invocations": 2,
+        "is_removable": False,
+    }
+    register(empty, uri=f"{empty.service}/mounted/")
+    assert empty.admin("GET", uses).json()["latest_of"] == []
+    refused = empty.admin("DELETE", path)
+    assert refused.status == 409
+    assert refused.json()["message"].startswith("[REQ0004] 2 invocations need dp_")
+    for target in (pinned, unpinned):
+        assert empty.admin("PATCH", f"/invocations/{target}/kill").status == 200
+    assert empty.admin("GET", uses).json()["is_removable"]
+    assert empty.admin("DELETE", path).status == 202
+    assert empty.admin("GET", uses).status == 404
+    assert empty.describe(waiting)["status"] == "backing-off"
+    assert empty.admin("PATCH", f"/invocations/{waiting}/kill").status == 200
+
+
+def test_a_pinned_deployment_that_is_removed_is_missed_and_comes_back(empty: World) -> None:
+    _, old = register(empty)
+    target = empty.send("/Probe/nap/send", 1)
+    empty.wait_status(target, "suspended")
+    assert empty.admin("DELETE", f"/deployments/{old['id']}?force=true").status == 202
+    stuck = empty.wait_status(target, "backing-off")
+    assert stuck["last_failure"]["error_code"] == "RT0011"
+    _, new = register(empty)
+    assert empty.admin("PATCH", f"/invocations/{target}/pause").status == 202
+    empty.wait_status(target, "paused")
+    resumed = empty.admin("PATCH", f"/invocations/{target}/resume?deployment=latest")
+    assert resumed.status == 200
+    assert empty.wait_status(target, "completed")["deployment"] == new["id"]
 
 
 def test_services_and_handlers(world: World) -> None:

@@ -19,7 +19,7 @@ import pytest
 from tests.node.cli.terminal import Done, Terminal
 
 from perdure.node.admin.invocation_rows import ALIASES, STATUSES
-from perdure.node.cli import exits, invocations
+from perdure.node.cli import exits, selection
 from perdure.node.cli.client import AdminClient, Document
 
 pytestmark = pytest.mark.slow
@@ -130,6 +130,8 @@ def test_registers_and_shows_deployments(shop: Shop) -> None:
     shown = shop.type("deployments", "describe", deployment)
     assert f"{shop.service}/" in shown.out
     assert "both ways" in shown.out
+    assert ["serves new calls of", "Greeter, Till"] in shown.table
+    assert next(row[1] for row in shown.table if row[0] == "pinned invocations").isdigit()
     document = shop.type("deployments", "describe", deployment, "--json").json
     assert document["id"] == deployment
 
@@ -360,7 +362,7 @@ def test_what_destroys_asks_first(shop: Shop) -> None:
 
 
 def test_statuses_are_the_nodes_own() -> None:
-    assert set(invocations.STATUSES) == {*STATUSES, *ALIASES}
+    assert set(selection.STATUSES) == {*STATUSES, *ALIASES}
 
 
 # --- State ----------------------------------------------------------------------------------------
