@@ -133,7 +133,7 @@ class LambdaApi:
         answered = function(event)
         if isinstance(answered, Reply):
             return answered
-        fields = answered.get("headers") or {}
+        fields: dict[str, str] = answered.get("headers") or {}
         self.encodings.add(fields.get("content-encoding", "identity"))
         return Reply(200, json.dumps(answered).encode())
 

@@ -192,6 +192,17 @@ def test_what_is_no_key_is_refused_by_name(tmp_path: Path) -> None:
         read_signing_key(file)
 
 
+@pytest.mark.parametrize("library", ["jwt", "cryptography.exceptions"])
+def test_missing_library_is_named(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key.pem"
+    file.write_bytes(create_signing_key()[1])
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InvalidConfiguration, match=r"pip install"):
+        RequestIdentity(read_signing_key(file), HandClock())
+
+
 def test_encrypted_key_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_bytes(

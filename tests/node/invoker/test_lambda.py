@@ -396,6 +396,19 @@ def test_compressed_bodies_where_the_sdk_takes_them(api: LambdaApi, tmp_path: Pa
     assert (headers["accept-encoding"], headers["content-encoding"]) == ("zstd", "zstd")
 
 
+def test_missing_credentials_and_libraries_are_named(
+    api: LambdaApi, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    answered = register(world, "sdk")
+    assert "credentials" in answered.json()["message"], answered
+    monkeypatch.setitem(sys.modules, "botocore.exceptions", None)
+    answered = register(world, "sdk")
+    assert "pip install 'perdure[lambda]'" in answered.json()["message"], answered
+    assert api.calls == []
+
+
 # --- The TypeScript SDK --------------------------------------------------------------------------
 
 

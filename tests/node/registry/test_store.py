@@ -32,7 +32,7 @@ def test_what_was_stored_comes_back(tmp_path: Path) -> None:
 
 
 def test_what_older_releases_stored_is_read() -> None:
-    stored = {
+    stored: dict[str, object] = {
         "id": "dp_1",
         "uri": "http://h/",
         "http_version": "HTTP/2.0",
