@@ -5,6 +5,9 @@ cleared as a whole. A row of None is a tombstone: it hides what lies below. Rows
 a frozen memtable may be encoded by another thread.
 """
 
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 
@@ -25,6 +28,19 @@ class Memtable:
         self.rows: list[dict[bytes, object]] = [{} for _ in range(table_count)]
         self.groups: list[dict[bytes, Group]] = [{} for _ in range(table_count)]
         self.bytes = 0
+        self._ordered: list[list[bytes]] = [[] for _ in range(table_count)]
+
+    def keys_from(self, table: int, lower: bytes) -> Iterator[bytes]:
+        """Keys of a plain table from ``lower`` on, ascending.
+
+        Keys never leave a memtable, so only those that came since the last call have to be put in
+        order; whoever scans page by page doesn't sort everything for each page.
+        """
+        rows, keys = self.rows[table], self._ordered[table]
+        if len(keys) < len(rows):
+            keys.extend(islice(rows, len(keys), None))
+            keys.sort()
+        return islice(keys, bisect_left(keys, lower), None)
 
     def group(self, table: int, group: bytes) -> Group:
         """The group's rows, made if there are none yet."""
@@ -41,5 +57,5 @@ MISSING: Final = object()
 """Stands for "this layer doesn't know", where None means "deleted"."""
 
 ROW_OVERHEAD_BYTES: Final = 300
-"""What a write costs beyond its payload: key, dictionary slot, small structs. Measured over the life
-of invocations: a memtable weighs, within a quarter, what it says."""
+"""What a write costs beyond its payload: key, dictionary slot, small structs. Measured over the
+life of invocations: a memtable weighs, within a quarter, what it says."""

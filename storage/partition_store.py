@@ -11,6 +11,7 @@ order · a memtable is frozen only between two records.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from heapq import merge
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -115,27 +116,40 @@ class Rows(Generic[V]):
     def scan(self, lower: bytes, limit: int) -> list[tuple[bytes, V]]:
         """Up to ``limit`` rows from ``lower`` on, ascending, over all layers."""
         upper = bytes([self._table + 1])
-        overlay: dict[bytes, object] = {}
-        for memtable in (self._store.frozen, self._store.active):
-            if memtable is not None:
-                rows = memtable.rows[self._table]
-                overlay.update((key, row) for key, row in rows.items() if key >= lower)
         found: list[tuple[bytes, V]] = []
-        fresh = iter(sorted(key for key, row in overlay.items() if row is not None))
-        next_fresh = next(fresh, None)
+        fresh = self._scan_memtables(lower)
+        key, row = next(fresh, (None, None))
         for raw_key, raw in self._store.env.scan(self._prefix + lower, upper):
-            key = raw_key[1:]
-            while next_fresh is not None and next_fresh < key and len(found) < limit:
-                found.append((next_fresh, cast(V, overlay[next_fresh])))
-                next_fresh = next(fresh, None)
+            stored = raw_key[1:]
+            while key is not None and key < stored and len(found) < limit:
+                if row is not None:
+                    found.append((key, cast(V, row)))
+                key, row = next(fresh, (None, None))
             if len(found) >= limit:
                 return found
-            if key not in overlay:
-                found.append((key, self._decode(raw)))
-        while next_fresh is not None and len(found) < limit:
-            found.append((next_fresh, cast(V, overlay[next_fresh])))
-            next_fresh = next(fresh, None)
+            if key != stored:
+                found.append((stored, self._decode(raw)))
+        while key is not None and len(found) < limit:
+            if row is not None:
+                found.append((key, cast(V, row)))
+            key, row = next(fresh, (None, None))
         return found
+
+    def _scan_memtables(self, lower: bytes) -> Iterator[tuple[bytes, object]]:
+        """Rows and tombstones from ``lower`` on, ascending; the younger memtable wins."""
+        table, frozen = self._table, self._store.frozen
+        active = self._store.active.rows[table]
+        layers = [self._store.active.keys_from(table, lower)]
+        if frozen is not None:
+            layers.append(frozen.keys_from(table, lower))
+        last = None
+        for key in merge(*layers):
+            if key != last:
+                last = key
+                row = active.get(key, MISSING)
+                if row is MISSING and frozen is not None:
+                    row = frozen.rows[table][key]
+                yield key, row
 
 
 class Groups(Generic[V]):
