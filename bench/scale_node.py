@@ -1,7 +1,7 @@
 """A node without its HTTP: the host as in production over a service that answers at once.
 
-For filling tables fast, and for looking at log, engine and tables alone. Handlers: ``echo`` ends with
-its input's twin, ``sleep`` suspends for a century.
+For filling tables fast, and for looking at log, engine and tables alone. Handlers: ``echo`` ends
+with its input's twin, ``sleep`` suspends for a century.
 """
 
 import asyncio
