@@ -143,6 +143,22 @@ class Admin(Http):
     def purge(self, invocation_id: str) -> Response:
         return self.request("PATCH", f"/invocations/{invocation_id}/purge")
 
+    def query(self, sql: str) -> list[dict[str, Any]]:
+        """The rows that SQL gives."""
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        answer = self.request("POST", "/query", json.dumps({"query": sql}).encode(), headers)
+        assert answer.status == 200, answer.body
+        return list(answer.json()["rows"])
+
+    def status(self, invocation_id: str) -> str:
+        """The status that SQL shows; ``absent`` when there is no such invocation."""
+        rows = self.query(f"select status from sys_invocation where id = '{invocation_id}'")
+        return str(rows[0]["status"]) if rows else "absent"
+
+    def await_status(self, invocation_id: str, status: str) -> None:
+        what = f"{invocation_id} is {status}"
+        wait_until(lambda: self.status(invocation_id) == status, what)
+
 
 def wait_until(
     probe: Callable[[], T | None], what: str, timeout_s: float = CONDITION_TIMEOUT_S

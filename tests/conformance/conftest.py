@@ -13,6 +13,13 @@ from tests.conformance.world import World
 Deploy = Callable[[Discovery, Mapping[str, Script]], RawEndpoint]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the reasons of intended differences into the report that ``make compat`` reads."""
+    for item in items:
+        for mark in item.iter_markers("differs"):
+            item.user_properties.append(("differs", mark.args[0]))
+
+
 @pytest.fixture(scope="session")
 def suite_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("conformance")

@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.conformance.client import Admin, Ingress, wait_until
 from tests.conformance.processes import ChildProcess, free_port
 
+from perdure.core.ids import format_invocation_id, make_invocation_id
+
 START_TIMEOUT_S = 30.0
 _IS_REFERENCE = os.environ.get("PERDURE_UNDER_TEST", "perdure") == "reference"
 
@@ -47,7 +49,12 @@ class Server:
         if not self.process.is_running:
             raise AssertionError(f"the server ended:\n{self.process.log_tail()}")
         urls = (f"{self.admin.url}/health", f"{self.ingress.url}/restate/health")
-        return all(_answers(url) for url in urls)
+        return all(_answers(url) for url in urls) and all(map(self._has_leader, range(0, 256, 16)))
+
+    def _has_leader(self, first_byte: int) -> bool:
+        """Whether somebody answers for the partition of the keys that begin so."""
+        nobody = format_invocation_id(make_invocation_id(first_byte << 56, 0))
+        return self.ingress.output(nobody).status == 404
 
 
 def _answers(url: str) -> bool:

@@ -66,19 +66,6 @@ def deployment_at(server: Server, endpoint: RawEndpoint) -> dict[str, Any]:
     return dict(found)
 
 
-def status_of(world: World, invocation: str) -> str:
-    query = {"query": f"select status from sys_invocation where id = '{invocation}'"}
-    body, headers = json.dumps(query).encode(), {"content-type": "application/json"}
-    answer = world.admin.request("POST", "/query", body, {**headers, "accept": "application/json"})
-    assert answer.status == 200, answer.body
-    rows = answer.json()["rows"]
-    return str(rows[0]["status"]) if rows else "absent"
-
-
-def await_status(world: World, invocation: str, status: str) -> None:
-    wait_until(lambda: status_of(world, invocation) == status, f"{invocation} is {status}")
-
-
 # --- The node -----------------------------------------------------------------------------------
 
 
@@ -170,7 +157,7 @@ def test_looking_at_deployments(cli: CommandLine, world: World, services: Servic
     world.await_entry(key)
     # It is pinned, and so counted, once it has recorded something.
     busy = world.start("Queue/hold", key, key)
-    await_status(world, busy, "running")
+    world.admin.await_status(busy, "running")
 
     assert cli.run("deployments", "list").row(url)[:2] == ["HTTP", deployment]
     row = cli.run("deployments", "list", "--extra").row(url)
@@ -233,7 +220,7 @@ def test_the_status_of_services(cli: CommandLine, world: World) -> None:
     world.await_entry(held)
     inboxed = world.start("Queue/pass_through", "x", key)
     scheduled = world.start("Queue/passed", key=unique("status"), delay="1h")
-    await_status(world, inboxed, "pending")
+    world.admin.await_status(inboxed, "pending")
 
     done = cli.run("services", "status", queue)
 
@@ -277,8 +264,8 @@ def test_listing_invocations(cli: CommandLine, world: World) -> None:
     scheduled = world.start("Store/add", 1, key, delay="1h")
     paused = world.start("Failing/until_healed_pause", key)
     failed = world.start("Failing/terminally", {"code": 418, "message": "teapot"})
-    await_status(world, suspended, "suspended")
-    await_status(world, paused, "paused")
+    world.admin.await_status(suspended, "suspended")
+    world.admin.await_status(paused, "paused")
     assert world.ingress.attach(failed).status == 418
 
     def found(*flags: str) -> set[str]:
@@ -308,7 +295,7 @@ def test_describing_invocations(cli: CommandLine, world: World) -> None:
     completed = world.start("Runs/once", {"key": key, "value": 1}, idempotency_key=key)
     world.result(completed)
     suspended = world.start("Suspending/awakeable", key)
-    await_status(world, suspended, "suspended")
+    world.admin.await_status(suspended, "suspended")
 
     text = cli.run("invocations", "describe", completed).text
     assert f"{world.name('Runs')}/once" in text
@@ -327,8 +314,8 @@ def test_cancelling_and_killing(cli: CommandLine, world: World) -> None:
     key = unique("ended")
     cancelled, killed = (world.start("Suspending/awakeable", f"{key}{n}") for n in (1, 2))
     scheduled = [world.start("Store/add", 1, key, delay="1h") for _ in range(3)]
-    await_status(world, cancelled, "suspended")
-    await_status(world, killed, "suspended")
+    world.admin.await_status(cancelled, "suspended")
+    world.admin.await_status(killed, "suspended")
 
     assert "Cancelled 1 invocations" in cli.run("invocations", "cancel", cancelled).text
     assert "Killed 1 invocations" in cli.run("invocations", "kill", killed).text
@@ -339,7 +326,7 @@ def test_cancelling_and_killing(cli: CommandLine, world: World) -> None:
 
     done = cli.run("invocations", "cancel", f"{world.name('Store')}/{key}")
     assert "Cancelled 3 invocations" in done.text
-    assert {status_of(world, each) for each in scheduled} == {"absent"}
+    assert {world.admin.status(each) for each in scheduled} == {"absent"}
     assert cli.try_to("invocations", "kill", killed).code == 1
 
 
@@ -353,7 +340,7 @@ def test_purging_and_restarting(cli: CommandLine, world: World) -> None:
     wait_until(lambda: world.ledger.count(key) == 2, "it ran a second time")
 
     assert "Purged 1 invocations" in cli.run("invocations", "purge", first).text
-    wait_until(lambda: status_of(world, first) == "absent", "it is forgotten")
+    wait_until(lambda: world.admin.status(first) == "absent", "it is forgotten")
     assert cli.try_to("invocations", "restart-as-new", first).code == 1
 
 
@@ -361,10 +348,10 @@ def test_pausing_and_resuming(cli: CommandLine, world: World) -> None:
     key = unique("paused")
     invocation = world.start("Waiting/awakeable", key)
     name = world.await_entry(key)
-    await_status(world, invocation, "running")
+    world.admin.await_status(invocation, "running")
 
     assert "Paused 1 invocations" in cli.run("invocations", "pause", invocation).text
-    await_status(world, invocation, "paused")
+    world.admin.await_status(invocation, "paused")
     world.ingress.resolve(name, "meanwhile")
     assert "Resumed 1 invocations" in cli.run("invocations", "resume", invocation).text
 

@@ -10,14 +10,18 @@ import pytest
 from tests.conformance import dialogue as say
 from tests.conformance.client import wait_until
 from tests.conformance.conftest import Deploy
-from tests.conformance.raw import Attempt, manifest, service
+from tests.conformance.raw import Attempt, Script, manifest, service
 from tests.conformance.server import Server
 from tests.conformance.services import KINDS, Kind, Services, install_packages
 from tests.conformance.world import World, unique
 
+from perdure.proto import service_pb2 as pb
+
 Launch = Callable[..., Services]
 # Far below what it takes to notice a silent peer: who has to be noticed that way has stalled.
 WORN_TIMEOUT_S = 10.0
+BEHIND_THE_INPUT = pytest.mark.differs("restarts from behind the input keep their deployment")
+MISSING_DEPLOYMENT = "dp_14JkF5kJ9x5Y28Ugfc8vuA9"
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -86,6 +90,118 @@ def test_what_has_recorded_nothing_moves_to_the_newest_version(
     deploy(discovery, {f"{name}/go": mended})
 
     assert server.ingress.attach(sent).json() == "mended"
+
+
+def _stepping(result: str, seen: list[list[int]]) -> Script:
+    """Records a step on its first attempt and pauses; later says which code finished it."""
+
+    async def script(attempt: Attempt) -> None:
+        _, entries = await say.replay(attempt)
+        seen.append(say.kinds(entries))
+        if say.RUN not in say.kinds(entries):
+            attempt.send(say.RUN, say.run(1, "step"))
+            attempt.send(say.PROPOSE_RUN, say.proposal(1, b"kept"), ack=True)
+            await attempt.receive()
+            attempt.send(say.ERROR, pb.ErrorMessage(code=500, message="x", behavior=pb.PAUSE))
+            attempt.end()
+            return
+        await say.finish(attempt, result.encode())
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("choice", "result"), [("", 1), ("keep", 1), ("latest", 2), ("first", 1), ("second", 2)]
+)
+def test_a_paused_invocation_may_go_on_elsewhere(
+    server: Server, deploy: Deploy, choice: str, result: int
+) -> None:
+    name = unique("Elsewhere")
+    discovery = manifest([service(name, "go")], protocol=(6, 7))
+    seen: tuple[list[list[int]], list[list[int]]] = ([], [])
+    ids: dict[str, str] = {}
+
+    def launch(which: str, index: int) -> None:
+        script = _stepping(str(index + 1), seen[index])
+        endpoint = deploy(discovery, {f"{name}/go": script})
+        ids[which] = _deployment_at(server, endpoint.uri)
+
+    launch("first", 0)
+    sent = server.ingress.send(name, "go", "x").invocation_id
+    server.admin.await_status(sent, "paused")
+    launch("second", 1)
+
+    query = f"?deployment={ids.get(choice, choice)}" if choice else ""
+    assert server.admin.request("PATCH", f"/invocations/{sent}/resume{query}").status == 200
+
+    assert server.ingress.attach(sent).json() == result
+    assert seen[result - 1][-1] == [say.INPUT, say.RUN, say.RUN_DONE]
+
+
+def _deployment_at(server: Server, uri: str) -> str:
+    deployments = server.admin.get("/deployments").json()["deployments"]
+    (found,) = (each["id"] for each in deployments if each["uri"] == f"{uri}/")
+    return str(found)
+
+
+def test_where_an_invocation_can_not_go_on(server: Server, deploy: Deploy) -> None:
+    name = unique("Nowhere")
+    script = _stepping("1", [])
+    first = deploy(manifest([service(name, "go")], protocol=(7, 7)), {f"{name}/go": script})
+    sent = server.ingress.send(name, "go", "x").invocation_id
+    server.admin.await_status(sent, "paused")
+    older = deploy(manifest([service(name, "go")], protocol=(5, 6)), {f"{name}/go": script})
+
+    def resume(deployment: str) -> int:
+        path = f"/invocations/{sent}/resume?deployment={deployment}"
+        return server.admin.request("PATCH", path).status
+
+    for deployment in (_deployment_at(server, older.uri), "latest", MISSING_DEPLOYMENT, "nonsense"):
+        assert resume(deployment) == 400
+    assert server.admin.status(sent) == "paused"
+    assert resume(_deployment_at(server, first.uri)) == 200
+    assert server.ingress.attach(sent).json() == 1
+    assert resume("latest") == 409
+
+
+@pytest.mark.parametrize(
+    ("query", "result"),
+    [
+        ("", 2),
+        ("?deployment=latest", 2),
+        ("?deployment=keep", 1),
+        pytest.param("?from=1", 1, marks=BEHIND_THE_INPUT),
+        pytest.param("?from=2", 1, marks=BEHIND_THE_INPUT),
+        ("?from=2&deployment=latest", 2),
+    ],
+)
+def test_a_restart_runs_on_the_deployment_that_was_asked_for(
+    server: Server, deploy: Deploy, query: str, result: int
+) -> None:
+    name = unique("Again")
+    discovery = manifest([service(name, "go")], protocol=(6, 7))
+
+    def launch(result: str) -> None:
+        async def script(attempt: Attempt) -> None:
+            _, entries = await say.replay(attempt)
+            if say.RUN not in say.kinds(entries):
+                attempt.send(say.RUN, say.run(1, "step"))
+                attempt.send(say.PROPOSE_RUN, say.proposal(1, b"kept"), ack=True)
+                await attempt.receive()
+            await say.finish(attempt, result.encode())
+
+        deploy(discovery, {f"{name}/go": script})
+
+    launch("1")
+    done = server.ingress.call(name, "go", "x")
+    assert done.json() == 1
+    launch("2")
+
+    path = f"/invocations/{done.invocation_id}/restart-as-new{query}"
+    answer = server.admin.request("PATCH", path)
+    assert answer.status == 200, answer.body
+
+    assert server.ingress.attach(answer.json()["new_invocation_id"]).json() == result
 
 
 @pytest.mark.slow
