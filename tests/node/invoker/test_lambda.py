@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jwt
 import pytest
+from tests.conformance.command_line import CommandLine
 from tests.conformance.processes import free_port, is_listening
+from tests.conformance.server import Server
 from tests.conformance.services import install_packages, node
 from tests.node.admin.world import Answered, World, wait_for
 from tests.node.invoker.function import Answer, LambdaApi, Reply, crash, failure, handler
@@ -407,6 +410,25 @@ def test_missing_credentials_and_libraries_are_named(
     answered = register(world, "sdk")
     assert "pip install 'perdure[lambda]'" in answered.json()["message"], answered
     assert api.calls == []
+
+
+def test_restates_command_line_tool_knows_functions(
+    api: LambdaApi, world: World, tmp_path: Path
+) -> None:
+    home = tmp_path / "cli"
+    home.mkdir()
+    ports = SimpleNamespace(
+        admin=SimpleNamespace(url=world.admin_url), ingress=SimpleNamespace(url=world.ingress_url)
+    )
+    tool = CommandLine(cast(Server, ports), home)
+    assert "FunctionGreeter" in tool.run("deployments", "register", arn("sdk")).text
+    (item,) = world.admin("GET", "/deployments").json()["deployments"]
+    assert arn("sdk") in tool.run("deployments", "list").text
+    described = tool.run("deployments", "describe", item["id"]).text
+    assert "AWS Lambda" in described
+    assert "Request/Response" in described
+    refused = tool.try_to("deployments", "register", "arn:aws:lambda:eu-central-1:1:function:x")
+    assert refused.code != 0
 
 
 # --- The TypeScript SDK --------------------------------------------------------------------------
