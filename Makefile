@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 KILLS ?= 200
 
-.PHONY: help links install demo check test proto bench crash sim soak-http
+.PHONY: help links install demo check test compat proto bench crash sim soak-http
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -34,6 +34,9 @@ check: install  ## Lint, types, layout and tidy rules.
 
 test: install  ## The whole test suite.
 	$(BIN)/python -m pytest
+
+compat: install  ## The conformance suite against perdure and the reference server, and where they differ.
+	$(BIN)/python -m tests.conformance.compare
 
 proto: install  ## Regenerate the bindings beside their .proto files.
 	$(BIN)/python -m pip install --quiet --group proto

@@ -13,6 +13,7 @@ from tests.conformance.services import ROOT, install_packages, node
 from tests.conformance.world import World, unique
 
 
+@pytest.mark.differs("a bare number of milliseconds")
 def test_the_python_client(world: World) -> None:
     asyncio.run(_talk(world, unique("client")))
 
