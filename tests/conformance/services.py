@@ -45,7 +45,11 @@ KINDS = [
     for language in ("python", "typescript")
     for streams in (True, False)
 ]
-OLDER_KINDS = [Kind(language="python", streams=True, version_max=version) for version in (5, 6)]
+OLDER_KINDS = [
+    Kind(language=language, streams=True, version_max=version)
+    for language in ("python", "typescript")
+    for version in (5, 6)
+]
 
 
 class Services:
