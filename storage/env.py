@@ -27,7 +27,7 @@ class MapFull(Exception):
 class Snapshot(Protocol):
     """One committed state of an environment, for one reader at a time, on any thread.
 
-    Growing the environment moves it on to the last commit.
+    Growing the environment may move it on to the last commit.
     """
 
     def get(self, key: bytes) -> bytes | None:

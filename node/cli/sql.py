@@ -1,4 +1,4 @@
-"""``perdure sql``: a statement over a node's tables, as a table, JSON, or a line of JSON per row."""
+"""``perdure sql``: a statement over the tables of a node, shown as a table or as JSON."""
 
 import json
 from typing import cast

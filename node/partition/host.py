@@ -355,6 +355,8 @@ class Host:
     def abandon(self) -> None:
         """Let go of everything at once; the log keeps what tables don't have."""
         for led in self.led:
+            # Streams that are dropped later would still look into tables that are closed by then.
+            led.leader.resign()
             led.processor.close()
         if self._wal is not None:
             self.writer.close()

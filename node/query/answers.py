@@ -13,13 +13,13 @@ import msgspec
 
 from perdure.core.errors import QueryTooLarge
 from perdure.core.limits import MIB, QUERY_ANSWER_BYTES_MAX
-from perdure.node.query.arrow import arrow
+from perdure.node.query.libraries import arrow
 
 JSON_TYPE = "application/json"
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_ENCODE = msgspec.json.Encoder(enc_hook=str).encode
+_ENCODE = msgspec.json.Encoder(enc_hook=str, decimal_format="number").encode
 
 
 class Encoder(Protocol):
@@ -75,6 +75,7 @@ class ArrowEncoder:
     media_type = ARROW_TYPE
 
     def __init__(self, schema: Any, bytes_max: int = QUERY_ANSWER_BYTES_MAX) -> None:
+        self._schema = schema
         self._sink = io.BytesIO()
         self._writer = arrow.ipc.new_stream(self._sink, schema)
         self._bytes_max = bytes_max
@@ -82,7 +83,9 @@ class ArrowEncoder:
     def add(self, batch: Any) -> None:
         if batch.num_rows:
             _check_size(self._sink.tell() + batch.nbytes, self._bytes_max)
-            self._writer.write_batch(batch)
+            # Functions may give another type of text than the plan said.
+            same = batch.schema.equals(self._schema)
+            self._writer.write_batch(batch if same else batch.cast(self._schema))
 
     def finish(self) -> bytes:
         self._writer.close()

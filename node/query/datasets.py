@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from perdure.core.limits import QUERY_BATCH_ROWS
-from perdure.node.query.arrow import arrow, dataset
 from perdure.node.query.bounds import EVERYTHING, Wanted
 from perdure.node.query.columns import Kind
+from perdure.node.query.libraries import arrow, dataset
 from perdure.node.query.reading import Reading
 from perdure.node.query.sources import Source
 

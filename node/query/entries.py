@@ -5,7 +5,7 @@ out and reduces results to a word.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -302,13 +302,12 @@ def _lite_fields(entry: Entry, m: Any) -> Document:
         request = fields.pop("request")
         chosen = {name: request[name] for name in ("invocation_id", "invocation_target")}
         return {**chosen, **fields}
-    for name in ("payload", "headers", "target_invocation_id"):
-        if name != "target_invocation_id":
-            fields.pop(name, None)
+    for name in ("payload", "headers"):
+        fields.pop(name, None)
     for name in ("result", "value"):
         found = fields.get(name)
         if isinstance(found, dict):
-            fields[name] = next(iter(found))
+            fields[name] = next(iter(cast(Document, found)))
         elif isinstance(found, list):
             del fields[name]
     return fields

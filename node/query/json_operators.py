@@ -6,7 +6,7 @@ call, or something in parentheses; to the right a text or a number, in parenthes
 """
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -91,9 +91,10 @@ def _find(text: str | None, key: str | None) -> Any:
     except (msgspec.DecodeError, RecursionError):
         return _NOTHING
     if isinstance(document, dict):
-        return document.get(key, _NOTHING)
+        return cast(dict[str, Any], document).get(key, _NOTHING)
     if isinstance(document, list) and key.isascii() and key.isdigit() and len(key) < 10:
-        return document[int(key)] if int(key) < len(document) else _NOTHING
+        elements = cast(list[Any], document)
+        return elements[int(key)] if int(key) < len(elements) else _NOTHING
     return _NOTHING
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import datafusion.expr as ast
-
 from perdure.node.query.bounds import Equalities
+from perdure.node.query.libraries import expressions as ast
 
 # A list longer than this reads the table rather than ranges.
 _VALUES_MAX = 10_000
@@ -18,11 +17,12 @@ _VALUES_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One scan of a table: what its rows must equal, and all columns its filters look at."""
+    """One scan of a table: what its rows must equal, and all columns its filters look at; None:
+    nobody knows."""
 
     table: str
     equalities: Equalities
-    filtered: frozenset[str]
+    filtered: frozenset[str] | None
 
 
 def scans(plan: Any) -> list[Scan]:
@@ -31,10 +31,7 @@ def scans(plan: Any) -> list[Scan]:
 
 
 def _walk(plan: Any, above: list[Any]) -> Iterator[Scan]:
-    try:
-        node = plan.to_variant()
-    except Exception:  # bulkhead: a plan's node that the bindings can't show
-        node = None
+    node = _variant(plan)
     inputs = plan.inputs()
     match node:
         case ast.TableScan():
@@ -50,10 +47,8 @@ def _walk(plan: Any, above: list[Any]) -> Iterator[Scan]:
 
 def _scan(node: Any, above: list[Any]) -> Scan:
     equalities: dict[str, frozenset[object]] = {}
-    filtered: set[str] = set()
     filters = node.filters()
-    for condition in filters:
-        _collect(condition, filtered)
+    filtered = _columns(filters)
     for condition in [*filters, *above]:
         for part in _conjuncts(condition):
             found = _values(part)
@@ -62,14 +57,14 @@ def _scan(node: Any, above: list[Any]) -> Scan:
             column, values = found
             known = equalities.get(column)
             equalities[column] = values if known is None else known & values
-    return Scan(node.table_name(), equalities, frozenset(filtered))
+    return Scan(node.table_name(), equalities, filtered)
 
 
 def _conjuncts(condition: Any) -> Iterator[Any]:
     pending = [condition]
     while pending:
         each = pending.pop()
-        node = each.to_variant()
+        node = _variant(each)
         if isinstance(node, ast.BinaryExpr) and node.op() == "AND":
             pending += (node.left(), node.right())
         else:
@@ -78,7 +73,7 @@ def _conjuncts(condition: Any) -> Iterator[Any]:
 
 def _values(condition: Any) -> tuple[str, frozenset[object]] | None:
     """The column that a condition restricts to values; None when it does something else."""
-    node = condition.to_variant()
+    node = _variant(condition)
     if isinstance(node, ast.InList) and not node.negated():
         column = _column(node.expr())
         values = [_literal(each) for each in node.list()]
@@ -102,28 +97,40 @@ def _values(condition: Any) -> tuple[str, frozenset[object]] | None:
 
 
 def _column(expression: Any) -> str | None:
-    node = expression.to_variant()
+    node = _variant(expression)
     return node.name() if isinstance(node, ast.Column) else None
 
 
 def _literal(expression: Any) -> object | None:
     """The value of a text or number; None for anything else."""
-    if not isinstance(expression.to_variant(), ast.Literal):
+    if not isinstance(_variant(expression), ast.Literal):
         return None
     value = expression.python_value()
     value = value.as_py() if hasattr(value, "as_py") else value
     return value if isinstance(value, str | int) else None
 
 
-def _collect(expression: Any, columns: set[str]) -> None:
-    """All columns that an expression looks at."""
-    pending = [expression]
+def _columns(filters: list[Any]) -> frozenset[str] | None:
+    """All columns that filters look at; None when one can't be seen through."""
+    columns: set[str] = set()
+    pending = list(filters)
     while pending:
         each = pending.pop()
-        match each.to_variant():
+        match _variant(each):
             case ast.Column() as column:
                 columns.add(column.name())
             case ast.Literal():
                 pass  # its only operand is itself
+            case None:
+                return None
             case _:
                 pending.extend(each.rex_call_operands())
+    return frozenset(columns)
+
+
+def _variant(expression: Any) -> Any:
+    """The expression's own kind; None for those that the bindings can't show."""
+    try:
+        return expression.to_variant()
+    except Exception:  # bulkhead: the bindings don't say beforehand what they can't show
+        return None

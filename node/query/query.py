@@ -85,13 +85,12 @@ class Query:
         if len(statement) > QUERY_STATEMENT_BYTES_MAX:
             raise QueryRefused(f"the statement exceeds {QUERY_STATEMENT_BYTES_MAX} characters")
         thread = await self._take_thread()
+        self._failed += 1  # unless it turns out well
         try:
             answer = await self._run(thread, statement, as_json)
-        except BaseException:
-            self._failed += 1
-            raise
         finally:
             self._give_back(thread)
+        self._failed -= 1
         self._answered += 1
         return answer
 

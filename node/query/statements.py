@@ -9,15 +9,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import datafusion
-
 from perdure.core.errors import PerdureError, QueryRefused, QueryTooLarge
 from perdure.core.limits import QUERY_BATCH_ROWS, QUERY_MEMORY_BYTES_MAX
 from perdure.node.query import json_operators
 from perdure.node.query.answers import ArrowEncoder, Encoder, JsonEncoder
-from perdure.node.query.arrow import arrow
 from perdure.node.query.columns import TABLES
 from perdure.node.query.datasets import Table, TableDataset
+from perdure.node.query.libraries import arrow, datafusion
 from perdure.node.query.pushdown import Scan, scans
 from perdure.node.query.reading import Reading
 from perdure.node.query.sources import SOURCES
@@ -70,7 +68,10 @@ def plan(statement: str, partition_count: int) -> Planned:
         table = tables[scan.table]
         others = [other for other in found if other.table == scan.table]
         table.wanted = tuple(other.equalities for other in others)
-        table.filtered = frozenset().union(*(other.filtered for other in others))
+        if any(other.filtered is None for other in others):
+            table.filtered = frozenset(TABLES[scan.table])
+        else:
+            table.filtered = frozenset(name for other in others for name in other.filtered or ())
     return Planned(frame, tables, found)
 
 

@@ -1,6 +1,7 @@
 """The environment port: LMDB and its simulated twin, one suite."""
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from tests.sim.disk import PowerLoss, SimDisk
 from tests.sim.ports import SimEnv, SimTables
 
-from perdure.core.errors import StoreUnreadable
+from perdure.core.errors import PartitionUnavailable, StoreUnreadable
 from perdure.core.limits import LMDB_KEY_BYTES_MAX
 from perdure.storage.env import Env, LmdbEnv, MapFull
 
@@ -167,3 +168,73 @@ def test_the_twin_commits_whole_or_not_at_all() -> None:
         disk.lose_power()
         outcomes.add(len(_all(SimEnv(tables))))
     assert outcomes == {0, 2}
+
+
+def test_a_snapshot_stays_what_it_was(opener: Opener) -> None:
+    env = opener()
+    env.commit([], [], [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")])
+    snapshot = env.snapshot()
+    env.commit([], [b"a"], [(b"b", b"9")])
+    env.refresh()
+    assert (snapshot.get(b"a"), snapshot.get(b"b"), snapshot.get(b"x")) == (b"1", b"2", None)
+    assert snapshot.scan(b"b", b"c", 10, 10) == [(b"b", b"2")]
+    assert snapshot.scan(b"", b"z", 2, 100) == [(b"a", b"1"), (b"b", b"2")]
+    assert snapshot.scan(b"", b"z", 10, 1) == [(b"a", b"1")]
+    assert snapshot.scan(b"d", b"z", 10, 10) == []
+    later = env.snapshot()
+    assert later.scan(b"", b"z", 10, 10) == [(b"b", b"9"), (b"c", b"3")]
+    for each in (snapshot, later):
+        each.close()
+        each.close()
+    env.close()
+
+
+def test_snapshots_outlive_growing(small: Env) -> None:
+    small.commit([], [], [(b"a", b"old")])
+    snapshot, closed = small.snapshot(), small.snapshot()
+    closed.close()
+    small.commit([], [], [(b"a", b"new")])
+    large = [(b"x%d" % number, bytes(8192)) for number in range(8)]
+    for _ in range(8):
+        try:
+            small.commit([], [], large)
+            break
+        except MapFull:
+            small.grow()
+    assert snapshot.get(b"a") in (b"old", b"new")
+    assert len(snapshot.scan(b"x", b"y", 100, 1 << 20)) in (0, 8)
+    snapshot.close()
+    small.close()
+
+
+def test_a_closed_environment_has_no_snapshots(tmp_path: Path) -> None:
+    env = LmdbEnv(tmp_path)
+    snapshot = env.snapshot()
+    env.close()
+    with pytest.raises(PartitionUnavailable):
+        snapshot.get(b"a")
+    snapshot.close()
+
+
+def test_snapshots_are_read_on_other_threads_while_the_environment_grows(tmp_path: Path) -> None:
+    env = LmdbEnv(tmp_path, map_bytes=SMALL_MAP_BYTES)
+    env.commit([], [], [(b"k%03d" % number, b"v") for number in range(200)])
+    snapshot = env.snapshot()
+    sizes: list[int] = []
+    is_over = threading.Event()
+
+    def read() -> None:
+        while not is_over.is_set():
+            sizes.append(len(snapshot.scan(b"k", b"l", 1000, 1 << 20)))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(6):
+        env.grow()
+        env.commit([], [], [(b"more", bytes(1000))])
+        env.refresh()
+    is_over.set()
+    reader.join()
+    assert set(sizes) == {200}
+    snapshot.close()
+    env.close()

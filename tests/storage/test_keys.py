@@ -11,11 +11,13 @@ from perdure.storage.keys import (
     GROUP_BYTES_MAX,
     SUFFIX_BYTES_MAX,
     after_prefix,
+    group_bytes,
     index_suffix,
     is_hashed_group,
     object_group,
     outbox_key,
     sequence_suffix,
+    service_prefix,
     split_object_group,
     split_outbox_key,
     split_timer_key,
@@ -56,6 +58,20 @@ def test_groups_tell_their_names_unless_hashed(pair: tuple[str, str]) -> None:
         assert split_object_group(group) is None
     else:
         assert split_object_group(group) == pair
+
+
+@given(PAIRS, st.binary(max_size=20))
+def test_a_row_s_key_tells_where_its_group_ends(pair: tuple[str, str], suffix: bytes) -> None:
+    group = object_group(*pair)
+    assert group_bytes(group + suffix) == len(group)
+
+
+@given(PAIRS, TEXT | LONG)
+def test_a_service_s_prefix_is_that_of_all_its_objects(pair: tuple[str, str], other: str) -> None:
+    service, key = pair
+    assert object_group(service, key).startswith(service_prefix(service))
+    if other != service and len(other) < 50:
+        assert not object_group(service, key).startswith(service_prefix(other))
 
 
 def _hash_starts_with_terminator() -> str:

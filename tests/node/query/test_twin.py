@@ -137,12 +137,14 @@ def check_objects(world: World) -> None:
     keys = ("service_name", "service_key", "key", "value")
     assert {tuple(row[key] for key in keys) for row in found} == state
     found = ask(world, "select * from sys_keyed_service_status").rows
-    keys = ("service_name", "service_key", "invocation_id")
-    assert {tuple(row[key] for key in keys) for row in found} == holders
+    columns = ("service_name", "service_key", "invocation_id")
+    assert {tuple(row[column] for column in columns) for row in found} == holders
     assert {row["id"] for row in ask(world, "select id from sys_inbox").rows} == inbox
     found = ask(world, "select * from sys_promise").rows
     keys = ("service_name", "service_key", "key", "completed")
     assert {tuple(row[key] for key in keys) for row in found} == promises
+    if world.partition_count > 1:
+        return  # the objects of this world are not where their keys belong
     for service, key in groups:
         found = ask(
             world,

@@ -1,0 +1,213 @@
+"""Time and memory are bounded, and a statement holds nobody up."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.engine.memory_env import MemoryEnv
+from tests.engine.world import World as Engine
+from tests.node.query.rig import ask
+from tests.node.query.scene import Answer, Scene
+
+from perdure.core.clock import SystemClock
+from perdure.core.errors import QueryTooLarge
+from perdure.core.ids import format_invocation_id, make_invocation_id
+from perdure.node.query import answers
+from perdure.node.query.reading import Reading
+from perdure.node.query.statements import Execution, plan
+from perdure.node.registry.model import Registry
+
+pytestmark = pytest.mark.slow
+
+DEADLINE_SECONDS = 30.0
+_ENDLESS = "select count(*) from generate_series(1, 100000000) a, generate_series(1, 100000000) b"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it doesn't happen"
+
+
+def run(statement: str, timeout_seconds: float) -> Execution:
+    planned = plan(statement, 1)
+    reading = Reading({0: MemoryEnv().snapshot()}, {}, Registry(), SystemClock())
+    execution = Execution(planned, reading, as_json=True)
+    execution.run(timeout_seconds)
+    return execution
+
+
+def test_time_is_bounded() -> None:
+    started = time.monotonic()
+    with pytest.raises(QueryTooLarge, match="longer than"):
+        run(_ENDLESS, 0.2)
+    assert time.monotonic() - started < DEADLINE_SECONDS / 2
+
+
+def test_memory_is_bounded() -> None:
+    statement = (
+        "select repeat('x', 1000) || a.value as t, count(*) from generate_series(1, 10000000) a "
+        "group by 1 order by 1"
+    )
+    with pytest.raises(QueryTooLarge, match="Resources exhausted"):
+        run(statement, DEADLINE_SECONDS)
+
+
+@pytest.mark.parametrize("kind", [answers.JsonEncoder, answers.ArrowEncoder])
+def test_answers_are_bounded(
+    kind: type[answers.JsonEncoder | answers.ArrowEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bounded(schema: Any) -> Any:
+        return kind(schema, 100_000)
+
+    monkeypatch.setattr(f"perdure.node.query.statements.{kind.__name__}", bounded)
+    planned = plan("select repeat('x', 100) as text from generate_series(1, 10000)", 1)
+    reading = Reading({}, {}, Registry(), SystemClock())
+    with pytest.raises(QueryTooLarge, match="the answer exceeds 100000 bytes"):
+        Execution(planned, reading, kind is answers.JsonEncoder).run(DEADLINE_SECONDS)
+
+
+def test_a_statement_can_be_given_up() -> None:
+    planned = plan(_ENDLESS, 1)
+    execution = Execution(planned, Reading({}, {}, Registry(), SystemClock()), as_json=True)
+    ended = threading.Event()
+
+    def work() -> None:
+        with pytest.raises(QueryTooLarge, match="given up"):
+            execution.run(DEADLINE_SECONDS)
+        ended.set()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    execution.give_up()
+    assert ended.wait(DEADLINE_SECONDS / 2)
+    worker.join()
+
+
+def test_one_among_many_is_read_alone() -> None:
+    engine = Engine()
+    ids = [engine.invoke(body=b"x") for _ in range(3000)]
+    text = f"inv_1{'0' * 33}"
+    wanted = format_invocation_id(ids[1234])
+    for statement, rows, read in (
+        (f"select * from sys_invocation where id = '{wanted}'", 1, 1),
+        (f"select * from sys_journal where id = '{wanted}'", 1, 1),
+        (f"select * from sys_journal where id = '{wanted}' and index = 0", 1, 1),
+        (f"select * from sys_journal where id = '{wanted}' and index in (1, 2)", 0, 0),
+        (f"select * from sys_invocation where id in ('{wanted}', '{text}', 'x')", 1, 1),
+        (f"select * from sys_invocation where id = '{wanted}' or '{text}' = id", 1, 1),
+        (f"select * from sys_invocation where id = '{wanted}' and status = 'ready'", 1, 1),
+        (
+            "select i.target, j.index from sys_invocation i join sys_journal j on j.id = i.id "
+            f"where i.id = '{wanted}'",
+            1,
+            2,
+        ),
+        (
+            f"select id from sys_invocation where id = '{wanted}' union all "
+            f"select id from sys_invocation where id = '{format_invocation_id(ids[7])}'",
+            2,
+            4,
+        ),
+        ("select id from sys_invocation limit 5", 5, 512),
+    ):
+        asked = ask(engine, statement)
+        assert (len(asked.rows), asked.rows_read) == (rows, read), statement
+    assert ask(engine, "select count(*) as n from sys_invocation").rows == [{"n": 3000}]
+
+
+def test_reading_does_not_hold_up_the_loop() -> None:
+    """While a thread reads everything, a callback is never late by more than a little."""
+    engine = Engine()
+    for number in range(4000):
+        engine.invoke(id=make_invocation_id(number << 40, number))
+    for partition in engine.partitions:
+        partition.flush()
+    late: list[float] = []
+
+    async def measure() -> None:
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(
+            None, ask, engine, "select *, last_failure is null as f from sys_invocation"
+        )
+        while not work.done():
+            due = loop.time() + 0.001
+            await asyncio.sleep(0.001)
+            late.append(loop.time() - due)
+        await work
+
+    asyncio.run(measure())
+    late.sort()
+    assert len(late) > 50
+    assert late[len(late) // 2] < 0.01
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """One of its own: these tests add to it."""
+    scene = Scene(tmp_path_factory.mktemp("busy"))
+    scene.start()
+    yield scene
+    scene.stop()
+
+
+@pytest.fixture
+def load(scene: Scene) -> Iterator[list[int]]:
+    """Calls one after the other, from two clients, as long as a test runs; how many ended."""
+    stopped = threading.Event()
+    done = [0, 0]
+
+    def call(number: int) -> None:
+        while not stopped.is_set():
+            scene.world.call(f"/Keyed/load-{number}/peek")
+            done[number] += 1
+
+    clients = [threading.Thread(target=call, args=(number,)) for number in range(2)]
+    for client in clients:
+        client.start()
+    yield done
+    stopped.set()
+    for client in clients:
+        client.join()
+
+
+def test_many_statements_under_load(scene: Scene, load: list[int]) -> None:
+    wait_for(lambda: min(load) > 5)
+    before = sum(load)
+    failures: list[object] = []
+
+    def ask_often(statement: str, check: Callable[[Answer], bool]) -> None:
+        for _ in range(10):
+            answer = scene.ask(statement)
+            if not check(answer):
+                failures.append(answer)
+
+    step = scene.ids["step"]
+    work: list[tuple[str, Callable[[Answer], bool]]] = [
+        (f"select id from sys_invocation where id = '{step}'", lambda a: a.rows == [{"id": step}]),
+        ("select count(*) as n from sys_invocation", lambda a: a.rows[0]["n"] >= 11),
+        ("select * from sys_journal limit 10", lambda a: len(a.rows) == 10),
+        ("select nope", lambda a: a.status == 400),
+    ]
+    threads = [threading.Thread(target=ask_often, args=job) for job in work * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_SECONDS)
+        assert not thread.is_alive()
+    assert failures == []
+    assert sum(load) > before
+
+
+def test_what_was_answered_before_is_seen(scene: Scene) -> None:
+    """A statement sees everything that was acknowledged before it was sent."""
+    for number in range(20):
+        sent = scene.world.send(f"/Probe/echo/send?delay={3600 + number}s", "fresh")
+        asked = scene.rows(f"select status from sys_invocation where id = '{sent}'")
+        assert asked == [{"status": "scheduled"}]
+        cancelled = scene.world.admin("PATCH", f"/invocations/{sent}/kill")
+        assert cancelled.status == 200
+        assert scene.rows(f"select status from sys_invocation where id = '{sent}'") == []
