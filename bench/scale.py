@@ -20,7 +20,7 @@ from time import perf_counter
 from typing import Any
 
 from bench.processes import ROOT, BenchFailed, Process, free_port
-from bench.scale_load import SAMPLES_FILE
+from bench.scale_load import SAMPLES_FILE, memory
 from bench.scale_node import CLUSTER, NODE, RESULT
 from perdure.core.ids import InvocationId, format_invocation_id
 
@@ -71,7 +71,7 @@ def boot(folder: Path) -> Told:
     server = Process(command, {}, folder / "server.log")
     try:
         seconds = server.wait_healthy(f"http://{ingress}/restate/health", ports[0])
-        rss = server.rss_bytes()
+        held = memory(server.pid)
         samples = (folder / SAMPLES_FILE).read_text().split()
         latencies = sorted(_look_up(ports[0], samples))
     finally:
@@ -79,7 +79,7 @@ def boot(folder: Path) -> Told:
     return {
         "stage": "booted",
         "seconds": seconds,
-        "rss_bytes": rss,
+        **held,
         "http_lookup_p50_ms": latencies[len(latencies) // 2] * 1e3,
         "http_lookup_p99_ms": latencies[len(latencies) * 99 // 100] * 1e3,
     }
@@ -140,7 +140,7 @@ def page(found: dict[str, Any]) -> str:
         lines.append(line)
     booted, expired = found["boot"], found["expiry"]
     lines += [
-        f"boot after kill -9: {booted['seconds']:.2f} s, {booted['rss_bytes'] / 1e6:.0f} MB",
+        f"boot after kill -9: {booted['seconds']:.2f} s, {booted['memory_bytes'] / 1e6:.0f} MB",
         f"look-up by HTTP: p50 {booted['http_lookup_p50_ms']:.2f} ms, "
         f"p99 {booted['http_lookup_p99_ms']:.2f} ms",
         f"retention: {expired['due']:,} due at once, {expired['left']:,} left, "

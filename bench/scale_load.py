@@ -34,9 +34,11 @@ def tell(stage: str, **figures: float) -> None:
     print(json.dumps({"stage": stage, **figures}), flush=True)
 
 
-def memory() -> dict[str, int]:
-    """Bytes of our own, and of files mapped (which the system may drop at any time)."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+def memory(pid: int | str = "self") -> dict[str, int]:
+    """Bytes of a process's own, and of files mapped (which the system may drop at any time)."""
+    fields = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
     kinds = {"memory_bytes": "RssAnon", "mapped_bytes": "RssFile"}
     return {name: int(fields[field].split()[0]) * 1024 for name, field in kinds.items()}
 

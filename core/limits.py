@@ -57,7 +57,8 @@ WAITING_BYTES_MAX = 64 * MIB
 MEMTABLE_FLUSH_BYTES = 1 * MIB
 MEMTABLE_FLUSH_INTERVAL_MS = 1_000
 # Past this, apply waits for the flush that is under way. One record may overshoot it.
-MEMTABLE_BYTES_MAX = 8 * MIB
+# LMDB holds on to a page of memory for each page that its largest commit changed: seven times this.
+MEMTABLE_BYTES_MAX = 4 * MIB
 # LMDB refuses longer keys in its usual build; longer ones end in a hash (storage/keys.py).
 LMDB_KEY_BYTES_MAX = 511
 LMDB_MAP_BYTES_INITIAL = 256 * MIB
@@ -69,8 +70,10 @@ TIMER_WINDOW_COUNT = 512
 # Timers that one record fires; a million at once must not stall a turn of the loop.
 TIMERS_PER_RECORD_MAX = 64
 # Retention is in no hurry: after each record of expiries the partition rests for so many times as
-# long as that record took, so foreground work that takes its time slows it down further.
+# long as that record took. The rest has an upper bound, so that under any load retention keeps up
+# with what can be accepted: eight partitions expire some 10,000 a second.
 EXPIRY_REST_FACTOR = 8.0
+EXPIRY_REST_MS_MAX = 25
 OUTBOX_TRIM_INTERVAL_MS = 50
 # Outbox messages in flight towards one partition; the rest stay in the table.
 OUTBOX_WINDOW_COUNT = 1_024

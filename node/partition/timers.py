@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from perdure.core.clock import Clock
 from perdure.core.errors import PerdureError
-from perdure.core.limits import TIMER_WINDOW_COUNT, TIMERS_PER_RECORD_MAX
+from perdure.core.limits import EXPIRY_REST_MS_MAX, TIMER_WINDOW_COUNT, TIMERS_PER_RECORD_MAX
 
 _REFUSED_RETRY_SECONDS = 0.1
 # Wake up this often at least, to notice that the wall clock was set.
@@ -83,7 +83,8 @@ class TimerWindow:
 class TimerService:
     """Fires timers when they are due; what is refused is tried again shortly.
 
-    ``rest_factor``: how long to rest after a record, in multiples of the time it took.
+    ``rest_factor``: how long to rest after a record, in multiples of the time it took, up to
+    ``EXPIRY_REST_MS_MAX``.
     """
 
     def __init__(
@@ -150,4 +151,4 @@ class TimerService:
         assert self._fired_at is not None
         took = self._loop.time() - self._fired_at
         self._fired_at = None
-        self._arm(took * self._rest_factor)
+        self._arm(min(took * self._rest_factor, EXPIRY_REST_MS_MAX / 1000))

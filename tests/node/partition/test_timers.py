@@ -13,7 +13,7 @@ from tests.sim.loop import SimLoop
 from tests.sim.ports import SimClock
 
 from perdure.core.errors import Overloaded
-from perdure.core.limits import TIMERS_PER_RECORD_MAX
+from perdure.core.limits import EXPIRY_REST_MS_MAX, TIMERS_PER_RECORD_MAX
 from perdure.node.partition.timers import TimerService, TimerWindow
 
 DAY_MS = 24 * 3600 * 1000
@@ -146,10 +146,10 @@ def test_a_flood_goes_one_record_at_a_time() -> None:
     on_virtual_time(work)
 
 
-@pytest.mark.parametrize("factor", [0.0, 3.0])
-def test_rests_as_long_as_it_is_told_after_each_record(factor: float) -> None:
+@pytest.mark.parametrize(("lag", "factor"), [(0.005, 0.0), (0.005, 3.0), (0.5, 3.0)])
+def test_rests_as_long_as_it_is_told_after_each_record(lag: float, factor: float) -> None:
     async def work(loop: SimLoop) -> None:
-        bench = Bench(loop, rest_factor=factor)
+        bench = Bench(loop, lag=lag, rest_factor=factor)
         for number in range(300):
             bench.table.put(0, number)
         bench.service.start()
@@ -157,7 +157,8 @@ def test_rests_as_long_as_it_is_told_after_each_record(factor: float) -> None:
         assert not bench.table.keys
         starts = [at for at, _ in bench.records]
         for earlier, later in pairwise(starts):
-            assert later - earlier == pytest.approx(bench.lag * (1 + factor), abs=1e-3)
+            rest = min(lag * factor, EXPIRY_REST_MS_MAX / 1000)
+            assert later - earlier == pytest.approx(lag + rest, abs=1e-3)
 
     on_virtual_time(work)
 
