@@ -207,6 +207,10 @@ def _related_type(failure: AttemptFailure) -> str | None:
     return command_type(failure.command_type) if failure.command_type is not None else None
 
 
+def _awaiting_on(live: Live) -> str | None:
+    return future_json(live.awaiting_on) if live.awaiting_on is not None else None
+
+
 _FAILURE: dict[str, Callable[[AttemptFailure], Any]] = {
     "last_failure": last_failure,
     "last_failure_error_code": lambda f: f.error_code or None,
@@ -223,6 +227,7 @@ _SESSION: dict[str, Callable[[Live], Any]] = {
     "next_retry_at": lambda live: live.next_retry_at_ms or None,
     "last_attempt_deployment_id": lambda live: live.deployment_id,
     "last_attempt_server": lambda live: live.server,
+    "last_awaiting_on_future_json": _awaiting_on,
 }
 
 # --- sys_invocation_status ------------------------------------------------------------------------

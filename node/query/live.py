@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from perdure.core.ids import InvocationId
 from perdure.node.invoker.run import Run
+from perdure.storage.tables.futures import Future
 from perdure.storage.tables.journal import AttemptFailure
 
 
@@ -17,18 +18,19 @@ class Live(NamedTuple):
     deployment_id: str | None
     server: str | None
     failure: AttemptFailure | None
+    awaiting_on: Future | None
 
 
 def capture(run: Run) -> tuple[InvocationId, Live]:
     """The session as it is now."""
-    live, failed = run.live, run.last_failure
-    is_backing_off = run.is_backing_off
+    found = run.statistics()
     return run.id, Live(
-        is_in_flight=live is not None and not is_backing_off,
-        attempt_count=run.attempt_count,
-        last_start_at_ms=run.last_start_at_ms,
-        next_retry_at_ms=run.next_retry_at_ms if is_backing_off else 0,
-        deployment_id=run.last_deployment_id,
-        server=run.last_server,
-        failure=failed.failure if failed is not None else None,
+        is_in_flight=found.is_running,
+        attempt_count=found.attempts,
+        last_start_at_ms=found.last_start_at_ms,
+        next_retry_at_ms=found.next_retry_at_ms,
+        deployment_id=found.deployment_id,
+        server=found.server,
+        failure=found.failure,
+        awaiting_on=found.awaiting_on,
     )

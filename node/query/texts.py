@@ -90,6 +90,8 @@ def event_json(event: Event) -> str:
             document["last_failure"] = failure
         else:
             document.update(failure)
+    if event.awaiting is not None:
+        document["awaiting_on"] = _future(event.awaiting)
     return to_json(document)
 
 

@@ -50,7 +50,7 @@ from perdure.storage.tables.objects import WaitingInvocation, WaitingMutation
 
 KEYS = (None, None, "a", "b")
 KEPT = ((0, 0), (3000, 3000), (3000, 500), (3000, 0))
-VERBS = {
+VERBS: dict[str, type[Cancel | Kill | Purge | PurgeJournal | Pause | Resume]] = {
     "cancel": Cancel,
     "kill": Kill,
     "purge": Purge,
