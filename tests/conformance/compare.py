@@ -18,6 +18,8 @@ from pathlib import Path
 from tests.conformance.services import ROOT, install_packages
 
 _FOLDER = Path(__file__).parent
+# Perdure would take variables of this form for settings of its own.
+_CHOICES = ("PERDURE_UNDER_TEST", "PERDURE_REFERENCE_SERVER")
 _NO_TESTS_FAILED, _SOME_FAILED = 0, 1
 
 
@@ -82,9 +84,9 @@ def find_reference() -> str:
 
 
 def _run(server: str, report: Path, arguments: list[str]) -> Outcomes:
-    environment = {**os.environ, "PERDURE_UNDER_TEST": server}
+    environment = {name: value for name, value in os.environ.items() if name not in _CHOICES}
     if server == "reference":
-        environment["PERDURE_REFERENCE_SERVER"] = find_reference()
+        environment |= dict(zip(_CHOICES, ("reference", find_reference()), strict=True))
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}"]
     # The examples' demo starts perdure itself.
     command += ["--deselect", "tests/conformance/test_examples.py", *(arguments or [str(_FOLDER)])]

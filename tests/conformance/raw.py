@@ -65,6 +65,9 @@ class Attempt:
     is_ended: bool = False
     is_reset: bool = False
     number: int = 0
+    # Where the reader is slow: bytes that came and don't count as read until ``catch_up``.
+    is_slow: bool = False
+    unread_bytes: int = 0
     _buffer: bytearray = field(default_factory=bytearray)
     _taken: int = 0
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -120,6 +123,12 @@ class Attempt:
     def reset(self) -> None:
         self.connection.reset(self.stream_id)
 
+    def catch_up(self) -> None:
+        """Read what has come, and from now on whatever comes."""
+        self.is_slow = False
+        self.connection.acknowledge(self.stream_id, self.unread_bytes)
+        self.unread_bytes = 0
+
     def drop_connection(self) -> None:
         self.connection.abort()
 
@@ -163,10 +172,7 @@ class _Connection(asyncio.Protocol):
                 case RequestReceived():
                     self._begin(event)
                 case DataReceived(stream_id=int(stream_id), data=bytes(content)):
-                    length = event.flow_controlled_length or 0
-                    if length:
-                        self._core.acknowledge_received_data(length, stream_id)
-                    self._attempts[stream_id].feed(content)
+                    self._receive(stream_id, content, event.flow_controlled_length or 0)
                 case StreamEnded(stream_id=int(stream_id)):
                     self._attempts[stream_id].is_ended = True
                     self._attempts[stream_id].tell()
@@ -215,6 +221,19 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         self._transport.abort()
 
+    def acknowledge(self, stream_id: int, length: int) -> None:
+        if length:
+            self._core.acknowledge_received_data(length, stream_id)
+            self._flush()
+
+    def _receive(self, stream_id: int, content: bytes, length: int) -> None:
+        attempt = self._attempts[stream_id]
+        if attempt.is_slow:
+            attempt.unread_bytes += length
+        elif length:
+            self._core.acknowledge_received_data(length, stream_id)
+        attempt.feed(content)
+
     def _begin(self, event: RequestReceived) -> None:
         assert event.headers is not None
         headers = {str(name): str(value) for name, value in event.headers}
@@ -244,6 +263,9 @@ class RawEndpoint:
         self.uri = f"http://127.0.0.1:{self.port}"
         self.discovery = discovery
         self.attempts: list[Attempt] = []
+        self.discoveries: list[Attempt] = []
+        # Which attempts are read slowly.
+        self.is_slow: Callable[[Attempt], bool] = lambda attempt: False
         self.failures: list[BaseException] = []
         self.connections: list[_Connection] = []
         self._scripts: dict[str, Script] = {}
@@ -290,12 +312,14 @@ class RawEndpoint:
 
     def begin(self, attempt: Attempt) -> None:
         if attempt.path.partition("?")[0].endswith("/discover"):
+            self.discoveries.append(attempt)
             head = {"content-type": self.discovery.content_type}
             attempt.respond(self.discovery.status, head)
             attempt.send_bytes(self.discovery.body)
             attempt.end()
             return
         attempt.number = len(self.attempts_of(attempt.invocation_id)) + 1
+        attempt.is_slow = self.is_slow(attempt)
         self.attempts.append(attempt)
         target = "/".join(attempt.path.partition("?")[0].split("/")[-2:])
         task = self._loop.create_task(self._play(self._scripts[target], attempt))
