@@ -126,6 +126,7 @@ class Attempt:
         self._command_acks: dict[int, int] = {}
         self._run_acks: dict[int, int] = {}
         self._is_over = False
+        self._checked: int | None = None  # type of the command that is being looked at
 
     # --- Towards the service --------------------------------------------------------------------
 
@@ -254,7 +255,9 @@ class Attempt:
         type_code = frame.type
         wants_ack = bool(frame.flags & REQUESTED_ACK)
         if is_command(type_code):
+            self._checked = type_code
             call = self._check(type_code, frame.payload, resolver)
+            self._checked = None
             self._commands_received += 1
             self.awaiting_on = None  # the code went on
             effects.append(Append(type_code, frame.payload, call))
@@ -340,7 +343,8 @@ class Attempt:
     def _blame(self, error: AttemptError) -> Failed:
         if isinstance(error, FutureTooDeep):
             return fail(error, behavior=Behavior.PAUSE)
-        return fail(error, command_index=self._commands_received)
+        index = self._commands_received
+        return fail(error, command_index=index, command_type=self._checked)
 
 
 def fail(
@@ -351,10 +355,13 @@ def fail(
     is_unseen: bool = False,
     behavior: Behavior = Behavior.RETRY,
     command_index: int | None = None,
+    command_type: int | None = None,
 ) -> Failed:
     """A failure that the server found, in the words of its error."""
     code = error.http_status
-    failure = AttemptFailure(code, error.message, "", error.code, command_index)
+    failure = AttemptFailure(
+        code, error.message, "", error.code, command_index, command_type=command_type
+    )
     return Failed(
         failure=failure,
         behavior=behavior,

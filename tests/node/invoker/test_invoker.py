@@ -11,6 +11,8 @@ from perdure.core.limits import EFFECTS_PER_RECORD_MAX
 from perdure.engine.commands import Kill
 from perdure.node.invoker.invoker import Invoker
 from perdure.node.registry.effective import Defaults
+from perdure.proto.frames import MessageType
+from perdure.storage.tables.futures import Combinator, Future
 
 SLOTS = 2
 
@@ -149,6 +151,39 @@ def test_resume_while_the_paused_attempts_stream_closes(book: Playbook) -> None:
     book.run("pause a", [])
     book.run("resume a", [])
     assert requests(book.run("hang-up a", [])) == ["a/2"]
+
+
+def test_statistics_of_a_session(book: Playbook) -> None:
+    book.run("deploy dp_7 S/seven version=7", [])
+    book.run("invoke a S/seven", [])
+    say(book, "a", "Run result_completion_id: 1", 'Error code: 500 message: "no"')
+    book.run("hang-up a", [])
+    id = book.stage.names["a"]
+    run = book.stage.invoker.run_of(id)
+    assert run is not None
+    found = run.statistics()
+    assert found.failure is not None
+    assert (found.is_backing_off, found.attempts, found.retries) == (True, 1, 1)
+    assert (found.failures_since_command, found.failure.message) == (1, "no")
+    assert found.next_retry_at_ms == FIRST_MS + 100
+    book.run("wait 100", [])
+    say(book, "a", "AwaitingOn awaiting_on { combinator_type: ALL_COMPLETED waiting_signals: 17 }")
+    found = run.statistics()
+    assert (found.is_running, found.attempts, found.next_retry_at_ms) == (True, 2, 0)
+    assert found.awaiting_on == Future(Combinator.ALL_COMPLETED, (), (17,))
+    assert (found.deployment_id, found.last_start_at_ms) == ("dp_7", FIRST_MS + 100)
+    say(book, "a", "Run result_completion_id: 2")
+    assert run.statistics().awaiting_on is None
+
+
+def test_failure_that_the_server_found_names_the_command(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    say(book, "a", 'SetState key: "k" value { content: "1" }')
+    run = book.stage.invoker.run_of(book.stage.names["a"])
+    assert run is not None
+    failure = run.statistics().failure
+    assert failure is not None
+    assert (failure.command_index, failure.command_type) == (1, MessageType.SET_STATE_COMMAND)
 
 
 # --- Taking away ---------------------------------------------------------------------------------
