@@ -25,10 +25,10 @@ from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamListener
 from perdure.node.identity import establish
 from perdure.node.partition.host import Host, HostOptions, HostPorts
-from perdure.node.registry.effective import Catalogue, Defaults, Route
+from perdure.node.registry.effective import Defaults, Route
 from perdure.node.registry.evolve import Candidate, register
 from perdure.node.registry.manifest import parse_manifest
-from perdure.node.registry.model import Registry
+from perdure.node.registry.store import RegistryStore
 from perdure.proto import service_pb2 as pb
 from perdure.proto.frames import MessageType, encode_frame
 from perdure.storage.data_directory import PARTITIONS_FOLDER, lock_folder, open_disk
@@ -136,7 +136,9 @@ async def running(folder: Path, clock: SystemClock) -> AsyncIterator[Host]:
         allows_breaking=False,
         overwrites=False,
     )
-    catalogue = Catalogue(register(Registry(), candidate).registry, Defaults())
+    registry = RegistryStore(metadata, Defaults())
+    await registry.load()
+    await registry.change(lambda known: register(known, candidate).registry)
 
     def open_env(partition: PartitionId) -> Env:
         name = f"{PARTITIONS_FOLDER}/{partition}"
@@ -156,7 +158,7 @@ async def running(folder: Path, clock: SystemClock) -> AsyncIterator[Host]:
         housekeeping_thread=ThreadOffload("housekeeping"),
         storage_thread=ThreadOffload("storage"),
         caller=InstantService(),
-        catalogue=lambda: catalogue,
+        catalogue=lambda: registry.catalogue,
         on_failure=on_failure,
     )
     host = Host(identity, ports, HostOptions(slots=1_000, software="bench"))

@@ -69,11 +69,9 @@ PARTITIONS_MAX = 4096
 TIMER_WINDOW_COUNT = 512
 # Timers that one record fires; a million at once must not stall a turn of the loop.
 TIMERS_PER_RECORD_MAX = 64
-# Retention is in no hurry: after each record of expiries the partition rests for so many times as
-# long as that record took. The rest has an upper bound, so that under any load retention keeps up
-# with what can be accepted: eight partitions expire some 10,000 a second.
-EXPIRY_REST_FACTOR = 8.0
-EXPIRY_REST_MS_MAX = 25
+# Retention is in no hurry: the partition rests so long after each record of expiries. Eight
+# partitions expire some 10,000 a second, which keeps up with what they can accept.
+EXPIRY_REST_MS = 40
 OUTBOX_TRIM_INTERVAL_MS = 50
 # Outbox messages in flight towards one partition; the rest stay in the table.
 OUTBOX_WINDOW_COUNT = 1_024

@@ -12,7 +12,7 @@ from perdure.cluster.log import SegmentLog, SegmentLogStatistics
 from perdure.core.clock import Clock
 from perdure.core.errors import OutcomeUnknown, PartitionUnavailable, PerdureError
 from perdure.core.ids import InvocationId, PartitionId, partition_key_of
-from perdure.core.limits import EXPIRY_REST_FACTOR
+from perdure.core.limits import EXPIRY_REST_MS
 from perdure.core.telemetry import logger
 from perdure.engine.actions import (
     AbortAttempt,
@@ -107,7 +107,7 @@ class Leader:
             lambda lower, limit: [key for key, _ in store.expiries.scan(lower, limit)],
             clock,
             self._fire,
-            rest_factor=EXPIRY_REST_FACTOR,
+            rest_ms=EXPIRY_REST_MS,
         )
         self.invoker: Invoker
         self.tracer: Tracer | None = None

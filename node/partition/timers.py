@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from perdure.core.clock import Clock
 from perdure.core.errors import PerdureError
-from perdure.core.limits import EXPIRY_REST_MS_MAX, TIMER_WINDOW_COUNT, TIMERS_PER_RECORD_MAX
+from perdure.core.limits import TIMER_WINDOW_COUNT, TIMERS_PER_RECORD_MAX
 
 _REFUSED_RETRY_SECONDS = 0.1
 # Wake up this often at least, to notice that the wall clock was set.
@@ -83,8 +83,7 @@ class TimerWindow:
 class TimerService:
     """Fires timers when they are due; what is refused is tried again shortly.
 
-    ``rest_factor``: how long to rest after a record, in multiples of the time it took, up to
-    ``EXPIRY_REST_MS_MAX``.
+    ``rest_ms``: how long to rest after each record.
     """
 
     def __init__(
@@ -94,15 +93,15 @@ class TimerService:
         fire: Fire,
         *,
         window: int = TIMER_WINDOW_COUNT,
-        rest_factor: float = 0.0,
+        rest_ms: int = 0,
     ) -> None:
         self._window = TimerWindow(scan, window)
         self._clock = clock
         self._fire = fire
-        self._rest_factor = rest_factor
+        self._rest_seconds = rest_ms / 1000
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
-        self._fired_at: float | None = None  # while a record is under way
+        self._is_firing = False  # a record is under way
         self._is_stopped = False
 
     def start(self) -> None:
@@ -111,7 +110,7 @@ class TimerService:
 
     def add(self, key: bytes) -> None:
         """A timer was stored."""
-        if self._window.add(key) and self._fired_at is None:
+        if self._window.add(key) and not self._is_firing:
             self._arm()
 
     def stop(self) -> None:
@@ -138,17 +137,15 @@ class TimerService:
         if not due:
             self._arm()
             return
-        self._fired_at = self._loop.time()
+        self._is_firing = True
         try:
             self._fire(due, self._applied)
         except PerdureError:
-            self._fired_at = None
+            self._is_firing = False
             self._window.give_back(due)
             self._handle = self._loop.call_later(_REFUSED_RETRY_SECONDS, self._wake)
 
     def _applied(self) -> None:
         """The record is applied: its timers are no longer in the table."""
-        assert self._fired_at is not None
-        took = self._loop.time() - self._fired_at
-        self._fired_at = None
-        self._arm(min(took * self._rest_factor, EXPIRY_REST_MS_MAX / 1000))
+        self._is_firing = False
+        self._arm(self._rest_seconds)
