@@ -139,7 +139,7 @@ async def _complete(host: Host, driver: Driver, folder: Path, count: int) -> Non
     before, on_disk = memory()["memory_bytes"], disk(folder)
     known: list[InvocationId] = []
     every = max(count // _SAMPLES, 1)
-    done, seconds = 0, 0.0
+    done, seen, seconds = 0, 0, 0.0
 
     def note(invocation: InvocationId) -> None:
         nonlocal seen
@@ -147,7 +147,6 @@ async def _complete(host: Host, driver: Driver, folder: Path, count: int) -> Non
             known.append(invocation)
         seen += 1
 
-    seen = 0
     marks = [mark for mark in _MARKS if mark < count] + [count]
     for mark in marks:
         while done < mark:

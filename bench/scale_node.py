@@ -7,7 +7,7 @@ with its input's twin, ``sleep`` suspends for a century.
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
@@ -118,7 +118,7 @@ class _InstantStream:
 
 
 @asynccontextmanager
-async def running(folder: Path, clock: SystemClock) -> AsyncIterator[Host]:
+async def running(folder: Path, clock: SystemClock) -> AsyncGenerator[Host]:
     """A host over ``folder``, laid out as a node's data directory."""
     root = folder / NODE
     lock = lock_folder(root)
