@@ -36,5 +36,10 @@ class Ledger:
                 found.append(text)
         return found
 
+    def keys(self, prefix: str) -> list[str]:
+        """The keys that begin so, once for each of their lines."""
+        names = (line.partition(SEPARATOR)[0] for line in self._path.read_text().splitlines())
+        return [name for name in names if name.startswith(prefix)]
+
     def count(self, key: str) -> int:
         return len(self.entries(key))

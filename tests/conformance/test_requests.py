@@ -3,6 +3,7 @@
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from perdure.proto import service_pb2 as pb
 JSON = {"content-type": "application/json"}
 AWAKEABLE = "sign_1zLGBtA1oKtvphDCDeoVNMkyIxrnZiezqAAAAEg"
 BODY_BYTES_MAX = 32 * 1024 * 1024
+PIECE_BYTES = 64 * 1024
 MISSING = "inv_1gf3qgbvqBGZ3Wg62ENp11QEVhGegZNT7N"
 
 
@@ -186,6 +188,59 @@ def test_an_announced_body_over_the_limit_is_refused_unread(server: Server, echo
         assert connection.getresponse().status == 413
     finally:
         connection.close()
+
+
+async def _measure(attempt: Attempt) -> None:
+    """Says how long its input was."""
+    _, entries = await say.replay(attempt)
+    content = entries[0].parse(pb.InputCommandMessage).value.content
+    await say.finish(attempt, b"%d" % len(content))
+
+
+@pytest.fixture
+def measure(server: Server) -> Iterator[str]:
+    name = unique("Measure")
+    with deploying(server) as deploy:
+        deploy(manifest([service(name, "measure")]), {f"{name}/measure": _measure})
+        yield name
+
+
+def _pieces(size: int) -> Iterator[bytes]:
+    for start in range(0, size, PIECE_BYTES):
+        yield b"x" * min(PIECE_BYTES, size - start)
+
+
+@pytest.mark.slow
+@pytest.mark.differs("a body of exactly the limit")
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["announced", "chunked"])
+def test_a_body_at_the_limit_goes_through(server: Server, measure: str, is_chunked: bool) -> None:
+    connection = http.client.HTTPConnection(urlsplit(server.ingress.url).netloc, timeout=10)
+    headers = {"content-type": "text/plain"}
+    if not is_chunked:
+        headers["content-length"] = str(BODY_BYTES_MAX)
+    try:
+        connection.request("POST", f"/{measure}/measure", _pieces(BODY_BYTES_MAX), headers)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert json.loads(answer.read()) == BODY_BYTES_MAX
+    finally:
+        connection.close()
+
+
+@pytest.mark.slow
+def test_a_chunked_body_over_the_limit_is_refused(server: Server, measure: str) -> None:
+    connection = http.client.HTTPConnection(urlsplit(server.ingress.url).netloc, timeout=30)
+    try:
+        # The answer may come, and the reading end, before all is sent.
+        with suppress(ConnectionError):
+            body = _pieces(BODY_BYTES_MAX + 1)
+            connection.request("POST", f"/{measure}/measure", body, {"content-type": "text/plain"})
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert json.loads(answer.read())["source"] == "ingress"
+    finally:
+        connection.close()
+    assert server.ingress.call(measure, "measure", b"x").json() == 1
 
 
 def test_preflight_requests_are_answered(server: Server) -> None:
