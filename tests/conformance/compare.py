@@ -87,7 +87,9 @@ def _run(server: str, report: Path, arguments: list[str]) -> Outcomes:
     environment = {name: value for name, value in os.environ.items() if name not in _CHOICES}
     if server == "reference":
         environment |= dict(zip(_CHOICES, ("reference", find_reference()), strict=True))
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}"]
+    # What the reference server fails at is told below.
+    shown = ["--tb=no", "-rN"] if server == "reference" else ["--tb=short"]
+    command = [sys.executable, "-m", "pytest", "-q", *shown, f"--junitxml={report}"]
     # The examples' demo starts perdure itself.
     command += ["--deselect", "tests/conformance/test_examples.py", *(arguments or [str(_FOLDER)])]
     print(f"--- {server}", flush=True)

@@ -282,6 +282,9 @@ def test_listing_invocations(cli: CommandLine, world: World) -> None:
     assert found("--handler", "awakeable") == {suspended}
     assert found("--key", key) == {scheduled}
     assert found("--zombie") == set()
+    assert found("--virtual-objects-only") == {scheduled}
+    assert found("--completion-result", "failure") == {failed}
+    assert found("--completion-result", "success") == set()
     oldest = cli.run(
         "invocations", "list", "--service", world.name("Failing"), "--all", "--oldest-first"
     )
@@ -332,6 +335,12 @@ def test_cancelling_and_killing(cli: CommandLine, world: World) -> None:
     assert {world.admin.status(each) for each in scheduled} == {"absent"}
     assert cli.try_to("invocations", "kill", killed).code == 1
 
+    name = world.name("Store")
+    for query in (name, f"{name}/{key}/add"):
+        last = world.start("Store/add", 1, key, delay="1h")
+        assert "Killed 1 invocations" in cli.run("invocations", "cancel", "--kill", query).text
+        assert world.admin.status(last) == "absent"
+
 
 def test_purging_and_restarting(cli: CommandLine, world: World) -> None:
     key = unique("again")
@@ -359,6 +368,20 @@ def test_pausing_and_resuming(cli: CommandLine, world: World) -> None:
     assert "Resumed 1 invocations" in cli.run("invocations", "resume", invocation).text
 
     assert world.result(invocation) == {"value": "meanwhile"}
+
+
+def test_resuming_on_a_chosen_deployment(cli: CommandLine, world: World) -> None:
+    key, store = unique("chosen"), world.name("Store")
+    invocation = world.start("Failing/until_healed_pause", key)
+    world.admin.await_status(invocation, "paused")
+    deployment = world.admin.get(f"/services/{store}").json()["deployment_id"]
+    world.ledger.add(f"{key} healed")
+
+    cli.run("invocations", "resume", invocation, "--deployment", "latest")
+
+    assert world.result(invocation) == 4
+    described = cli.run("invocations", "describe", invocation)
+    assert described.row("Deployment:")[0] == deployment
 
 
 # --- State and SQL ------------------------------------------------------------------------------
@@ -409,3 +432,18 @@ def test_sql(cli: CommandLine, world: World) -> None:
     assert cli.try_to("sql", "select nothing from nowhere").code == 1
     for invocation in ids:
         assert world.admin.kill(invocation).status == 200
+
+
+@pytest.mark.parametrize("what", ["kafka-clusters", "subscriptions", "rules", "vqueues"])
+def test_there_are_none_of_these(cli: CommandLine, what: str) -> None:
+    done = cli.run(what, "list")
+
+    assert done.text.startswith("No ")
+
+
+@pytest.mark.differs("(`/limits/rules`): 501")
+def test_a_rule_is_refused(cli: CommandLine) -> None:
+    done = cli.try_to("rules", "set", "scope/*", "--concurrency", "3")
+
+    assert done.code == 1
+    assert "REQ0008" in done.text
