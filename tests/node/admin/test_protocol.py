@@ -34,7 +34,7 @@ def test_every_version_is_mounted(world: World, prefix: str) -> None:
         ("GET", "/invocations/x/cancel", 405),
         ("GET", "/services/%ff", 400),
         ("GET", "/kafka-clusters/x", 404),
-        ("POST", "/query", 501),
+        ("POST", "/query", 400),
         ("PUT", "/limits/rules", 501),
     ],
 )

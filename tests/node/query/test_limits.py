@@ -1,13 +1,15 @@
 """Time and memory are bounded, and a statement holds nobody up."""
 
 import asyncio
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from tests.engine.memory_env import MemoryEnv
 from tests.engine.world import World as Engine
 from tests.node.query.rig import ask
 from tests.node.query.scene import Answer, Scene
@@ -15,6 +17,7 @@ from tests.node.query.scene import Answer, Scene
 from perdure.core.clock import SystemClock
 from perdure.core.errors import QueryTooLarge
 from perdure.core.ids import format_invocation_id, make_invocation_id
+from perdure.core.limits import QUERIES_MAX
 from perdure.node.query import answers
 from perdure.node.query.reading import Reading
 from perdure.node.query.statements import Execution, plan
@@ -23,7 +26,6 @@ from perdure.node.registry.model import Registry
 pytestmark = pytest.mark.slow
 
 DEADLINE_SECONDS = 30.0
-_ENDLESS = "select count(*) from generate_series(1, 100000000) a, generate_series(1, 100000000) b"
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -32,47 +34,57 @@ def wait_for(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline, "it doesn't happen"
 
 
-def run(statement: str, timeout_seconds: float) -> Execution:
-    planned = plan(statement, 1)
-    reading = Reading({0: MemoryEnv().snapshot()}, {}, Registry(), SystemClock())
-    execution = Execution(planned, reading, as_json=True)
-    execution.run(timeout_seconds)
-    return execution
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    """An engine with enough in it to take a while."""
+    engine = Engine()
+    for number in range(8000):
+        engine.invoke(id=make_invocation_id(number << 40, number))
+    for partition in engine.partitions:
+        partition.flush()
+    return engine
 
 
-def test_time_is_bounded() -> None:
+def prepare(engine: Engine, statement: str, *, as_json: bool = True) -> Execution:
+    """A statement that is about to run."""
+    snapshots = {0: engine.partitions[0].env.snapshot()}
+    reading = Reading(snapshots, {}, Registry(), SystemClock())
+    return Execution(plan(statement, 1), reading, as_json)
+
+
+def test_time_is_bounded(engine: Engine) -> None:
     started = time.monotonic()
     with pytest.raises(QueryTooLarge, match="longer than"):
-        run(_ENDLESS, 0.2)
+        prepare(engine, "select * from sys_invocation").run(0.02)
     assert time.monotonic() - started < DEADLINE_SECONDS / 2
 
 
-def test_memory_is_bounded() -> None:
+def test_memory_is_bounded(engine: Engine) -> None:
     statement = (
-        "select repeat('x', 1000) || a.value as t, count(*) from generate_series(1, 10000000) a "
-        "group by 1 order by 1"
+        "select a.id || b.id as pair, count(*) from sys_invocation a, sys_invocation b group by 1"
     )
     with pytest.raises(QueryTooLarge, match="Resources exhausted"):
-        run(statement, DEADLINE_SECONDS)
+        prepare(engine, statement).run(DEADLINE_SECONDS)
 
 
 @pytest.mark.parametrize("kind", [answers.JsonEncoder, answers.ArrowEncoder])
 def test_answers_are_bounded(
-    kind: type[answers.JsonEncoder | answers.ArrowEncoder], monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    kind: type[answers.JsonEncoder | answers.ArrowEncoder],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def bounded(schema: Any) -> Any:
         return kind(schema, 100_000)
 
     monkeypatch.setattr(f"perdure.node.query.statements.{kind.__name__}", bounded)
-    planned = plan("select repeat('x', 100) as text from generate_series(1, 10000)", 1)
-    reading = Reading({}, {}, Registry(), SystemClock())
+    as_json = kind is answers.JsonEncoder
+    execution = prepare(engine, "select id, target from sys_invocation", as_json=as_json)
     with pytest.raises(QueryTooLarge, match="the answer exceeds 100000 bytes"):
-        Execution(planned, reading, kind is answers.JsonEncoder).run(DEADLINE_SECONDS)
+        execution.run(DEADLINE_SECONDS)
 
 
-def test_a_statement_can_be_given_up() -> None:
-    planned = plan(_ENDLESS, 1)
-    execution = Execution(planned, Reading({}, {}, Registry(), SystemClock()), as_json=True)
+def test_a_statement_can_be_given_up(engine: Engine) -> None:
+    execution = prepare(engine, "select a.id from sys_invocation a, sys_invocation b")
     ended = threading.Event()
 
     def work() -> None:
@@ -119,13 +131,8 @@ def test_one_among_many_is_read_alone() -> None:
     assert ask(engine, "select count(*) as n from sys_invocation").rows == [{"n": 3000}]
 
 
-def test_reading_does_not_hold_up_the_loop() -> None:
-    """While a thread reads everything, a callback is never late by more than a little."""
-    engine = Engine()
-    for number in range(4000):
-        engine.invoke(id=make_invocation_id(number << 40, number))
-    for partition in engine.partitions:
-        partition.flush()
+def test_reading_does_not_hold_up_the_loop(engine: Engine) -> None:
+    """While a thread reads everything, a callback is not late by more than a little."""
     late: list[float] = []
 
     async def measure() -> None:
@@ -211,3 +218,15 @@ def test_what_was_answered_before_is_seen(scene: Scene) -> None:
         cancelled = scene.world.admin("PATCH", f"/invocations/{sent}/kill")
         assert cancelled.status == 200
         assert scene.rows(f"select status from sys_invocation where id = '{sent}'") == []
+
+
+def test_a_client_that_leaves_takes_its_statement_along(scene: Scene) -> None:
+    """Otherwise these would hold all threads for longer than this test waits."""
+    address = urlsplit(scene.world.admin_url)
+    endless = "select count(a.id || b.id) from {0} a, {0} b, {0} c, {0} d, {0} e, {0} f, {0} g"
+    body = json.dumps({"query": endless.format("sys_journal")}).encode()
+    head = b"POST /query HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    for _ in range(QUERIES_MAX):
+        with socket.create_connection((address.hostname, address.port)) as client:
+            client.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+    assert scene.value("select 1 as one") == 1
