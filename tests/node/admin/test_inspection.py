@@ -104,7 +104,7 @@ def test_what_failed_and_when_it_is_tried_again(world: World) -> None:
     assert shown["last_failure"]["error_code"] == "RT0007"
     assert shown["events"][0]["event"] == "transient_error"
     assert world.admin("PATCH", f"/invocations/{target}/pause").status == 202
-    paused = world.describe(target)
+    paused = world.wait_status(target, "paused")
     assert paused["status"] == "paused"
     assert [event["event"] for event in paused["events"]] == ["transient_error", "paused"]
 
