@@ -22,8 +22,9 @@ from perdure.node.admin import (
     services,
     state,
 )
+from perdure.node.admin.api_document import api_document
 from perdure.node.admin.context import AdminOptions, Context, Endpoint
-from perdure.node.admin.requests import Reply, Request, error_reply
+from perdure.node.admin.requests import Reply, Request, error_reply, json_reply
 from perdure.node.admin.routes import Match, Route, Router, WrongMethod
 from perdure.node.http.server import Exchange
 from perdure.node.invoker.discovery import Discovery
@@ -44,6 +45,14 @@ ROUTES: list[Route[Endpoint]] = [
     *query.ROUTES,
     *inert.ROUTES,
 ]
+
+
+async def get_openapi(context: Context, request: Request) -> Reply:
+    """The admin API as an OpenAPI document."""
+    return json_reply(200, api_document(ROUTES, request.version))
+
+
+ROUTES.append(Route("GET", "/openapi", get_openapi))
 
 
 @dataclass(frozen=True, slots=True)

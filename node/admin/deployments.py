@@ -1,6 +1,6 @@
 """/deployments: registration with discovery, reading, update, removal."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -47,7 +47,9 @@ _FORCING_VERSION = 2
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
-class _Register(msgspec.Struct):
+class Registration(msgspec.Struct):
+    """An endpoint to discover: an HTTP one by `uri`, an AWS Lambda function by `arn`."""
+
     uri: str | None = None
     arn: str | None = None
     assume_role_arn: str | None = None
@@ -57,10 +59,12 @@ class _Register(msgspec.Struct):
     breaking: bool = False
     force: bool | None = None
     dry_run: bool = False
-    auth: msgspec.Raw = msgspec.Raw()
+    auth: Any = None
 
 
-class _Patch(msgspec.Struct):
+class DeploymentUpdate(msgspec.Struct):
+    """What to change; what isn't mentioned stays."""
+
     uri: str | None = None
     arn: str | None = None
     assume_role_arn: str | None = None
@@ -86,7 +90,7 @@ async def get_deployment(context: Context, request: Request) -> Reply:
 
 async def register_deployment(context: Context, request: Request) -> Reply:
     """Discover an endpoint and register what it offers; known ones are left alone unless forced."""
-    body = request.json(_Register)
+    body = request.json(Registration)
     served = _endpoint(body)
     is_forced = request.version == _FORCING_VERSION if body.force is None else body.force
     known = find_by_address(context.registry.registry, served.address)
@@ -118,7 +122,7 @@ async def patch_deployment(context: Context, request: Request) -> Reply:
     if request.method == "PUT" and request.version != _FORCING_VERSION:
         raise MethodNotAllowed("update deployments with PATCH")
     deployment_id = check_deployment_id(request.parameters["id"])
-    body = request.json(_Patch)
+    body = request.json(DeploymentUpdate)
     known = _find(context.registry.registry, deployment_id)
     defaults = context.registry.catalogue.defaults
     if _changes_nothing(body):
@@ -145,12 +149,12 @@ async def patch_deployment(context: Context, request: Request) -> Reply:
     return json_reply(200, deployment_detail(changed.deployments[deployment_id], defaults))
 
 
-def _endpoint(body: _Register) -> Served:
+def _endpoint(body: Registration) -> Served:
     if body.uri is None and body.arn is None:
         raise Unprocessable("the body doesn't fit: it needs a `uri` or an `arn`")
     if body.uri is not None and body.arn is not None:
         raise BadRequest("a deployment is at a `uri` or an `arn`, not at both")
-    if bytes(body.auth) not in (b"", b"null"):
+    if body.auth is not None:
         raise NotImplementedHere("`auth` is not supported: use additional_headers (authorization)")
     headers = endpoints.check_headers(body.additional_headers or {})
     if body.arn is not None:
@@ -164,7 +168,7 @@ def _function(arn: str, assume_role_arn: str | None) -> Function:
     return Function(check_arn(arn), role)
 
 
-def _changes_nothing(body: _Patch) -> bool:
+def _changes_nothing(body: DeploymentUpdate) -> bool:
     changes = (
         body.uri,
         body.arn,
@@ -175,7 +179,7 @@ def _changes_nothing(body: _Patch) -> bool:
     return all(change is None for change in changes)
 
 
-def _moved(known: Deployment, body: _Patch) -> Served:
+def _moved(known: Deployment, body: DeploymentUpdate) -> Served:
     """Where the deployment is after the change."""
     if body.uri is not None and body.arn is not None:
         raise BadRequest("a deployment is at a `uri` or an `arn`, not at both")
@@ -239,8 +243,8 @@ def _registered(
 
 ROUTES: list[Route[Endpoint]] = [
     Route("GET", "/deployments", list_deployments),
-    Route("POST", "/deployments", register_deployment),
+    Route("POST", "/deployments", register_deployment, Registration),
     Route("GET", "/deployments/{id}", get_deployment),
-    Route("PATCH", "/deployments/{id}", patch_deployment),
-    Route("PUT", "/deployments/{id}", patch_deployment),
+    Route("PATCH", "/deployments/{id}", patch_deployment, DeploymentUpdate),
+    Route("PUT", "/deployments/{id}", patch_deployment, DeploymentUpdate),
 ]

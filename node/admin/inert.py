@@ -23,7 +23,7 @@ async def none_of_this_name(context: Context, request: Request) -> Reply:
 
 async def unavailable(context: Context, request: Request) -> Reply:
     """The feature doesn't exist."""
-    raise NotImplementedHere("perdure has no Kafka ingestion and no concurrency rules")
+    raise NotImplementedHere("perdure has no Kafka ingestion and no limits by rules")
 
 
 ROUTES: list[Route[Endpoint]] = [
@@ -38,4 +38,6 @@ ROUTES: list[Route[Endpoint]] = [
     Route("DELETE", "/subscriptions/{id}", none_of_this_name),
     Route("PUT", "/limits/rules", unavailable),
     Route("POST", "/limits/rules/bulk-delete", unavailable),
+    Route("POST", "/vqueues/{id}/pause", unavailable),
+    Route("POST", "/vqueues/{id}/resume", unavailable),
 ]

@@ -74,7 +74,9 @@ _VERBS: dict[str, type[Cancel | Kill | Purge | PurgeJournal | Pause]] = {
 }
 
 
-class _Batch(msgspec.Struct):
+class InvocationBatch(msgspec.Struct):
+    """Invocations; `deployment` (`keep`, `latest`, an id) is for resume and restart-as-new."""
+
     invocation_ids: list[str]
     deployment: Annotated[str, msgspec.Meta(max_length=64)] | None = None
 
@@ -203,7 +205,7 @@ async def terminate(context: Context, request: Request) -> Reply:
 
 def _batch(verb: str) -> Endpoint:
     async def endpoint(context: Context, request: Request) -> Reply:
-        body = request.json(_Batch)
+        body = request.json(InvocationBatch)
         targets = _targets(body)
         if verb == "restart-as-new":
             return await _batch_restart(context, targets, _choice(body.deployment, _LATEST))
@@ -355,7 +357,7 @@ def _choice(text: str | None, default: str) -> str:
     return check_deployment_id(text)
 
 
-def _targets(body: _Batch) -> list[InvocationId]:
+def _targets(body: InvocationBatch) -> list[InvocationId]:
     if len(body.invocation_ids) > BATCH_INVOCATIONS_MAX:
         raise BadRequest(f"invocation_ids: at most {BATCH_INVOCATIONS_MAX} at once")
     try:
@@ -372,7 +374,7 @@ ROUTES: list[Route[Endpoint]] = [
     Route("PATCH", "/invocations/{id}/restart-as-new", restart_one),
     Route("DELETE", "/invocations/{id}", terminate),
     *(
-        Route("POST", f"{_BATCH_PATH}/{verb}", _batch(verb))
+        Route("POST", f"{_BATCH_PATH}/{verb}", _batch(verb), InvocationBatch)
         for verb in (*_VERBS, "resume", "restart-as-new")
     ),
 ]

@@ -11,15 +11,17 @@ from perdure.node.admin.requests import Reply, Request
 from perdure.node.admin.routes import Route
 
 
-class _Statement(msgspec.Struct):
+class Statement(msgspec.Struct):
+    """One SQL statement that reads."""
+
     query: str
 
 
 async def query(context: Context, request: Request) -> Reply:
     """Run a statement."""
-    statement = request.json(_Statement).query
+    statement = request.json(Statement).query
     answer = await context.query.answer(statement, request.accept == "application/json")
     return Reply(200, [(b"content-type", answer.media_type.encode())], answer.body)
 
 
-ROUTES: list[Route[Endpoint]] = [Route("POST", "/query", query)]
+ROUTES: list[Route[Endpoint]] = [Route("POST", "/query", query, Statement)]

@@ -22,11 +22,12 @@ _PREFIXES = {f"v{version}": version for version in range(VERSION_MIN, VERSION_MA
 
 @dataclass(frozen=True, slots=True)
 class Route(Generic[E]):
-    """``pattern``: a path; a segment in braces matches any and names it."""
+    """``pattern``: a path; a segment in braces matches any and names it. ``body``: its shape."""
 
     method: str
     pattern: str
     endpoint: E
+    body: type | None = None
 
 
 @dataclass(frozen=True, slots=True)

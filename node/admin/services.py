@@ -16,7 +16,9 @@ from perdure.node.registry.model import Deployment, Registry, Service
 log = logger("admin")
 
 
-class _Patch(msgspec.Struct):
+class ServiceSettings(msgspec.Struct):
+    """Durations like `1h 30m` or `PT90M`; what isn't mentioned stays."""
+
     public: bool | None = None
     idempotency_retention: str | None = None
     workflow_completion_retention: str | None = None
@@ -41,7 +43,7 @@ async def get_service(context: Context, request: Request) -> Reply:
 async def change_service(context: Context, request: Request) -> Reply:
     """Change settings; what isn't mentioned, or null, stays."""
     name = request.parameters["service"]
-    patch = _settings(request.json(_Patch))
+    patch = _settings(request.json(ServiceSettings))
     if patch == SettingsPatch():
         return await get_service(context, request)
     changed = await context.registry.change(
@@ -85,7 +87,7 @@ def _shape(context: Context, service: Service, deployment: Deployment) -> Docume
     return service_shape(service, deployment, context.registry.catalogue.defaults)
 
 
-def _settings(body: _Patch) -> SettingsPatch:
+def _settings(body: ServiceSettings) -> SettingsPatch:
     return SettingsPatch(
         public=body.public,
         idempotency_retention_ms=_duration(body.idempotency_retention),
@@ -108,7 +110,7 @@ def _duration(text: str | None) -> int | None:
 ROUTES: list[Route[Endpoint]] = [
     Route("GET", "/services", list_services),
     Route("GET", "/services/{service}", get_service),
-    Route("PATCH", "/services/{service}", change_service),
+    Route("PATCH", "/services/{service}", change_service, ServiceSettings),
     Route("GET", "/services/{service}/openapi", get_openapi),
     Route("GET", "/services/{service}/handlers", list_handlers),
     Route("GET", "/services/{service}/handlers/{handler}", get_handler),

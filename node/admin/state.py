@@ -20,7 +20,9 @@ from perdure.storage.tables.objects import StateEntry
 _Octet = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
-class _StateEdit(msgspec.Struct):
+class StateEdit(msgspec.Struct):
+    """All state to be there: values as octets, or text. `version`: only if it has that one."""
+
     object_key: str
     new_state: dict[str, list[_Octet] | str]
     version: str | None = None
@@ -33,7 +35,7 @@ async def edit_state(context: Context, request: Request) -> Reply:
     A state that is no longer at ``version`` is left alone, which the answer can't tell.
     """
     name = request.parameters["service"]
-    body = request.json(_StateEdit)
+    body = request.json(StateEdit)
     service = context.registry.registry.service(name)
     # The state of a service that is gone may still be cleared.
     if service is None and body.new_state:
@@ -87,5 +89,5 @@ def _entry_shape(entry: StateEntry, has_value: bool) -> dict[str, Any]:
 
 ROUTES: list[Route[Endpoint]] = [
     Route("GET", "/perdure/state/{service}/{key}", show_state),
-    Route("POST", "/services/{service}/state", edit_state),
+    Route("POST", "/services/{service}/state", edit_state, StateEdit),
 ]
