@@ -93,7 +93,7 @@ def _find(text: str | None, key: str | None) -> Any:
     if isinstance(document, dict):
         return cast(dict[str, Any], document).get(key, _NOTHING)
     if isinstance(document, list) and key.isascii() and key.isdigit() and len(key) < 10:
-        elements = cast(list[Any], document)
+        elements: list[Any] = document
         return elements[int(key)] if int(key) < len(elements) else _NOTHING
     return _NOTHING
 

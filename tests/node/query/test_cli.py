@@ -46,7 +46,10 @@ def test_rows_as_a_table_or_as_json(shell: Shell) -> None:
 
 
 def test_columns_keep_their_order_where_rows_leave_some_out(shell: Shell) -> None:
-    statement = "select case when value > 1 then value end as a, value as b from (values (1), (2)) as v(value)"
+    statement = (
+        "select case when value > 1 then value end as a, value as b "
+        "from (values (1), (2)) as v(value)"
+    )
     assert shell.type(statement).table == [["a", "b"], ["1"], ["2", "2"]]
 
 
