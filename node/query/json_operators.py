@@ -6,6 +6,7 @@ call, or something in parentheses; to the right a text or a number, in parenthes
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -24,6 +25,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_INDEX_DIGITS_MAX = 9
 _OPENING, _CLOSING = "([", ")]"
 
 
@@ -92,10 +94,11 @@ def _find(text: str | None, key: str | None) -> Any:
         return _NOTHING
     if isinstance(document, dict):
         return cast(dict[str, Any], document).get(key, _NOTHING)
-    if isinstance(document, list) and key.isascii() and key.isdigit() and len(key) < 10:
-        elements: list[Any] = document
-        return elements[int(key)] if int(key) < len(elements) else _NOTHING
-    return _NOTHING
+    is_index = key.isascii() and key.isdigit() and len(key) <= _INDEX_DIGITS_MAX
+    if not is_index or not isinstance(document, list):
+        return _NOTHING
+    elements = cast(Sequence[Any], document)
+    return elements[int(key)] if int(key) < len(elements) else _NOTHING
 
 
 def _left_operand(tokens: list[_Token], position: int) -> int:
