@@ -92,6 +92,7 @@ class Processor:
         self._applied_count = 0
         self._epoch = 0
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
         self._flushed: list[tuple[int, Callable[[], None]]] = []
 
     # --- Applying -------------------------------------------------------------------------------
@@ -218,7 +219,8 @@ class Processor:
         return self.store.durable_lsn == self.store.applied_lsn
 
     def close(self) -> None:
-        """Stop timers; what was not flushed is in the log."""
+        """Stop timers and flushes; what was not flushed is in the log."""
+        self._is_closed = True
         if self._flush_timer is not None:
             self._flush_timer.cancel()
 
@@ -243,6 +245,8 @@ class Processor:
         self._submit_flush(self.store.freeze())
 
     def _submit_flush(self, flush: Flush) -> None:
+        if self._is_closed:
+            return
         self._storage.submit(
             flush.run,
             lambda _: self._flush_done(flush),
@@ -250,6 +254,8 @@ class Processor:
         )
 
     def _flush_done(self, flush: Flush) -> None:
+        if self._is_closed:
+            return  # committed, but there are no tables left to read through
         self.store.finish(flush)
         self._on_durable(self.partition, self.store.durable_lsn)
         self._report_flushed()
@@ -266,6 +272,8 @@ class Processor:
             flushed()
 
     def _flush_failed(self, flush: Flush, error: BaseException) -> None:
+        if self._is_closed:
+            return
         if isinstance(error, MapFull):
             self.store.env.grow()
             self._submit_flush(flush)
