@@ -303,7 +303,7 @@ class Node:
             ) from error
         url = advertised(explicit_url, address, port)
         self._bound.append(_Bound(name, Address(address.host, port), url, server))
-        log.info(f"{name.value}.listening", address=str(Address(address.host, port)))
+        log.info("node.listening", listener=name.value, address=str(Address(address.host, port)))
         return url
 
     def _statistics(

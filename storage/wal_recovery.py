@@ -201,7 +201,7 @@ class _Walk:
         torn = decode_frame_header(file.file.read(FRAME_HEADER_BYTES, self._position))
         if torn is not None and torn.nonce == file.nonce:
             self.torn_at = f"{file_name(file.seq)} byte {self._position}"
-            log.info("wal.tail.torn", file=file_name(file.seq), position=self._position)
+            log.debug("wal.tail.cut", file=file_name(file.seq), position=self._position)
         return WalTail(
             position=self._position,
             frame_seq=self._frame_seq,

@@ -265,7 +265,7 @@ async def _propose(context: Context, target: InvocationId, command: Command) -> 
     assert isinstance(outcome, Verdict)
     if outcome in (Verdict.DONE, Verdict.ACCEPTED):
         verb = type(command).__name__.lower()
-        log.info(f"admin.invocation.{verb}", id=format_invocation_id(target))
+        log.info("admin.invocation.changed", verb=verb, id=format_invocation_id(target))
     return outcome
 
 
