@@ -123,6 +123,13 @@ def test_an_awakeable_that_is_none(server: Server, method: str, path: str) -> No
     assert answer.status == 400
 
 
+@pytest.mark.differs("scopes and limit keys: 400")
+def test_an_output_has_no_scope(server: Server) -> None:
+    target = {"target": "workflow", "workflowName": "Any", "workflowKey": "k", "scope": "s"}
+
+    assert server.ingress.send_json("POST", "/restate/output", target).status == 400
+
+
 @pytest.mark.differs("state edits with a scope: 400")
 def test_state_has_no_scopes(server: Server, deploy: Deploy) -> None:
     name = unique("Scoped")
