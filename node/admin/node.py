@@ -1,6 +1,7 @@
 """The node itself: is it well, what does it speak, where is its ingress."""
 
 import perdure
+from perdure.core.errors import PartitionUnavailable
 from perdure.node.admin.context import Context, Endpoint
 from perdure.node.admin.requests import Reply, Request, empty_reply, json_reply
 from perdure.node.admin.routes import VERSION_MAX, VERSION_MIN, Route
@@ -11,7 +12,13 @@ _NODE_ID = 1
 
 
 async def health(context: Context, request: Request) -> Reply:
-    """200 as long as the node serves."""
+    """200 as long as the node serves everything; see the node's own port for whether it lives."""
+    if halted := context.gateway.halted():
+        names = ", ".join(str(partition) for partition in halted)
+        raise PartitionUnavailable(
+            f"halted partitions: {names} of {context.gateway.partition_count}; the others serve. "
+            "Restart the node; if they halt again, keep the data directory and report it"
+        )
     return empty_reply(200)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from perdure.core.errors import PerdureError
+from perdure.core.ids import PartitionId
 from perdure.node.http.ports import Headers
 from perdure.node.ingress.submission import is_visible
 from perdure.storage.tables.invocations import Failure
@@ -58,8 +59,9 @@ class _Sent(msgspec.Struct, omit_defaults=True, rename="camel"):
     status: str = ""
 
 
-class _Health(msgspec.Struct):
+class _Health(msgspec.Struct, omit_defaults=True):
     services: list[str]
+    halted_partitions: list[PartitionId] = []
 
 
 def output(content_type: str | None, id_text: str, expires_at_ms: int, value: bytes) -> Answer:
@@ -103,9 +105,9 @@ def found(id_text: str) -> Answer:
     return Answer(200, [_JSON], _ENCODE(_Sent(id_text)))
 
 
-def health(services: Iterable[str]) -> Answer:
-    """We are here, and serve these."""
-    return Answer(200, [_JSON], _ENCODE(_Health(sorted(services))))
+def health(services: Iterable[str], halted: list[PartitionId]) -> Answer:
+    """We are here, and serve these; but for the keys of partitions that are halted."""
+    return Answer(200, [_JSON], _ENCODE(_Health(sorted(services), halted)))
 
 
 def accepted() -> Answer:

@@ -18,6 +18,7 @@ from perdure.core.errors import (
     MethodNotAllowed,
     NotFound,
     NotReady,
+    PartitionUnavailable,
     PerdureError,
     TooManyRequests,
 )
@@ -213,7 +214,13 @@ class Ingress:
                 self._complete(exchange, request)
             case Health():
                 _check_method(exchange, "GET")
-                self._answer(exchange, answers.health(catalogue.registry.latest))
+                self._answer(exchange, self._health(catalogue))
+
+    def _health(self, catalogue: Catalogue) -> Answer:
+        halted = self._gateway.halted()
+        if len(halted) == self._gateway.partition_count:
+            raise PartitionUnavailable("every partition is halted: see the node's log")
+        return answers.health(catalogue.registry.latest, halted)
 
     def _call(self, exchange: Exchange, call: Call, catalogue: Catalogue) -> None:
         route = catalogue.latest(call.service, call.handler)

@@ -33,6 +33,10 @@ class Gateway(Protocol):
     @property
     def partition_count(self) -> int: ...
 
+    def halted(self) -> list[PartitionId]:
+        """The partitions that stopped on a broken invariant: they take and tell nothing."""
+        ...
+
     def propose(
         self,
         command: Command,
@@ -76,6 +80,10 @@ class LocalGateway:
     @property
     def partition_count(self) -> int:
         return len(self._partitions)
+
+    def halted(self) -> list[PartitionId]:
+        found = (led.processor for led in self._partitions)
+        return [processor.partition for processor in found if processor.halted is not None]
 
     def propose(
         self,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from perdure.core.invariant import InvariantViolation
 from perdure.core.tasks import Supervisor
 from perdure.node.config.model import Config
 from perdure.node.config.values import Address
@@ -98,6 +99,10 @@ class World:
         found: str = answered.json()["invocationId"]
         return found
 
+    def ingress(self, method: str, path: str) -> Answered:
+        """One request to the ingress port."""
+        return _ask(self.ingress_url, method, path, b"", {})
+
     def call(self, path: str) -> Answered:
         """Call a handler through the ingress and wait for its answer."""
         answered = _ask(self.ingress_url, "POST", path, b"", {})
@@ -114,6 +119,17 @@ class World:
     def wait_status(self, invocation: str, status: str) -> dict[str, Any]:
         """Wait until the invocation is in a state."""
         return wait_for(lambda: self.describe(invocation), lambda shown: shown["status"] == status)
+
+    def halt(self, partition: int) -> None:
+        """Have a partition find its own invariants broken."""
+
+        async def halt() -> None:
+            host = self.node._host  # pyright: ignore[reportPrivateUsage]
+            assert host is not None
+            violation = InvariantViolation("as the test wants", {})
+            host.led[partition].processor._halt(violation)  # pyright: ignore[reportPrivateUsage]
+
+        self._run(halt())
 
     def _run(self, work: Any) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE_SECONDS)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from perdure.core.errors import NotReady
+from perdure.core.ids import PartitionId
 from perdure.node.ingress import answers
 from perdure.node.ingress.answers import Answer
 from perdure.storage.tables.invocations import Failure
@@ -85,7 +86,9 @@ def test_sent() -> None:
 
 
 def test_small_ones() -> None:
-    assert json.loads(answers.health(["b", "a"]).body) == {"services": ["a", "b"]}
+    assert json.loads(answers.health(["b", "a"], []).body) == {"services": ["a", "b"]}
+    halted = json.loads(answers.health([], [PartitionId(2)]).body)
+    assert halted == {"services": [], "halted_partitions": [2]}
     assert json.loads(answers.found(ID).body) == {"invocationId": ID}
     assert answers.accepted() == Answer(202, [])
 
