@@ -10,7 +10,7 @@ import pytest
 from tests.conformance import dialogue as say
 from tests.conformance.client import wait_until
 from tests.conformance.conftest import Deploy
-from tests.conformance.raw import Attempt, Script, manifest, service
+from tests.conformance.raw import Attempt, RawEndpoint, Script, manifest, service
 from tests.conformance.server import Server
 from tests.conformance.services import KINDS, Kind, Services, install_packages
 from tests.conformance.world import World, unique
@@ -142,6 +142,31 @@ def _deployment_at(server: Server, uri: str) -> str:
     deployments = server.admin.get("/deployments").json()["deployments"]
     (found,) = (each["id"] for each in deployments if each["uri"] == f"{uri}/")
     return str(found)
+
+
+def test_a_deployment_moves_and_its_invocations_with_it(server: Server, deploy: Deploy) -> None:
+    name = unique("Moved")
+    discovery = manifest([service(name, "go")])
+    old = deploy(discovery, {f"{name}/go": _stepping("1", [])})
+    deployment = _deployment_at(server, old.uri)
+    sent = server.ingress.send(name, "go", "x").invocation_id
+    server.admin.await_status(sent, "paused")
+    target = RawEndpoint(discovery)
+    target.on(f"{name}/go", _stepping("2", []))
+    target.start()
+    try:
+        change = {"uri": target.uri, "additional_headers": {"x-moved": "yes"}}
+        moved = server.admin.send_json("PATCH", f"/deployments/{deployment}", change)
+        assert moved.status == 200, moved.body
+        assert moved.json()["id"] == deployment
+        assert moved.json()["uri"] == f"{target.uri}/"
+        assert server.admin.resume(sent).status == 200
+
+        assert server.ingress.attach(sent).json() == 2
+        (attempt,) = target.attempts_of(sent)
+        assert attempt.headers["x-moved"] == "yes"
+    finally:
+        target.stop()
 
 
 def test_where_an_invocation_can_not_go_on(server: Server, deploy: Deploy) -> None:
