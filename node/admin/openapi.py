@@ -1,6 +1,6 @@
 """A service's ingress as an OpenAPI 3.1 document, for playgrounds and code generators. Pure."""
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -11,6 +11,8 @@ from perdure.storage.tables.invocations import HandlerKind
 Document = dict[str, Any]
 
 _EXTENSION = "x-restate-extensions"
+# What these members of a schema hold is data, not schemas.
+_VALUES = ("const", "default", "enum", "examples")
 
 
 def service_document(service: Service, ingress_url: str) -> Document:
@@ -20,8 +22,9 @@ def service_document(service: Service, ingress_url: str) -> Document:
     for handler in service.handlers.values():
         if service.public and handler.public is not False:
             paths.update(_paths(service, handler))
-            schemas[f"{handler.name}Request"] = _schema(handler.input.json_schema)
-            schemas[f"{handler.name}Response"] = _schema(handler.output.json_schema)
+            request, response = f"{handler.name}Request", f"{handler.name}Response"
+            schemas[request] = _schema(request, handler.input.json_schema)
+            schemas[response] = _schema(response, handler.output.json_schema)
     about: Document = {"title": service.name, "version": str(service.revision)}
     if service.documentation is not None:
         about["description"] = service.documentation
@@ -49,7 +52,7 @@ def _paths(service: Service, handler: Handler) -> Document:
     where = f"{service.name}{key}/{name}"
     call = _operation(name, handler, callable_with)
     call["responses"] = {"200": _success(handler), "default": _response("GenericError")}
-    send = _operation(f"{name}Send", handler, [*callable_with, _parameter("delay")])
+    send = _operation(_id(service, name, "Send"), handler, [*callable_with, _parameter("delay")])
     send["responses"] = {
         "200": _response("Send"),
         "202": _response("Send"),
@@ -66,13 +69,13 @@ def _paths(service: Service, handler: Handler) -> Document:
         "default": _response("GenericError"),
     }
     attach: Document = {
-        "operationId": f"{name}Attach",
+        "operationId": _id(service, name, "Attach"),
         "deprecated": True,
         "parameters": identified,
         "responses": found,
     }
     output: Document = {
-        "operationId": f"{name}Output",
+        "operationId": _id(service, name, "Output"),
         "deprecated": True,
         "parameters": identified,
         "responses": {**found, "470": _response("InvocationNotReadyError")},
@@ -83,6 +86,14 @@ def _paths(service: Service, handler: Handler) -> Document:
         f"{base}/attach": {"get": attach},
         f"{base}/output": {"get": output},
     }
+
+
+def _id(service: Service, name: str, verb: str) -> str:
+    """An operation's id, unlike the name of any handler."""
+    found = f"{name}{verb}"
+    while found in service.handlers:
+        found += "_"
+    return found
 
 
 def _operation(operation: str, handler: Handler, parameters: list[Document]) -> Document:
@@ -112,8 +123,31 @@ def _success(handler: Handler) -> Document:
     return document
 
 
-def _schema(text: bytes | None) -> object:
-    return True if text is None else msgspec.Raw(text)
+def _schema(name: str, text: bytes | None) -> object:
+    """A handler's schema as a component of the document."""
+    if text is None:
+        return True
+    return _rebased(msgspec.json.decode(text), f"#/components/schemas/{name}")
+
+
+def _rebased(schema: Any, base: str) -> Any:
+    """References into the schema itself (``#/$defs/…``), made to start from the document's root.
+
+    What the schema calls itself would change where they start, so that is left out.
+    """
+    if isinstance(schema, list):
+        return [_rebased(item, base) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    rebased: Document = {}
+    for key, value in cast("Document", schema).items():
+        if key == "$id" and isinstance(value, str):
+            continue
+        if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/")):
+            rebased[key] = base + value[1:]
+        else:
+            rebased[key] = value if key in _VALUES else _rebased(value, base)
+    return rebased
 
 
 def _reference(section: str, name: str) -> Document:
