@@ -34,6 +34,8 @@ def logged() -> Iterator[tuple[str, Logged]]:
                         level in _LEVELS
                     ):
                         yield f"{where}:{item.lineno}", _read(item, level)
+                    case _:
+                        pass
 
 
 def _read(call: ast.Call, level: str) -> Logged:

@@ -7,6 +7,7 @@ import msgspec
 from perdure.core.entropy import ulid
 from perdure.core.errors import (
     BadRequest,
+    Conflict,
     DeploymentNotFound,
     MethodNotAllowed,
     NotImplementedHere,
@@ -231,9 +232,13 @@ def _registered(
     context: Context, request: Request, deployment: Deployment, change: Change
 ) -> Reply:
     is_old = request.version == _FORCING_VERSION
+    if is_old and change is Change.UNCHANGED:
+        raise Conflict(
+            f"{deployment.address} is registered as {deployment.id}: `force` registers it anew"
+        )
     status = {
         Change.CREATED: 201,
-        Change.UNCHANGED: 409 if is_old else 200,
+        Change.UNCHANGED: 200,
         Change.OVERWRITTEN: 201 if is_old else 200,
     }[change]
     document = registration(deployment, context.registry.catalogue.defaults)

@@ -130,17 +130,17 @@ def _schema(name: str, text: bytes | None) -> object:
     return _rebased(msgspec.json.decode(text), f"#/components/schemas/{name}")
 
 
-def _rebased(schema: Any, base: str) -> Any:
+def _rebased(schema: object, base: str) -> object:
     """References into the schema itself (``#/$defs/…``), made to start from the document's root.
 
     What the schema calls itself would change where they start, so that is left out.
     """
     if isinstance(schema, list):
-        return [_rebased(item, base) for item in schema]
+        return [_rebased(item, base) for item in cast("list[object]", schema)]
     if not isinstance(schema, dict):
         return schema
     rebased: Document = {}
-    for key, value in cast("Document", schema).items():
+    for key, value in cast("dict[str, object]", schema).items():
         if key == "$id" and isinstance(value, str):
             continue
         if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/")):

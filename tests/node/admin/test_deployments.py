@@ -84,7 +84,8 @@ def test_version_two_forces_unless_told_otherwise(empty: World) -> None:
     assert register(empty, "/v2/deployments")[0] == 201
     status, document = register(empty, "/v2/deployments")
     assert status == 201 and document["services"][0]["revision"] == 2
-    assert register(empty, "/v2/deployments", force=False)[0] == 409
+    status, document = register(empty, "/v2/deployments", force=False)
+    assert (status, document["restate_code"]) == (409, "REQ0004")
 
 
 def test_dry_run_stores_nothing(empty: World) -> None:
