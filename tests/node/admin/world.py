@@ -159,8 +159,10 @@ def serve(
 ) -> tuple[str, subprocess.Popen[bytes]]:
     """An ASGI application in a process of its own, over HTTP/2 and HTTP/1.1; its base URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        bound = f"fd://{listening.fileno()}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "hypercorn", "-b", f"fd://{listening.fileno()}", application],
+            # Without workers: they would outlive a parent that is killed.
+            [sys.executable, "-m", "hypercorn", "--workers=0", "-b", bound, application],
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             pass_fds=[listening.fileno()],
