@@ -40,20 +40,24 @@ _JOURNAL_INDEX_MAX = 0xFFFF_FFFF
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which invocations are asked for; None: any."""
+    """Which invocations are asked for; None: any. Made in ``[created_after, created_before)``."""
 
     statuses: frozenset[str] | None
     service: str | None
     handler: str | None
     key: str | None
+    created_after_ms: int | None
+    created_before_ms: int | None
 
     def admits(self, row: Invocation) -> bool:
         """Whether the row fits but for its status."""
-        target = row.spec.target
+        target, created_at_ms = row.spec.target, row.spec.created_at_ms
         return (
             (self.service is None or target.service == self.service)
             and (self.handler is None or target.handler == self.handler)
             and (self.key is None or target.key == self.key)
+            and (self.created_after_ms is None or created_at_ms >= self.created_after_ms)
+            and (self.created_before_ms is None or created_at_ms < self.created_before_ms)
         )
 
 
@@ -139,6 +143,8 @@ def _filter(request: Request) -> Filter:
         service=request.query.get("service"),
         handler=request.query.get("handler"),
         key=request.query.get("key"),
+        created_after_ms=request.moment("created_after"),
+        created_before_ms=request.moment("created_before"),
     )
 
 

@@ -41,6 +41,7 @@ _NODE, _DEPLOYMENTS, _SERVICES = "node", "deployments", "services"
 _INVOCATIONS, _READING, _ABSENT = "invocations", "reading", "not here"
 
 _TEXT: Schema = {"type": "string"}
+_TIME: Schema = {"type": "string", "format": "date-time"}
 _FLAG: Schema = {"type": "boolean", "default": False}
 _PAGE: Schema = {"type": "integer", "minimum": 1, "maximum": INSPECTION_PAGE_MAX}
 _INDEX: Schema = {"type": "integer", "minimum": 0, "default": 0}
@@ -275,6 +276,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             "service": _TEXT,
             "handler": _TEXT,
             "key": _TEXT,
+            "created_after": _TIME,
+            "created_before": _TIME,
             "limit": _PAGE,
             "cursor": _TEXT,
         },

@@ -1,7 +1,7 @@
 """What endpoints of the admin API take and give, as values. Pure; one format for every error."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -17,6 +17,7 @@ _ENCODE = msgspec.json.Encoder().encode
 # The last moment that has a date: retentions may be "for ever".
 _TIME_MS_MAX = 253_402_300_799_999
 _DIGITS_MAX = 12
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -83,6 +84,25 @@ class Request:
         if not is_number or not least <= int(text) <= most:
             raise BadRequest(f"query parameter {name!r}: expected a number from {least} to {most}")
         return int(text)
+
+    def moment(self, name: str) -> int | None:
+        """A time of the query, in milliseconds.
+
+        Raises:
+            BadRequest: it is no RFC 3339 time with an offset or ``Z``.
+        """
+        text = self.query.get(name)
+        if text is None:
+            return None
+        try:
+            found = datetime.fromisoformat(text)
+        except ValueError:
+            found = None
+        if found is None or found.tzinfo is None:
+            raise BadRequest(
+                f"query parameter {name!r}: expected a time like 2026-01-31T12:00:00Z, not {text!r}"
+            )
+        return (found - _EPOCH) // timedelta(milliseconds=1)
 
 
 def json_reply(status: int, document: object, *headers: tuple[bytes, bytes]) -> Reply:

@@ -1,7 +1,10 @@
 """Reading invocations page by page, from real partitions."""
 
+import time
+from datetime import datetime
+
 import pytest
-from tests.node.admin.world import World
+from tests.node.admin.world import World, wait_for
 
 
 def pages(world: World, query: str) -> list[dict[str, object]]:
@@ -48,8 +51,34 @@ def test_filters(world: World) -> None:
     assert all(row["service"] == "Keyed" for row in pages(world, "service=Keyed"))
 
 
+def test_filters_by_time(world: World) -> None:
+    def found(query: str) -> set[object]:
+        return {row["id"] for row in pages(world, f"key=timed&{query}")}
+
+    first = world.send("/Keyed/timed/put/send", "x")
+    at = str(world.describe(first)["created_at"])
+    wait_for(lambda: time.time() * 1000, lambda now: int(now) > _milliseconds(at))
+    second = world.send("/Keyed/timed/put/send", "y")
+    later = str(world.describe(second)["created_at"])
+    assert found(f"created_before={later}") == {first}
+    assert found(f"created_after={later}") == {second}
+    assert found(f"created_after={at}&created_before={later}") == {first}
+    assert found(f"created_after={at}") == {first, second}
+    assert found(f"created_before={at}") == set()
+    assert found("created_after=2000-01-01T00:00:00%2B02:00") == {first, second}
+    assert found("created_after=9000-01-01T00:00:00Z") == set()
+
+
+def _milliseconds(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
 @pytest.mark.parametrize(
-    "query", ["status=nonsense", "limit=0", "limit=1001", "limit=x", "cursor=inv_1", "status="]
+    "query",
+    [
+        *("status=nonsense", "limit=0", "limit=1001", "limit=x", "cursor=inv_1", "status="),
+        *("created_after=noon", "created_before=2026-01-31T12:00:00", "created_after=0"),
+    ],
 )
 def test_queries_that_are_refused(world: World, query: str) -> None:
     answered = world.admin("GET", f"/perdure/invocations?{query}")
