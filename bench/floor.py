@@ -1,16 +1,20 @@
-"""What no server can beat on this machine: a synced write and a round trip over loopback."""
+"""What no server can beat on this machine: synced writes, loopback, and the SDK alone."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator as Yields
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+from bench import sdk_alone
 from bench.loadgen import Load, drive
+from bench.sizes import Sizes
 from bench.soak_http import serve_echo
+from bench.systems.restate_sdk import start_service
 
+STEP_BYTES = 512
 _FILE_BYTES = 8 * 1024 * 1024
 
 
@@ -34,7 +38,7 @@ def sync_seconds(folder: Path, size: int, count: int) -> float:
 
 
 @contextmanager
-def _echo() -> Generator[int]:
+def _echo() -> Yields[int]:
     ours, theirs = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=serve_echo, args=(theirs, "auto"))
     process.start()
@@ -51,3 +55,30 @@ def round_trip_seconds(count: int) -> float:
     with _echo() as port:
         outcome = drive(Load(port, "/echo", b"1", count, 1))
     return outcome.latencies[len(outcome.latencies) // 2]
+
+
+def measure_floor(language: str, sizes: Sizes, folder: Path) -> dict[str, float]:
+    """The machine's part of each latency, under the names that the workloads give theirs.
+
+    An invocation of k steps can't be answered before k + 1 synced writes (each step's result, and
+    the invocation's), one round trip for its caller, and what the SDK takes by itself.
+    """
+    sync = sync_seconds(folder, STEP_BYTES, sizes.floor) * 1e3
+    trip = round_trip_seconds(sizes.floor) * 1e3
+    figures = {"floor: fdatasync of 512 bytes, ms": sync, "floor: HTTP/2 round trip, ms": trip}
+    service, port = start_service(language, folder)
+    try:
+        for steps in sizes.steps:
+            count = max(sizes.serial // (1 + steps // 4), sizes.serial_min)
+            asked = sdk_alone.Drive(port, steps, count, sizes.serial_seconds)
+            alone = median(sdk_alone.latencies(asked)) * 1e3
+            figures[f"floor: SDK alone {steps} steps, ms"] = alone
+            figures[f"latency: {steps} steps p50, ms"] = alone + trip + (steps + 1) * sync
+    finally:
+        service.stop()
+    few, many = min(sizes.steps), max(sizes.steps)
+    each = (
+        figures[f"latency: {many} steps p50, ms"] - figures[f"latency: {few} steps p50, ms"]
+    ) / (many - few)
+    figures["latency: each further step, ms"] = each
+    return figures

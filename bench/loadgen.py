@@ -1,7 +1,7 @@
 """Load from a process of its own: requests over our HttpClient, latencies and rates out.
 
-The parent calls ``spawned`` functions in a fresh interpreter, so that the generator's CPU is never
-counted as a server's.
+``Generator`` keeps a fresh interpreter for it, so that the generator's CPU is never counted as a
+server's. A load ends by itself: after its requests, its time, or its deadline.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from perdure.node.http.stream import Origin, RequestStream, StreamFailure
 
 
 class Load(NamedTuple):
-    """What to ask for. ``path`` may hold ``{n}``: the number of the request."""
+    """What to ask for. ``path`` and ``idempotency_key`` may hold ``{n}``: the request's number."""
 
     port: int
     path: str
@@ -29,6 +29,10 @@ class Load(NamedTuple):
     concurrency: int
     http_version: str = "HTTP/2.0"
     core: str = "auto"
+    seconds_max: float = 0.0  # begins no request after this time; 0: no such limit
+    deadline_s: float = 30.0  # what is not answered by then has failed
+    keys: int = 0  # {n} counts up to this and starts again; 0: never
+    idempotency_key: str = ""
 
 
 class Outcome(NamedTuple):
@@ -38,6 +42,19 @@ class Outcome(NamedTuple):
     latencies: list[float]
     failures: int
     statuses: dict[int, int]
+
+    @property
+    def answered(self) -> int:
+        return len(self.latencies)
+
+    @property
+    def rate(self) -> float:
+        """Answers per second."""
+        return self.answered / self.seconds
+
+    def at(self, share: float) -> float:
+        """The latency that this share of the requests did not exceed, in milliseconds."""
+        return self.latencies[min(int(self.answered * share), self.answered - 1)] * 1e3
 
 
 class _Call:
@@ -77,36 +94,49 @@ class _Driver:
         self.latencies: list[float] = []
         self.statuses: dict[int, int] = {}
         self.is_done = asyncio.Event()
+        self.started = perf_counter()
 
     async def run(self) -> Outcome:
-        started = perf_counter()
         for _ in range(min(self.load.concurrency, self.load.requests)):
             self.begin()
-        await self.is_done.wait()
-        seconds = perf_counter() - started
+        try:
+            await asyncio.wait_for(self.is_done.wait(), self.load.deadline_s)
+        except TimeoutError:
+            self.statuses[0] = self.statuses.get(0, 0) + self.begun - self.ended
+            self.ended = self.begun
+        seconds = perf_counter() - self.started
+        # Closing fails what is still open: that was counted above and must not be again.
+        latencies, statuses, ended = sorted(self.latencies), dict(self.statuses), self.ended
         self.client.close()
-        good = sum(count for status, count in self.statuses.items() if 200 <= status < 300)
-        failures = self.ended - good
-        return Outcome(seconds, sorted(self.latencies), failures, self.statuses)
+        good = sum(count for status, count in statuses.items() if 200 <= status < 300)
+        return Outcome(seconds, latencies, ended - good, statuses)
 
     def begin(self) -> None:
         load = self.load
-        path = load.path.replace("{n}", str(self.begun))
+        number = str(self.begun % load.keys if load.keys else self.begun)
         self.begun += 1
         call = _Call(self)
         headers = [(b"content-type", b"application/json")]
+        if load.idempotency_key:
+            key = load.idempotency_key.replace("{n}", number)
+            headers.append((b"idempotency-key", key.encode()))
+        path = load.path.replace("{n}", number)
         call.stream = self.client.open(self.origin, "POST", path, headers, call)
         call.stream.write(load.body)
         call.stream.end()
 
     def over(self, call: _Call) -> None:
+        if self.is_done.is_set():
+            return
         self.ended += 1
         self.latencies.append(perf_counter() - call.started)
         self.statuses[call.status] = self.statuses.get(call.status, 0) + 1
-        if self.ended == self.load.requests:
-            self.is_done.set()
-        elif self.begun < self.load.requests:
+        limit = self.load.seconds_max
+        is_late = limit > 0 and perf_counter() - self.started >= limit
+        if self.begun < self.load.requests and not is_late:
             self.begin()
+        elif self.ended == self.begun:
+            self.is_done.set()
 
 
 def drive(load: Load) -> Outcome:
@@ -118,7 +148,15 @@ def drive(load: Load) -> Outcome:
     return uvloop.run(main())
 
 
-def drive_apart(load: Load) -> Outcome:
-    """Run a load in a process of its own."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(drive, (load,))
+class Generator:
+    """A process that runs loads, one after the other."""
+
+    def __init__(self) -> None:
+        self._pool = get_context("spawn").Pool(1)
+
+    def drive(self, load: Load) -> Outcome:
+        return self._pool.apply(drive, (load,))
+
+    def close(self) -> None:
+        self._pool.terminate()
+        self._pool.join()

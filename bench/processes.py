@@ -1,24 +1,27 @@
-"""The processes that are measured: perdure, the reference server, and the service they call."""
+"""Child processes of the benchmark: sure to own their port, ended for certain."""
 
-import json
 import os
-import platform
-import shutil
+import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "bench" / ".cache"
 READY_SECONDS = 60.0
+_STOP_SECONDS = 15.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class BenchFailed(Exception):
     """The measurement can't be trusted or didn't come about."""
+
+
+class NotHere(Exception):
+    """A system can't be had on this machine; the reason is printed on the page."""
 
 
 def free_port() -> int:
@@ -28,151 +31,139 @@ def free_port() -> int:
 
 
 class Process:
-    """A child that listens, and that is certain to be the one who does."""
+    """A child with its descendants: what they use, whether they listen, how they end."""
 
-    def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
-        self.started_at = time.perf_counter()
-        with log.open("wb") as output:
-            self._child = subprocess.Popen(
-                command, env={**os.environ, **env}, stdout=output, stderr=output, cwd=ROOT
-            )
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        user: str = "",
+    ) -> None:
         self.log = log
+        self.started_at = time.perf_counter()
+        with log.open("ab") as output:
+            self._child = subprocess.Popen(
+                command,
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=ROOT if not user else "/",
+                start_new_session=True,
+                user=user or None,
+                group=user or None,
+                extra_groups=[] if user else None,
+            )
         self.pid = self._child.pid
 
     def wait_healthy(self, url: str, port: int) -> float:
         """Poll until the child answers; seconds since it was started."""
-        while time.perf_counter() - self.started_at < READY_SECONDS:
-            if self._child.poll() is not None:
-                tail = self.log.read_text(errors="replace")[-2000:]
-                raise BenchFailed(f"{self.log.stem} ended with {self._child.returncode}:\n{tail}")
+        while self._is_starting():
             try:
                 with urllib.request.urlopen(url, timeout=1):
                     seconds = time.perf_counter() - self.started_at
             except OSError:  # no listener yet, or an answer that says not yet
                 time.sleep(0.005)
                 continue
-            self._check_owner(port)
+            self.check_owner(port)
             return seconds
         raise BenchFailed(f"{self.log.stem} was not healthy after {READY_SECONDS:.0f} s")
 
+    def wait_listening(self, port: int) -> float:
+        """Poll until the child accepts connections; seconds since it was started."""
+        while self._is_starting():
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    seconds = time.perf_counter() - self.started_at
+                    self.check_owner(port)
+                    return seconds
+            time.sleep(0.005)
+        raise BenchFailed(f"{self.log.stem} didn't listen after {READY_SECONDS:.0f} s")
+
+    def _is_starting(self) -> bool:
+        if self._child.poll() is not None:
+            tail = self.log.read_text(errors="replace")[-2000:]
+            raise BenchFailed(f"{self.log.stem} ended with {self._child.returncode}:\n{tail}")
+        return time.perf_counter() - self.started_at < READY_SECONDS
+
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """Of the child and all its descendants, ended ones included."""
+        total = 0
+        for pid in self._tree():
+            try:
+                fields = _stat(pid)
+            except OSError:
+                continue  # ended since: its time is its parent's child time
+            total += sum(int(field) for field in fields[11:15])
+        return total / _TICKS
 
-    def rss_bytes(self) -> int:
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+    def memory_bytes(self) -> int:
+        """Proportional set size: pages shared by several processes count once."""
+        total = 0
+        for pid in self._tree():
+            try:
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:
+                continue  # ended since
+            total += next(
+                (int(row.split()[1]) * 1024 for row in rollup.splitlines() if row[:4] == "Pss:"), 0
+            )
+        return total
 
-    def stop(self) -> None:
-        self._child.terminate()
-        try:
-            self._child.wait(15)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+    def kill(self) -> None:
+        """SIGKILL to the child and every descendant."""
+        for pid in self._tree():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._child.wait()
 
-    def _check_owner(self, port: int) -> None:
+    def stop(self, with_signal: int = signal.SIGTERM) -> None:
+        if self._child.poll() is None:
+            self._child.send_signal(with_signal)
+            try:
+                self._child.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def check_owner(self, port: int) -> None:
         """Somebody else's server on our port would be measured in our stead."""
         wanted = f":{port:04X}"
         sockets = {
-            fields[9]
+            f"socket:[{fields[9]}]"
             for table in ("tcp", "tcp6")
             for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
             if (fields := line.split())[3] == "0A" and fields[1].endswith(wanted)
         }
-        ours = {os.readlink(link) for link in Path(f"/proc/{self.pid}/fd").iterdir()}
-        if not any(f"socket:[{inode}]" in ours for inode in sockets):
+        if not any(sockets & _descriptors(pid) for pid in self._tree()):
             raise BenchFailed(f"port {port} is not held by {self.log.stem} (pid {self.pid})")
 
+    def _tree(self) -> list[int]:
+        parents = dict(_parents())
+        tree = [self.pid]
+        for pid in tree:  # grows as children are found
+            tree += [child for child, parent in parents.items() if parent == pid]
+        return tree
 
-class Server:
-    """A server under test, its ports, and how it is asked."""
 
-    def __init__(self, name: str, folder: Path, command: list[str] | None = None) -> None:
-        self.name = name
-        self.ingress_port, self.admin_port, node_port = free_port(), free_port(), free_port()
-        folder.mkdir(parents=True)
-        ingress, admin, node = (
-            f"127.0.0.1:{port}" for port in (self.ingress_port, self.admin_port, node_port)
-        )
-        if name == "perdure":
-            arguments = [*(command or [sys.executable, "-m", "perdure"]), "server"]
-            arguments += ["--base-dir", str(folder / "data"), "--ingress-address", ingress]
-            arguments += ["--admin-address", admin, "--bind-address", node]
-            arguments += ["--log-level", "error"]
-            env: dict[str, str] = {}
-        else:
-            arguments = [*(command or []), "--base-dir", str(folder / "data")]
-            env = {
-                "RESTATE_DISABLE_TELEMETRY": "true",
-                "RESTATE_INGRESS__BIND_ADDRESS": ingress,
-                "RESTATE_ADMIN__BIND_ADDRESS": admin,
-                "RESTATE_BIND_ADDRESS": node,
-                "RUST_LOG": "error",
-            }
-        self.process = Process(arguments, env, folder / f"{name}.log")
-        self.cold_start_seconds = self.process.wait_healthy(
-            f"http://127.0.0.1:{self.ingress_port}/restate/health", self.ingress_port
-        )
-
-    def register(self, service_port: int) -> None:
-        """Register the service; retried, because health may precede readiness."""
-        deadline = time.perf_counter() + READY_SECONDS
-        body = json.dumps({"uri": f"http://127.0.0.1:{service_port}"}).encode()
-        while True:
-            request = urllib.request.Request(
-                f"http://127.0.0.1:{self.admin_port}/deployments",
-                body,
-                {"content-type": "application/json"},
-            )
+def _parents() -> Iterator[tuple[int, int]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
             try:
-                with urllib.request.urlopen(request, timeout=10):
-                    return
-            except OSError as error:
-                if time.perf_counter() > deadline:
-                    raise BenchFailed(
-                        f"{self.name} doesn't register the service: {error}"
-                    ) from error
-                time.sleep(0.05)
-
-    def call(self, handler: str, argument: int) -> float:
-        """One call over HTTP/1.1; its answer as a number."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ingress_port}/Bench/{handler}",
-            str(argument).encode(),
-            {"content-type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=READY_SECONDS) as answer:
-            return float(answer.read())
+                yield int(entry.name), int(_stat(int(entry.name))[1])
+            except OSError:
+                continue  # ended since
 
 
-def start_service(folder: Path) -> tuple[Process, int]:
-    port = free_port()
-    process = Process(
-        [sys.executable, "-m", "bench.service", str(port)], {}, folder / "service.log"
-    )
-    deadline = time.perf_counter() + READY_SECONDS
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return process, port
-        if time.perf_counter() > deadline:
-            raise BenchFailed("the service doesn't start")
-        time.sleep(0.02)
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat from the state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
 
 
-def find_reference() -> list[str]:
-    """The reference server: given, or installed with npm into a cache that git ignores."""
-    given = os.environ.get("BENCH_REFERENCE_SERVER")
-    if given:
-        return [given]
-    machine = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}[platform.machine()]
-    package = f"@restatedev/restate-server-{sys.platform}-{machine}"
-    binary = CACHE / "node_modules" / package / "bin" / "restate-server"
-    if not binary.exists():
-        npm = shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).parent))
-        if npm is None:
-            raise BenchFailed("set BENCH_REFERENCE_SERVER, or install npm")
-        CACHE.mkdir(exist_ok=True)
-        subprocess.run([npm, "install", "--silent", "--prefix", str(CACHE), package], check=True)
-    return [str(binary)]
+def _descriptors(pid: int) -> set[str]:
+    try:
+        return {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:
+        return set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import timedelta
@@ -12,9 +13,13 @@ import restate
 from hypercorn.asyncio import serve  # pyright: ignore[reportUnknownVariableType]
 from hypercorn.config import Config
 
+from bench.apps.wakes import Wakes
+
 bench = restate.Service("Bench")
+counter = restate.VirtualObject("Counter")
 _arrived: ContextVar[float] = ContextVar("arrived")
 _failed_once: set[str] = set()
+_wakes = Wakes()
 
 
 class LetMeTryAgain(Exception):
@@ -25,6 +30,10 @@ def _same(number: int) -> int:
     return number
 
 
+def _same_text(text: str) -> str:
+    return text
+
+
 @bench.handler()
 async def steps(ctx: restate.Context, count: int) -> int:
     """As many durable steps as asked for, one after the other."""
@@ -33,10 +42,32 @@ async def steps(ctx: restate.Context, count: int) -> int:
     return count
 
 
+@bench.handler()
+async def echo(ctx: restate.Context, payload: str) -> str:
+    """The payload through one durable step and back."""
+    return await ctx.run_typed("step", _same_text, text=payload)
+
+
+@bench.handler()
+async def fan(ctx: restate.Context, count: int) -> int:
+    """As many calls as asked for, begun together and awaited together."""
+    calls = [ctx.service_call(steps, arg=0) for _ in range(count)]
+    for call in calls:
+        await call
+    return count
+
+
 @bench.handler(inactivity_timeout=timedelta(milliseconds=100))
-async def sleep(ctx: restate.Context, days: int) -> None:
-    """Suspended until long after the measurement."""
-    await ctx.sleep(timedelta(days=days))
+async def hold(ctx: restate.Context, wake_ms: int) -> None:
+    """Suspended until a point in time, the same for the whole crowd."""
+    await ctx.sleep(timedelta(milliseconds=max(0, wake_ms - time.time() * 1e3)))
+    _wakes.note(ctx.request().id, wake_ms)
+
+
+@bench.handler()
+async def woken(ctx: restate.Context, is_reset: bool) -> dict[str, float]:
+    """What is known of the crowd; then, if asked, forget it."""
+    return _wakes.report(is_reset)
 
 
 @bench.handler()
@@ -51,7 +82,15 @@ async def replay(ctx: restate.Context, count: int) -> float:
     return perf_counter() - _arrived.get()
 
 
-_sdk = restate.app([bench])
+@counter.handler()
+async def add(ctx: restate.ObjectContext, amount: int) -> int:
+    """A get and a set."""
+    total = (await ctx.get("total", type_hint=int) or 0) + amount
+    ctx.set("total", total)
+    return total
+
+
+_sdk = restate.app([bench, counter])
 
 
 async def app(

@@ -1,0 +1,1 @@
+"""What users would write: the same handlers for each system. No module here imports perdure."""
