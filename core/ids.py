@@ -7,6 +7,7 @@ unpadded base64url. Golden vectors: tests/core/test_ids.py.
 
 import base64
 import binascii
+from functools import lru_cache
 from typing import NewType
 
 InvocationId = NewType("InvocationId", bytes)
@@ -45,8 +46,9 @@ def partition_of(partition_key: int, partition_count: int) -> PartitionId:
     return PartitionId(partition_key * partition_count >> 64)
 
 
+@lru_cache(maxsize=1024)
 def format_invocation_id(invocation_id: InvocationId) -> str:
-    """``inv_1…``, 38 characters."""
+    """``inv_1…``, 38 characters. An invocation's id is wanted several times in a short while."""
     return f"inv_{_VERSION}{_b62(invocation_id[:8])}{_b62(invocation_id[8:])}"
 
 

@@ -94,6 +94,10 @@ RECEIVE_PENDING_BYTES_HIGH = 4 * MIB
 RETRY_DELAY_MS_MAX = 100 * 365 * 24 * 3600 * 1000
 # Read-and-discard after a terminal frame.
 DRAIN_MS = 5_000
+# How long, how many and how big commands of runs wait for what follows, to share its record.
+RUN_HOLD_MS = 50
+HELD_EFFECTS_MAX = 64
+HELD_EFFECTS_BYTES_MAX = 16 * 1024
 CONNECT_TIMEOUT_MS = 10_000
 KEEP_ALIVE_INTERVAL_MS = 40_000
 KEEP_ALIVE_TIMEOUT_MS = 20_000
@@ -145,6 +149,8 @@ REQUEST_STALL_MS = 60_000
 RESPONSE_STALL_MS = 60_000
 # What is read and dropped, and for how long, so that an early answer reaches a client that sends.
 LINGER_MS = 2_000
+# What an answer in pieces may be ahead of its client's window before its producer has to wait.
+RESPONSE_PENDING_BYTES_HIGH = 256 * KIB
 # Requests sent ahead on an HTTP/1.1 connection; beyond it the connection is not read.
 PIPELINED_BYTES_MAX = 64 * KIB
 INGRESS_PATH_SLASHES_MIN = 2

@@ -3,6 +3,10 @@
 Entries are pulled from the journal table as fast as the service reads them, so a slow service
 costs a cursor and not memory. Effects are proposed as they come; reading pauses while too much of
 what a connection brought is not yet in the log.
+
+Nobody waits for the command of a run, only for its result. So it is held for a moment and recorded
+together with what follows, usually that result: a durable step is one record and one sync. Should
+the node die meanwhile, the service runs the step again, as it does whenever a result is missing.
 """
 
 import asyncio
@@ -15,7 +19,13 @@ from perdure.core.errors import AbortTimeout, ServiceUnreachable
 from perdure.core.hashing import random_seed
 from perdure.core.ids import format_invocation_id
 from perdure.core.invariant import invariant
-from perdure.core.limits import DRAIN_MS, RETRY_DELAY_MS_MAX
+from perdure.core.limits import (
+    DRAIN_MS,
+    HELD_EFFECTS_BYTES_MAX,
+    HELD_EFFECTS_MAX,
+    RETRY_DELAY_MS_MAX,
+    RUN_HOLD_MS,
+)
 from perdure.engine.actions import Outcome, Recorded, Stale
 from perdure.engine.commands import Append, Effect
 from perdure.engine.objects import state_entries
@@ -24,6 +34,7 @@ from perdure.node.http.stream import StreamFailure
 from perdure.node.invoker.attempt import (
     Attempt,
     Failed,
+    Received,
     Terminal,
     batches,
     content_type_of,
@@ -73,6 +84,10 @@ class LiveAttempt:
         self._in_flight = 0
         self._last_activity = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._held: list[Effect] = []
+        self._held_bytes = 0
+        self._held_since = 0.0
+        self._hold_timer: asyncio.TimerHandle | None = None
         self._stream: Stream
         self._resolver = run.ports.resolver
         self.trace = self._begin_trace(run.ports.tracer)
@@ -200,7 +215,14 @@ class LiveAttempt:
         if received.terminal is None and not received.effects:
             self._stream.consumed(size)
             return
-        *leading, (effects, flags) = batches(received.effects, received.flags)
+        if received.terminal is None and self._can_hold(received, size):
+            self._hold(received.effects, size)
+            return
+        held, held_bytes = self._take_held()
+        size += held_bytes
+        *leading, (effects, flags) = batches(
+            held + received.effects, [False] * len(held) + received.flags
+        )
         for batch in leading:
             if not self._propose(*batch, 0):
                 return
@@ -257,9 +279,53 @@ class LiveAttempt:
         self.run.retry_state.on_progress(sum(isinstance(effect, Append) for effect in effects))
         return True
 
+    def _can_hold(self, received: Received, size: int) -> bool:
+        """Whether it is only commands of runs, few and small, and no ack was asked for."""
+        return (
+            len(self._held) + len(received.effects) <= HELD_EFFECTS_MAX
+            and self._held_bytes + size <= HELD_EFFECTS_BYTES_MAX
+            and not any(received.flags)
+            and all(
+                isinstance(effect, Append) and effect.type_code == MessageType.RUN_COMMAND
+                for effect in received.effects
+            )
+        )
+
+    def _hold(self, effects: list[Effect], size: int) -> None:
+        if not self._held:
+            self._held_since = self._last_activity
+        self._held += effects
+        self._held_bytes += size
+        if self._hold_timer is None:
+            self._hold_timer = self._loop.call_later(RUN_HOLD_MS / 1000, self._check_held)
+
+    def _take_held(self) -> tuple[list[Effect], int]:
+        """What is held, and how many bytes of the body it was; nothing is held then."""
+        held, size = self._held, self._held_bytes
+        if held:
+            self._held, self._held_bytes = [], 0
+        return held, size
+
+    def _check_held(self) -> None:
+        """Record what was held for long enough; the timer outlives what it was set for."""
+        self._hold_timer = None
+        if not self._held or self._is_over:
+            return
+        left = self._held_since + RUN_HOLD_MS / 1000 - self._loop.time()
+        if left > 0.001:
+            self._hold_timer = self._loop.call_later(left, self._check_held)
+            return
+        held, size = self._take_held()
+        self._propose(held, [False] * len(held), size)
+
     def _terminate(self, terminal: Terminal, effects: list[Effect]) -> None:
         """A terminal frame or a failure: half-close, drain, and let the run conclude."""
         self._is_over = True
+        held, size = self._take_held()
+        if held:
+            effects = held + effects
+            if not self.is_closed:
+                self._stream.consumed(size)
         if not self.is_closed:
             self._half_close()
             if self._timer is not None:
@@ -301,8 +367,9 @@ class LiveAttempt:
 
     def _closed(self) -> None:
         self.is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._hold_timer):
+            if timer is not None:
+                timer.cancel()
         self._settle()
 
     def _settle(self) -> None:
@@ -318,7 +385,7 @@ class LiveAttempt:
         effective = self.route.effective
         if not self._is_half_closed:
             left = effective.inactivity_timeout_ms - idle_ms
-            if self.attempt.is_replaying or self._in_flight:
+            if self.attempt.is_replaying or self._in_flight or self._held:
                 left = effective.inactivity_timeout_ms
             elif left <= 0:
                 self._half_close()

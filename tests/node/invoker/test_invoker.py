@@ -7,7 +7,7 @@ import pytest
 from tests.engine.world import FIRST_MS
 from tests.golden.playbook import Playbook
 
-from perdure.core.limits import EFFECTS_PER_RECORD_MAX
+from perdure.core.limits import EFFECTS_PER_RECORD_MAX, HELD_EFFECTS_MAX, RUN_HOLD_MS
 from perdure.engine.commands import Kill
 from perdure.node.invoker.invoker import Invoker
 from perdure.node.registry.effective import Defaults
@@ -250,6 +250,73 @@ def test_many_effects_of_one_piece_make_several_records(book: Playbook) -> None:
     assert store.applied_lsn - before == 3
     assert len(book.stage.world.journal(book.stage.names["a"])) == count + 2
     assert book.stage.world.status(book.stage.names["a"]) == "completed"
+
+
+# --- Commands of runs, held for what follows ------------------------------------------------------
+
+RUN = "Run result_completion_id: 1"
+PROPOSAL = 'ProposeRunCompletion result_completion_id: 1 value: "x"'
+
+
+def records(book: Playbook) -> int:
+    return book.stage.world.partitions[0].store.applied_lsn
+
+
+def journal(book: Playbook) -> list[str]:
+    return book.stage.world.journal(book.stage.names["a"])
+
+
+def test_run_and_its_result_are_one_record(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    before = records(book)
+    say(book, "a", RUN)
+    assert (records(book), journal(book)) == (before, ["Input"])
+    lines = say(book, "a", PROPOSAL)
+    assert records(book) == before + 1
+    assert journal(book) == ["Input", "Run(1)", "RunCompletion(1)"]
+    assert "RunCompletion" in lines[0]  # the service is told
+
+
+def test_run_that_takes_its_time_is_recorded_without_its_result(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    say(book, "a", RUN)
+    book.run(f"wait {RUN_HOLD_MS - 1}", [])
+    assert journal(book) == ["Input"]
+    book.run("wait 2", [])
+    assert journal(book) == ["Input", "Run(1)"]
+    say(book, "a", PROPOSAL, "Run result_completion_id: 2")
+    assert journal(book) == ["Input", "Run(1)", "RunCompletion(1)", "Run(2)"]
+
+
+def test_run_that_asks_for_an_ack_is_not_held(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    say(book, "a", RUN + " +ack")
+    assert journal(book) == ["Input", "Run(1)"]
+
+
+def test_run_whose_stream_breaks_is_recorded(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    say(book, "a", RUN)
+    book.run("hang-up a", [])
+    assert journal(book) == ["Input", "Run(1)"]
+
+
+def test_runs_are_recorded_when_too_many_are_held(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    for number in range(1, HELD_EFFECTS_MAX + 1):
+        say(book, "a", f"Run result_completion_id: {number}")
+    assert journal(book) == ["Input"]
+    say(book, "a", f"Run result_completion_id: {HELD_EFFECTS_MAX + 1}")
+    assert journal(book) == ["Input", *(f"Run({n})" for n in range(1, HELD_EFFECTS_MAX + 2))]
+
+
+def test_held_run_of_a_killed_invocation_is_forgotten(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    say(book, "a", RUN)
+    book.run("kill a", [])
+    book.run(f"wait {2 * RUN_HOLD_MS}", [])
+    assert book.stage.world.status(book.stage.names["a"]) == "completed"
+    assert journal(book) == ["Input"]
 
 
 def test_log_that_refuses_the_end_is_asked_again(book: Playbook) -> None:
