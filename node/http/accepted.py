@@ -5,14 +5,12 @@ whole server, requests sent ahead are not read, and who stalls is disconnected.
 """
 
 import asyncio
-import socket
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 from perdure.core import limits
 from perdure.core.telemetry import logger
-from perdure.node.http.exchange import Application, Exchange
+from perdure.node.http.exchange import Exchange, Incoming
+from perdure.node.http.owner import Owner
 from perdure.node.http.ports import (
     Body,
     Broken,
@@ -23,6 +21,7 @@ from perdure.node.http.ports import (
     Reset,
     ServerCore,
 )
+from perdure.node.http.sockets import reset_at_close, set_up
 
 log = logger("http")
 
@@ -31,55 +30,6 @@ _JSON = (b"content-type", b"application/json")
 _BODILESS = frozenset((204, 304))
 # Lower ones are interim heads, higher ones no status at all.
 _STATUS_MIN, _STATUS_MAX = 200, 999
-
-
-@dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """Bounds of a server; tests lower them."""
-
-    buffered_bytes_max: int = limits.INGRESS_BUFFERED_BYTES_MAX
-    connections_max: int = limits.SERVER_CONNECTIONS_MAX
-    requests_per_connection_max: int = limits.REQUESTS_PER_CONNECTION_MAX
-    idle_ms: int = limits.CONNECTION_IDLE_MS
-    head_ms: int = limits.REQUEST_HEAD_MS
-    request_stall_ms: int = limits.REQUEST_STALL_MS
-    response_stall_ms: int = limits.RESPONSE_STALL_MS
-    linger_ms: int = limits.LINGER_MS
-
-    @property
-    def check_ms(self) -> float:
-        """How often connections are looked at."""
-        times = (self.idle_ms, self.head_ms, self.request_stall_ms, self.response_stall_ms)
-        return min(times) / 4
-
-
-class Owner(Protocol):
-    """The server, seen from its connections."""
-
-    application: Application
-    limits: ServerLimits
-    make_core: Callable[[str], ServerCore]
-    connections: set["Accepted"]
-    receiving_bytes: int
-    unsent_bytes: int
-
-    def date(self) -> tuple[bytes, bytes]: ...
-
-    def left(self, connection: "Accepted") -> None: ...
-
-    def make_room(self, size: int) -> None: ...
-
-
-class _Incoming:
-    """An exchange whose body is still coming in."""
-
-    __slots__ = ("chunks", "exchange", "progress_at", "size")
-
-    def __init__(self, exchange: Exchange, now: float) -> None:
-        self.exchange = exchange
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.progress_at = now
 
 
 class Accepted(asyncio.Protocol):
@@ -94,8 +44,10 @@ class Accepted(asyncio.Protocol):
         self._core: ServerCore | None = None
         self._is_http1 = False
         self._head = b""
-        self._incoming: dict[int, _Incoming] = {}
+        self._incoming: dict[int, Incoming] = {}
         self._open: dict[int, Exchange] = {}
+        self._streaming: dict[int, Exchange] = {}
+        self._blocked: set[int] = set()
         self._held: list[Event] = []
         self._is_handling = self._is_flush_scheduled = False
         self._is_write_paused = self._is_read_paused = self._is_lingering = False
@@ -112,6 +64,10 @@ class Accepted(asyncio.Protocol):
     def exchange_count(self) -> int:
         return len(self._open)
 
+    @property
+    def streaming_count(self) -> int:
+        return len(self._streaming)
+
     # --- What the transport tells ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -121,10 +77,7 @@ class Accepted(asyncio.Protocol):
             transport.abort()
             return
         self._transport = transport
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        set_up(transport)
         self._server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -142,6 +95,7 @@ class Accepted(asyncio.Protocol):
         if self._is_http1:
             self._note_http1(len(data))
         self._handle(core.receive(data))
+        self._tell_writable()
 
     def eof_received(self) -> bool:
         # A client that went away can't be told from one that only closed its sending side, which
@@ -166,6 +120,7 @@ class Accepted(asyncio.Protocol):
         if self._held:
             held, self._held = self._held, []
             self._handle(held)
+        self._tell_writable()
 
     # --- What the application and the server ask for --------------------------------------------
 
@@ -198,15 +153,58 @@ class Accepted(asyncio.Protocol):
             events = core.respond(stream, 500, [(b"content-length", b"0"), server.date()], b"")
         self._unsent += len(body)
         server.unsent_bytes += len(body)
-        self._bytes_ahead = 0
-        self._choose_reading()
-        if not events:
-            self._schedule_flush()
-        elif self._is_write_paused:
-            self._held += events
-            self._schedule_flush()
+        self._go_on(events)
+
+    def begin(self, stream: int, status: int, headers: Headers) -> None:
+        """Answer a stream in pieces."""
+        core, exchange = self._core, self._open.get(stream)
+        assert status not in _BODILESS, "an answer in pieces has a body"
+        if core is None or self._transport is None or exchange is None:
+            return
+        self._discard(stream)
+        try:
+            core.begin(stream, status, [*headers, self._server.date()])
+        except ValueError as error:
+            log.error("http.response.unsendable", cause=error)
+            self.respond(stream, 500, [], b"")
+            exchange.give_up()
+            return
+        self._streaming[stream] = exchange
+        self._schedule_flush()
+
+    def write(self, stream: int, data: bytes) -> None:
+        """The next piece of an answer."""
+        if self._server.unsent_bytes + len(data) > self._limits.buffered_bytes_max:
+            self._server.make_room(len(data))
+        if stream in self._streaming and self._core is not None:
+            self._core.send(stream, data)
+            self._flush()
+
+    def end(self, stream: int) -> None:
+        """The last piece was written; what was waiting behind it comes next."""
+        if self._forget_streamed(stream) and self._core is not None:
+            self._go_on(self._core.end(stream))
+
+    def cut(self, stream: int) -> None:
+        """Give up an answer midway, for the client to see."""
+        if not self._forget_streamed(stream) or self._core is None or self._transport is None:
+            return
+        self._server.cut += 1
+        if self._core.cut(stream):
+            reset_at_close(self._transport)
+            self.abort()
         else:
-            self._handle(events)
+            self._schedule_flush()
+
+    def is_writable(self, stream: int) -> bool:
+        """Whether the client keeps up with an answer."""
+        if stream not in self._streaming or self._core is None:
+            return False
+        pending = self._core.pending(stream)
+        if not self._is_write_paused and pending < limits.RESPONSE_PENDING_BYTES_HIGH:
+            return True
+        self._blocked.add(stream)
+        return False
 
     def drain(self) -> None:
         """Take no further requests; close when those at hand are answered."""
@@ -249,6 +247,34 @@ class Accepted(asyncio.Protocol):
                 self.drain()
 
     # --- Inside ---------------------------------------------------------------------------------
+
+    def _go_on(self, events: list[Event]) -> None:
+        """An answer is out: on with what was waiting behind it."""
+        self._bytes_ahead = 0
+        self._choose_reading()
+        if not events:
+            self._schedule_flush()
+        elif self._is_write_paused:
+            self._held += events
+            self._schedule_flush()
+        else:
+            self._handle(events)
+
+    def _forget_streamed(self, stream: int) -> bool:
+        self._blocked.discard(stream)
+        if self._streaming.pop(stream, None) is None:
+            return False
+        self._open.pop(stream, None)
+        self._idle_since = self._loop.time()
+        return True
+
+    def _tell_writable(self) -> None:
+        for stream in list(self._blocked):
+            exchange = self._streaming.get(stream)
+            if exchange is not None and self.is_writable(stream):
+                self._blocked.discard(stream)
+                if exchange.on_writable is not None:
+                    exchange.on_writable()
 
     def _detect(self, data: bytes) -> ServerCore | None:
         if data.startswith(_PREFACE):
@@ -295,6 +321,7 @@ class Accepted(asyncio.Protocol):
             case Reset():
                 self._discard(event.stream)
                 abandoned = self._open.pop(event.stream, None)
+                self._forget_streamed(event.stream)
                 if abandoned is not None:
                     self._idle_since = self._loop.time()
                     abandoned.give_up()
@@ -319,7 +346,7 @@ class Accepted(asyncio.Protocol):
         if self._server.receiving_bytes > self._limits.buffered_bytes_max:
             self._refuse(exchange, 503, "too many requests are being received: try again")
             return
-        self._incoming[head.stream] = _Incoming(exchange, self._loop.time())
+        self._incoming[head.stream] = Incoming(exchange, self._loop.time())
         if head.expects_continue:
             core.proceed(head.stream)
 
@@ -350,7 +377,7 @@ class Accepted(asyncio.Protocol):
         exchange.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._app.on_exchange(exchange)
 
-    def _discard(self, stream: int) -> _Incoming | None:
+    def _discard(self, stream: int) -> Incoming | None:
         incoming = self._incoming.pop(stream, None)
         if incoming is not None:
             self._server.receiving_bytes -= incoming.size
@@ -387,6 +414,8 @@ class Accepted(asyncio.Protocol):
 
     def _abandon(self) -> None:
         abandoned, self._open = self._open, {}
+        self._streaming.clear()
+        self._blocked.clear()
         for exchange in abandoned.values():
             exchange.give_up()
 

@@ -149,13 +149,33 @@ class Server:
         self._send(h11.Response(status_code=status, headers=headers))
         if body and not self._is_head:
             self._send(h11.Data(data=body))
-        self._send(h11.EndOfMessage())
-        self._is_busy = False
-        if self._core.our_state is not h11.DONE or self._core.their_state is not h11.DONE:
-            self._is_closing = True
+        return self._finish()
+
+    def begin(self, stream: int, status: int, headers: Headers) -> None:
+        if not self._is_busy or stream != self._stream:
+            return
+        check_fields(headers)
+        if self._core.their_state is h11.SEND_BODY or self._is_closing:
+            headers = [*headers, (b"connection", b"close")]
+        self._send(h11.Response(status_code=status, headers=headers))
+
+    def send(self, stream: int, data: bytes) -> None:
+        if self._is_busy and stream == self._stream and data and not self._is_head:
+            self._send(h11.Data(data=data))
+
+    def end(self, stream: int) -> list[Event]:
+        if not self._is_busy or stream != self._stream:
             return []
-        self._core.start_next_cycle()
-        return self._events()
+        return self._finish()
+
+    def cut(self, stream: int) -> bool:
+        if not self._is_busy or stream != self._stream:
+            return False
+        self._is_busy, self._is_closing = False, True
+        return self._core.their_http_version == b"1.0"
+
+    def pending(self, stream: int) -> int:
+        return 0
 
     def unsent(self) -> int:
         return 0
@@ -173,6 +193,15 @@ class Server:
         data = b"".join(self._ready)
         self._ready.clear()
         return data
+
+    def _finish(self) -> list[Event]:
+        self._send(h11.EndOfMessage())
+        self._is_busy = False
+        if self._core.our_state is not h11.DONE or self._core.their_state is not h11.DONE:
+            self._is_closing = True
+            return []
+        self._core.start_next_cycle()
+        return self._events()
 
     def _send(self, event: h11.Event) -> None:
         data = self._core.send(event)

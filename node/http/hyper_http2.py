@@ -86,6 +86,10 @@ class _Http2:
         self._core.initiate_connection()
         self._core.increment_flow_control_window(_CONNECTION_WINDOW_BYTES)
 
+    def pending(self, stream: int) -> int:
+        waiting = self._outgoing.get(stream)
+        return waiting.size if waiting is not None else 0
+
     def output(self) -> bytes:
         self._ready.append(self._core.data_to_send())
         data = b"".join(self._ready)
@@ -203,10 +207,6 @@ class Client(_Http2):
         if stream in self._open:
             self._forget(stream)
             self._core.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
-
-    def pending(self, stream: int) -> int:
-        waiting = self._outgoing.get(stream)
-        return waiting.size if waiting is not None else 0
 
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []
@@ -326,6 +326,29 @@ class Server(_Http2):
         else:
             self._sent(stream)
         return []
+
+    def begin(self, stream: int, status: int, headers: Headers) -> None:
+        if stream not in self._open or stream in self._outgoing:
+            return
+        check_fields(headers)
+        self._core.send_headers(stream, [(b":status", str(status).encode()), *headers])
+        self._outgoing[stream] = Outgoing()
+
+    def send(self, stream: int, data: bytes) -> None:
+        if stream in self._outgoing:
+            self._queue(stream, data)
+
+    def end(self, stream: int) -> list[Event]:
+        if stream in self._outgoing:
+            self._outgoing[stream].is_ended = True
+            self._push(stream)
+        return []
+
+    def cut(self, stream: int) -> bool:
+        if stream in self._open:
+            self._forget(stream)
+            self._core.reset_stream(stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
+        return False
 
     def unsent(self) -> int:
         return sum(waiting.size for waiting in self._outgoing.values())

@@ -178,6 +178,33 @@ class ServerCore(Protocol):
         """
         ...
 
+    def begin(self, stream: int, status: int, headers: Headers) -> None:
+        """Queue the head of a response whose body follows in pieces, its length unknown.
+
+        Raises:
+            ValueError: a header can't be sent; nothing is queued.
+        """
+        ...
+
+    def send(self, stream: int, data: bytes) -> None:
+        """Queue a piece of the body of a response that has begun."""
+        ...
+
+    def end(self, stream: int) -> list[Event]:
+        """End the body; returns events of a request that was waiting behind it."""
+        ...
+
+    def cut(self, stream: int) -> bool:
+        """Give up a response that has begun: HTTP/2 resets the stream, HTTP/1.1 closes the
+        connection before the last chunk. True where only a reset of the connection can tell what
+        was sent from a whole response (HTTP/1.0).
+        """
+        ...
+
+    def pending(self, stream: int) -> int:
+        """Response bytes queued on the stream that the peer's windows don't let out yet."""
+        ...
+
     def unsent(self) -> int:
         """Response bytes queued that the peer's windows don't let out yet."""
         ...

@@ -1,8 +1,8 @@
 """The answering side of HTTP: one port for HTTP/1.0, 1.1 and cleartext HTTP/2, over asyncio.
 
 The first bytes of a connection tell the version. An exchange is handed to the application when its
-body is complete; the answer goes out whole. Closing drains: listeners first, then connections as
-their exchanges end, the rest is dropped after a limit.
+body is complete; the answer goes out whole, or in pieces. Closing drains: listeners first, then
+connections as their exchanges end, the rest is dropped after a limit.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from email.utils import formatdate
 
 from perdure.core.clock import Clock
 from perdure.core.telemetry import logger
-from perdure.node.http.accepted import Accepted, ServerLimits
+from perdure.node.http.accepted import Accepted
 from perdure.node.http.exchange import Application, Exchange
+from perdure.node.http.owner import ServerLimits
 from perdure.node.http.ports import ServerCore
 
 __all__ = ["Application", "Exchange", "HttpServer", "ServerLimits", "ServerStatistics"]
@@ -29,7 +30,8 @@ _BACKLOG = 1024
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
     """Connections, exchanges not yet answered, bytes of bodies coming in and of answers going out
-    that clients have yet to take; connections accepted and lost since the start."""
+    that clients have yet to take; connections accepted and lost, and answers cut midway, since the
+    start; answers in pieces that are going out."""
 
     connections: int
     exchanges: int
@@ -37,6 +39,8 @@ class ServerStatistics:
     unsent_bytes: int
     accepted: int
     lost: int
+    cut: int
+    streaming: int
 
 
 class HttpServer:
@@ -56,6 +60,7 @@ class HttpServer:
         self.connections: set[Accepted] = set()
         self.receiving_bytes = 0
         self.unsent_bytes = 0
+        self.cut = 0
         self._accepted = self._lost = 0
         self._listener: asyncio.Server | None = None
         self._check: asyncio.TimerHandle | None = None
@@ -91,6 +96,8 @@ class HttpServer:
             self.unsent_bytes,
             self._accepted,
             self._lost,
+            self.cut,
+            sum(connection.streaming_count for connection in self.connections),
         )
 
     def left(self, connection: Accepted) -> None:

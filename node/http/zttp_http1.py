@@ -124,6 +124,8 @@ class Server:
         self._is_closing = False
         self._is_busy = False
         self._is_head = False
+        self._is_http10 = False
+        self._unframed: list[bytes] = []
 
     def start(self) -> None:
         pass
@@ -152,12 +154,44 @@ class Server:
         if body and not self._is_head:
             self._core.send_data(body)
         self._core.end_message()
-        self._is_busy = False
-        if self._is_closing or self._core.should_close():
-            self._is_closing = True
+        return self._finish()
+
+    def begin(self, stream: int, status: int, headers: Headers) -> None:
+        if not self._is_busy or stream != self._stream:
+            return
+        is_last = self._is_closing or self._is_http10 or not self._is_received
+        fields = [*headers, (b"connection", b"close")] if is_last else list(headers)
+        if not self._is_http10:
+            fields.append((b"transfer-encoding", b"chunked"))
+        try:
+            self._core.send_response(min(status, STATUS_MAX), fields)
+        except zttp.LocalProtocolError as error:
+            raise ValueError(str(error)) from error
+        self._is_closing = is_last
+
+    def send(self, stream: int, data: bytes) -> None:
+        if not self._is_busy or stream != self._stream or not data or self._is_head:
+            return
+        if self._is_http10:
+            self._unframed.append(data)  # ended by the connection's end, which zttp has no way for
+        else:
+            self._core.send_data(data)
+
+    def end(self, stream: int) -> list[Event]:
+        if not self._is_busy or stream != self._stream:
             return []
-        self._core.start_next_cycle()
-        return self._events()
+        if not self._is_http10:
+            self._core.end_message()
+        return self._finish()
+
+    def cut(self, stream: int) -> bool:
+        if not self._is_busy or stream != self._stream:
+            return False
+        self._is_busy, self._is_closing = False, True
+        return self._is_http10
+
+    def pending(self, stream: int) -> int:
+        return 0
 
     def unsent(self) -> int:
         return 0
@@ -172,7 +206,19 @@ class Server:
         self._is_closing = True
 
     def output(self) -> bytes:
-        return self._core.data_to_send()
+        data = self._core.data_to_send()
+        if self._unframed:
+            data = b"".join((data, *self._unframed))
+            self._unframed.clear()
+        return data
+
+    def _finish(self) -> list[Event]:
+        self._is_busy = False
+        if self._is_closing or self._core.should_close():
+            self._is_closing = True
+            return []
+        self._core.start_next_cycle()
+        return self._events()
 
     def _events(self) -> list[Event]:
         events: list[Event] = []
@@ -184,6 +230,7 @@ class Server:
                         self._stream += 1
                         self._is_busy = True
                         self._is_head = event.method == b"HEAD"
+                        self._is_http10 = event.http_version == b"1.0"
                         self._is_received = event.end_stream
                         events.append(request_head(event, self._stream))
                         if event.end_stream:

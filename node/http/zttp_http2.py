@@ -26,6 +26,7 @@ from perdure.node.http.ports import (
 from perdure.node.http.zttp_events import STATUS_MAX, broken, lowered, request_head
 
 _NO_ERROR = 0
+_INTERNAL_ERROR = 2
 _REFUSED_STREAM = 7
 _CANCEL = 8
 _STREAM_MAX = 2**31 - 1
@@ -277,6 +278,35 @@ class Server(_Http2):
         else:
             self._sent(stream)
         return []
+
+    def begin(self, stream: int, status: int, headers: Headers) -> None:
+        handle = self._streams.get(stream)
+        if handle is None or stream not in self._unanswered:
+            return
+        try:
+            handle.send_response(min(status, STATUS_MAX), headers, False)
+        except zttp.LocalProtocolError as error:
+            raise ValueError(str(error)) from error
+        self._unanswered.discard(stream)
+
+    def send(self, stream: int, data: bytes) -> None:
+        if (handle := self._streams.get(stream)) is not None:
+            self._queue(stream, handle, data, is_ended=False)
+
+    def end(self, stream: int) -> list[Event]:
+        if (handle := self._streams.get(stream)) is not None:
+            self._queue(stream, handle, b"", is_ended=True)
+        return []
+
+    def cut(self, stream: int) -> bool:
+        if (handle := self._streams.get(stream)) is not None:
+            handle.reset(_INTERNAL_ERROR)
+            self._forget(stream)
+        return False
+
+    def pending(self, stream: int) -> int:
+        handle = self._streams.get(stream)
+        return self._pending(stream, handle) if handle is not None else 0
 
     def unsent(self) -> int:
         return sum(
