@@ -25,10 +25,11 @@ _NO_TESTS_FAILED, _SOME_FAILED = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one test. ``reason``: why it is meant to differ."""
+    """Of one test. ``reason``: why it is meant to differ, if only ``sometimes``."""
 
     has_passed: bool
     reason: str | None
+    is_sometimes: bool = False
 
 
 Outcomes = dict[str, Outcome]
@@ -41,7 +42,7 @@ def read_report(path: Path) -> Outcomes:
         name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
         properties = {each.get("name"): each.get("value") for each in case.iter("property")}
         is_unfit = any(case.find(tag) is not None for tag in ("failure", "error", "skipped"))
-        outcomes[name] = Outcome(not is_unfit, properties.get("differs"))
+        outcomes[name] = Outcome(not is_unfit, properties.get("differs"), "sometimes" in properties)
     return outcomes
 
 
@@ -58,7 +59,8 @@ def compare(perdure: Outcomes, reference: Outcomes) -> tuple[str, bool]:
     idle = [
         name
         for name, outcome in perdure.items()
-        if outcome.reason is not None and outcome.has_passed and name not in only_perdure
+        if outcome.reason is not None and not outcome.is_sometimes
+        if outcome.has_passed and name not in only_perdure
     ]
     agreed = sum(outcome.has_passed for outcome in perdure.values()) - len(only_perdure)
     lines = [f"{len(perdure)} tests; both servers pass {agreed}."]

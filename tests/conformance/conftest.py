@@ -18,6 +18,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("differs"):
             item.user_properties.append(("differs", mark.args[0]))
+            if mark.kwargs.get("sometimes"):
+                item.user_properties.append(("sometimes", "yes"))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from tests.conformance.compare import Outcome, Outcomes, compare, read_report
 
 YES, NO = Outcome(True, None), Outcome(False, None)
 MARKED, MARKED_NO = Outcome(True, "on purpose"), Outcome(False, "on purpose")
+SOMETIMES = Outcome(True, "by chance", is_sometimes=True)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,8 @@ MARKED, MARKED_NO = Outcome(True, "on purpose"), Outcome(False, "on purpose")
         ({"a": YES}, {}, False, "only perdure passes, without a reason:\n  a"),
         ({"a": MARKED}, {"a": MARKED_NO}, True, "differs on purpose (1): on purpose"),
         ({"a": MARKED}, {"a": MARKED}, False, "marked as different, but both pass:\n  a"),
+        ({"a": SOMETIMES}, {"a": SOMETIMES}, True, "both servers pass 1"),
+        ({"a": SOMETIMES}, {"a": NO}, True, "differs on purpose (1): by chance"),
         ({"a": MARKED_NO}, {"a": MARKED_NO}, False, "perdure fails:\n  a"),
         ({}, {}, False, "0 tests"),
     ],
