@@ -18,6 +18,10 @@ from perdure.node.http.cores import make_client_core
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import Origin, RequestStream, StreamFailure
 
+STREAMS_PER_CONNECTION = 50
+"""More callers share more connections. Fewer than any server allows: one that is asked for more
+before it could say how many it allows may hang up."""
+
 
 class Load(NamedTuple):
     """What to ask for. ``path`` and ``idempotency_key`` may hold ``{n}``: the request's number."""
@@ -60,8 +64,8 @@ class Outcome(NamedTuple):
 class _Call:
     """One request; tells its driver when it is over."""
 
-    def __init__(self, driver: "_Driver") -> None:
-        self.driver = driver
+    def __init__(self, driver: "_Driver", client: HttpClient) -> None:
+        self.driver, self.client = driver, client
         self.started = perf_counter()
         self.status = 0
         self.stream: RequestStream
@@ -88,7 +92,11 @@ class _Driver:
 
     def __init__(self, load: Load) -> None:
         self.load = load
-        self.client = HttpClient(partial(make_client_core, load.core), SystemEntropy())
+        connections = -(-min(load.concurrency, load.requests) // STREAMS_PER_CONNECTION)
+        self.clients = [
+            HttpClient(partial(make_client_core, load.core), SystemEntropy())
+            for _ in range(connections)
+        ]
         self.origin = Origin("http", "127.0.0.1", load.port, load.http_version)
         self.begun = self.ended = 0
         self.latencies: list[float] = []
@@ -97,8 +105,8 @@ class _Driver:
         self.started = perf_counter()
 
     async def run(self) -> Outcome:
-        for _ in range(min(self.load.concurrency, self.load.requests)):
-            self.begin()
+        for number in range(min(self.load.concurrency, self.load.requests)):
+            self.begin(self.clients[number % len(self.clients)])
         try:
             await asyncio.wait_for(self.is_done.wait(), self.load.deadline_s)
         except TimeoutError:
@@ -107,21 +115,22 @@ class _Driver:
         seconds = perf_counter() - self.started
         # Closing fails what is still open: that was counted above and must not be again.
         latencies, statuses, ended = sorted(self.latencies), dict(self.statuses), self.ended
-        self.client.close()
+        for client in self.clients:
+            client.close()
         good = sum(count for status, count in statuses.items() if 200 <= status < 300)
         return Outcome(seconds, latencies, ended - good, statuses)
 
-    def begin(self) -> None:
+    def begin(self, client: HttpClient) -> None:
         load = self.load
         number = str(self.begun % load.keys if load.keys else self.begun)
         self.begun += 1
-        call = _Call(self)
+        call = _Call(self, client)
         headers = [(b"content-type", b"application/json")]
         if load.idempotency_key:
             key = load.idempotency_key.replace("{n}", number)
             headers.append((b"idempotency-key", key.encode()))
         path = load.path.replace("{n}", number)
-        call.stream = self.client.open(self.origin, "POST", path, headers, call)
+        call.stream = client.open(self.origin, "POST", path, headers, call)
         call.stream.write(load.body)
         call.stream.end()
 
@@ -134,7 +143,7 @@ class _Driver:
         limit = self.load.seconds_max
         is_late = limit > 0 and perf_counter() - self.started >= limit
         if self.begun < self.load.requests and not is_late:
-            self.begin()
+            self.begin(call.client)
         elif self.ended == self.begun:
             self.is_done.set()
 
