@@ -43,8 +43,8 @@ proto: install  ## Regenerate the bindings beside their .proto files.
 	$(BIN)/python -m grpc_tools.protoc -I perdure/proto=proto --python_out=src --pyi_out=src \
 		$(patsubst proto/%,perdure/proto/%,$(wildcard proto/*.proto))
 
-bench: install  ## Side by side with the reference server; one page and JSON in bench/results/.
-	$(BIN)/python -m bench
+bench: install  ## Beside its peers: page, pictures, JSON in bench/results/ (QUICK=1: a glance).
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
 
 crash: install  ## kill -9 under random load, KILLS times, and a boot with 100,000 invocations.
 	PERDURE_CRASH_KILLS=$(KILLS) $(BIN)/python -m pytest tests/process -m 'slow or not slow' -s

@@ -76,4 +76,4 @@ const counter = restate.object({
   },
 });
 
-restate.serve({ services: [bench, counter], port: Number(process.argv[2]), logger: () => {} });
+restate.serve({ services: [bench, counter], port: Number(process.argv[2]) });

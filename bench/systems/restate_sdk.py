@@ -140,7 +140,8 @@ def _reference_binary() -> Path:
 
 
 def _find(program: str) -> str:
-    found = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
+    # The environment's own first: the TypeScript SDK needs a newer Node than many systems have.
+    found = shutil.which(program, path=str(Path(sys.executable).parent)) or shutil.which(program)
     if found is None:
         raise NotHere(f"{program} is not installed")
     return found
