@@ -32,6 +32,8 @@ log = logger("wal")
 # Inline only while a group is small: writing megabytes holds the loop as long as a slow sync.
 _INLINE_BYTES_MAX = 256 * 1024
 _SMOOTHING = 0.1
+# A sync now and then takes ten times as long as all others: it says nothing about the next ones.
+_SAMPLE_MS_MAX = 4 * WAL_INLINE_SYNC_MS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class _Staged:
 
 @dataclass(frozen=True, slots=True)
 class WalWriterStatistics:
-    """Queue and sync figures; ``sync_ms`` is a moving average."""
+    """Queue and sync figures; ``sync_ms``: a moving average that single stalls hardly move."""
 
     staged_bytes: int
     groups: int
@@ -189,8 +191,9 @@ class WalWriter:
         self._is_writing = False
         if self._is_failed:
             return
+        sample_ms = min(elapsed_ms, _SAMPLE_MS_MAX)
+        self._sync_ms += (sample_ms - self._sync_ms) * (_SMOOTHING if self._groups else 1.0)
         self._groups += 1
-        self._sync_ms += (elapsed_ms - self._sync_ms) * _SMOOTHING
         self._last_group_at = self._loop.time()
         self._is_marked = all(item.frame.type == FrameType.MARK for item in group)
         if self._mark_timer is None and not self._is_marked:

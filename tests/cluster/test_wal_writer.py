@@ -86,6 +86,26 @@ def test_a_slow_disk_is_served_by_the_thread_and_the_next_group_gathers() -> Non
     _run(body)
 
 
+def test_one_slow_sync_among_quick_ones_changes_nothing_and_several_do() -> None:
+    async def body(rig: Rig) -> None:
+        async def write(number: int, sync_ms: float) -> None:
+            rig.sync_ms = sync_ms
+            rig.writer.stage(store(number, b"x"), None)
+            await turn()
+
+        for number in range(5):
+            await write(number, 0.25)
+        await write(5, 50.0)
+        await write(6, 0.25)
+        assert (rig.writer.statistics().inline_groups, rig.writing.jobs) == (7, [])
+        await write(7, 50.0)
+        await write(8, 50.0)
+        await write(9, 50.0)
+        assert len(rig.writing.jobs) == 1
+
+    _run(body)
+
+
 def test_a_flush_asked_for_during_a_write_is_not_forgotten() -> None:
     """Sequencers collect their batches at the flush: until then nothing is staged."""
 
