@@ -37,7 +37,7 @@ def main() -> int:
         return 0
     if sandbox.is_inside():
         return _inside(options, Path(sandbox.work_folder()))
-    missing = _provide(options.systems)
+    missing = _provide(_systems(options))
     os.environ[_GIVEN] = "\n".join(f"{name}\t{why}" for name, why in missing.items())
     with tempfile.TemporaryDirectory(prefix="bench-") as work:
         if sandbox.can_isolate():
@@ -52,11 +52,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="as many runs of crowds as of the rest")
     parser.add_argument("--million", action="store_true", help="growth to a million invocations")
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS))
     parser.add_argument("--runs", type=int, help="how many runs, instead of the usual number")
     parser.add_argument("--publish", action="store_true", help="put the page into docs/benchmarks")
     parser.add_argument("--profile", action="store_true", help="name perdure's five top costs")
     return parser.parse_args()
+
+
+def _systems(options: argparse.Namespace) -> list[str]:
+    usual = ["perdure", "reference"] if options.quick else list(SYSTEMS)
+    return options.systems or usual
 
 
 def _provide(names: list[str]) -> dict[str, str]:
@@ -87,7 +92,7 @@ def _inside(options: argparse.Namespace, work: Path) -> int:
     for line in os.environ.get(_GIVEN, "").splitlines():
         name, why = line.split("\t", 1)
         missing[name] = why
-    systems = [name for name in options.systems if name not in missing]
+    systems = [name for name in _systems(options) if name not in missing]
     results = Results(_about(), _sizes(options), systems, missing=missing)
     rounds = Rounds(results, options.only, work)
     started = time.perf_counter()

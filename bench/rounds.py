@@ -72,6 +72,8 @@ class Rounds:
         sessions: list[Session] = []
         try:
             for name in self._crowded():
+                if "growth" not in SYSTEMS[name].workloads:
+                    continue
                 folder = self._fresh(name)
                 session = Session(SYSTEMS[name](folder), self.generator, self.sizes)
                 sessions.append(session)

@@ -14,14 +14,14 @@ class Sizes:
     warm_seconds: float = 0.5
     serial: int = 200
     serial_min: int = 10
-    serial_seconds: float = 1.0
-    throughput_seconds: float = 0.7
+    serial_seconds: float = 0.7
+    throughput_seconds: float = 0.5
     fans: int = 5
     fan_seconds: float = 1.0
     payloads: int = 20
     payload_seconds: float = 0.4
     crowd: int = 10_000
-    fill_seconds: float = 12.0
+    fill_seconds: float = 10.0
     settle_seconds: float = 2.0
     growth: tuple[int, ...] = (1_000, 100_000)
     growth_seconds: float = 1.0

@@ -15,6 +15,7 @@ from bench.processes import CACHE, READY_SECONDS, ROOT, BenchFailed, NotHere, Pr
 from bench.systems.base import System
 
 SDK_VERSION = "1.17.2"
+_OF_THE_SDK = frozenset({"start", "latency", "throughput", "object", "fan"})
 
 
 class SdkServer(System):
@@ -93,11 +94,13 @@ class Reference(SdkServer):
 
 class PerdureTs(Perdure):
     name = "perdure-ts"
+    workloads = _OF_THE_SDK
     language = "typescript"
 
 
 class ReferenceTs(Reference):
     name = "reference-ts"
+    workloads = _OF_THE_SDK
     language = "typescript"
 
 

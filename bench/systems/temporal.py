@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.processes import NotHere, Process, free_port
 from bench.systems import peers
-from bench.systems.base import ALL_WORKLOADS, System
+from bench.systems.base import System
 
 
 class Temporal(System):
@@ -16,7 +16,7 @@ class Temporal(System):
     """
 
     name = "temporal"
-    workloads = ALL_WORKLOADS - {"object", "replay", "payload"}
+    workloads = frozenset({"start", "latency", "throughput", "fan"})
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
