@@ -31,7 +31,7 @@ _GIVEN = "BENCH_PROVIDED"
 
 def main() -> int:
     options = _parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the children are stopped on the way
+    signal.signal(signal.SIGTERM, _on_terminate)  # the children are stopped on the way
     if options.profile:
         print(profile())
         return 0
@@ -44,6 +44,10 @@ def main() -> int:
             return sandbox.enter(sys.argv[1:], work)
         say("no private network and process table: only root can make them; ports are checked")
         return _inside(options, Path(work))
+
+
+def _on_terminate(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _parse() -> argparse.Namespace:

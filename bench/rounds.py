@@ -3,7 +3,8 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Yields
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -127,7 +128,7 @@ class Rounds:
                 shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def _session(self, name: str) -> Iterator[Session]:
+    def _session(self, name: str) -> Yields[Session]:
         folder = self._fresh(name)
         system = SYSTEMS[name](folder)
         try:
@@ -137,7 +138,7 @@ class Rounds:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def _kept(self, session: Session, workload: str, run: int) -> Iterator[None]:
+    def _kept(self, session: Session, workload: str, run: int) -> Yields[None]:
         """A workload that fails leaves a line on the page instead of its figures."""
         before = dict(session.figures)
         try:
