@@ -98,7 +98,8 @@ def _inside(options: argparse.Namespace, work: Path) -> int:
         missing[name] = why
     systems = [name for name in _systems(options) if name not in missing]
     results = Results(_about(), _sizes(options), systems, missing=missing)
-    rounds = Rounds(results, options.only, work)
+    folder = PUBLISHED if options.publish else RESULTS / time.strftime("%Y-%m-%dT%H-%M-%S")
+    rounds = Rounds(results, options.only, work, lambda: report.write(results, folder))
     started = time.perf_counter()
     try:
         rounds.shared()
@@ -110,7 +111,6 @@ def _inside(options: argparse.Namespace, work: Path) -> int:
         rounds.close()
         minutes = (time.perf_counter() - started) / 60
         results.about["took"] = f"{minutes:.1f} minutes"
-        folder = PUBLISHED if options.publish else RESULTS / time.strftime("%Y-%m-%dT%H-%M-%S")
         text = report.write(results, folder)
         print(f"{text}\n{folder / 'results.md'}")
     return 1 if results.failures else 0

@@ -75,7 +75,7 @@ def measure_floor(language: str, sizes: Sizes, folder: Path) -> dict[str, float]
             figures[f"floor: SDK alone {steps} steps, ms"] = alone
             figures[f"latency: {steps} steps p50, ms"] = alone + trip + (steps + 1) * sync
     finally:
-        service.stop()
+        service.kill()
     few, many = min(sizes.steps), max(sizes.steps)
     each = (
         figures[f"latency: {many} steps p50, ms"] - figures[f"latency: {few} steps p50, ms"]

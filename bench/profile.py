@@ -33,8 +33,9 @@ def profile() -> str:
                 system.launch()
                 system.prepare()
                 generator.drive(Load(system.port, "/Bench/steps", b"3", _PROFILED, 50))
+                system.measured[0].stop()  # which writes the profile
             finally:
-                system.stop()  # which writes the profile
+                system.stop()
             stats = pstats.Stats(str(Path(temporary) / "profile"))
     finally:
         generator.close()

@@ -31,7 +31,10 @@ def say(text: str) -> None:
 class Rounds:
     """Runs what was chosen and collects it in ``results``."""
 
-    def __init__(self, results: Results, chosen: Sequence[str], work: Path) -> None:
+    def __init__(
+        self, results: Results, chosen: Sequence[str], work: Path, save: Callable[[], object]
+    ) -> None:
+        self._save = save  # after each round, so that an end of any kind loses one at most
         self.results, self.sizes = results, results.sizes
         self._chosen, self._work = chosen, work
         self.generator = Generator()
@@ -50,6 +53,7 @@ class Rounds:
                 self._shared_run(name, run, wanted)
             if "latency" in self._chosen:
                 self._floor(run)
+            self._save()
 
     def alone(self) -> None:
         """What needs a system of its own: crowds, and kills."""
@@ -65,6 +69,7 @@ class Rounds:
                         session.system.launch()
                         session.system.prepare()
                         action(session)
+                self._save()
 
     def growth(self) -> None:
         """The systems grow together, and are probed in turns at each mark."""

@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 from typing import ClassVar
@@ -46,11 +45,6 @@ class Dbos(System):
 
     def prepare(self) -> None:
         pass
-
-    def stop(self) -> None:
-        for process in self.measured:  # the application first; PostgreSQL stops fast on SIGINT
-            process.stop(signal.SIGINT)
-        self.measured.clear()
 
     def _launch_postgres(self) -> float:
         """PostgreSQL with its defaults: fsync and synchronous_commit are on. When it started."""
