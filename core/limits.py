@@ -177,9 +177,11 @@ QUERIES_WAITING_MAX = 64
 QUERY_STATEMENT_BYTES_MAX = 256 * KIB
 # Known clients give up after 13 s, people a little later.
 QUERY_TIMEOUT_MS = 60_000
-# What a statement may hold for joins, groups and sorts, and what its answer may weigh.
+# What a statement may hold for joins, groups and sorts.
 QUERY_MEMORY_BYTES_MAX = 128 * MIB
-QUERY_ANSWER_BYTES_MAX = 64 * MIB
+# An answer goes out in pieces of so many bytes, or of the rows of so long.
+QUERY_PIECE_BYTES = 64 * KIB
+QUERY_PIECE_MS = 100
 # Rows of a batch in answers; rows and bytes that a scan reads at a time.
 QUERY_BATCH_ROWS = 128
 QUERY_SCAN_ROWS = 512
@@ -220,7 +222,7 @@ assert INGRESS_BUFFERED_BYTES_MAX > 2 * MESSAGE_BYTES_MAX
 assert WAL_GROUP_BYTES_MAX + WINDOW_BYTES_MAX + RECORD_BYTES_MAX + 4 * MIB < WAL_FILE_BYTES
 # The number of frames in a group is a u16, and the shortest frame has 78 bytes.
 assert WAL_GROUP_BYTES_MAX // 78 < 1 << 16
-assert 2 * QUERY_ANSWER_BYTES_MAX <= INGRESS_BUFFERED_BYTES_MAX
-assert QUERY_ENTRY_JSON_BYTES_MAX * 8 < QUERY_ANSWER_BYTES_MAX
+assert QUERY_PIECE_BYTES < RESPONSE_PENDING_BYTES_HIGH < INGRESS_BUFFERED_BYTES_MAX
+assert QUERY_PIECE_MS < QUERY_TIMEOUT_MS
 assert QUERY_FLUSH_MS < QUERY_TIMEOUT_MS
 assert DISK_RESERVE_BYTES <= DISK_FREE_BYTES_MIN

@@ -5,7 +5,9 @@ bug becomes a 500 and a log line; a broken invariant ends the process.
 """
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
@@ -24,7 +26,7 @@ from perdure.node.admin import (
 )
 from perdure.node.admin.api_document import api_document
 from perdure.node.admin.context import AdminOptions, Context, Endpoint
-from perdure.node.admin.requests import Reply, Request, error_reply, json_reply
+from perdure.node.admin.requests import Pieces, Reply, Request, error_reply, json_reply
 from perdure.node.admin.routes import Match, Route, Router, WrongMethod
 from perdure.node.http.server import Exchange
 from perdure.node.invoker.discovery import Discovery
@@ -142,11 +144,34 @@ class Admin:
         except Exception as error:  # bulkhead: one request's bug must not take the node down
             log.error("admin.request.failed", cause=error, target=exchange.target)
             reply = error_reply(PerdureError("the server failed on this request: see its log"))
-        self._respond(exchange, reply)
+        if reply.rest is None:
+            self._respond(exchange, reply)
+        else:
+            await self._stream(exchange, reply, reply.rest)
 
-    def _respond(self, exchange: Exchange, reply: Reply) -> None:
+    async def _stream(self, exchange: Exchange, reply: Reply, rest: Pieces) -> None:
+        """Send a body piece by piece, as fast as the client takes it; cut it if it fails."""
+        self._count(reply)
+        exchange.begin(reply.status, reply.headers)
+        try:
+            async with aclosing(rest):
+                await _write(exchange, reply.body)
+                async for piece in rest:
+                    await _write(exchange, piece)
+            exchange.end()
+        except PerdureError as error:
+            log.warning("admin.answer.cut", cause=error, target=exchange.target)
+        except Exception as error:  # bulkhead: one request's bug must not take the node down
+            log.error("admin.request.failed", cause=error, target=exchange.target)
+        finally:
+            exchange.cut()  # unless it has ended
+
+    def _count(self, reply: Reply) -> None:
         kind = reply.status // 100
         self._answered[kind] = self._answered.get(kind, 0) + 1
+
+    def _respond(self, exchange: Exchange, reply: Reply) -> None:
+        self._count(reply)
         body = b"" if exchange.method == "HEAD" else reply.body
         exchange.respond(reply.status, reply.headers, body)
 
@@ -154,6 +179,20 @@ class Admin:
         self._tasks.discard(task)
         if not task.cancelled():
             task.result()  # only a broken invariant gets here; the loop's handler takes it
+
+
+async def _write(exchange: Exchange, data: bytes) -> None:
+    """Write when the client has room; its going away cancels the task."""
+    while not exchange.is_writable:
+        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        exchange.on_writable = partial(_resolve, room)
+        await room
+    exchange.write(data)
+
+
+def _resolve(room: asyncio.Future[None]) -> None:
+    if not room.done():
+        room.set_result(None)
 
 
 __all__ = ["Admin", "AdminOptions", "AdminStatistics"]

@@ -21,7 +21,7 @@ async def query(context: Context, request: Request) -> Reply:
     """Run a statement."""
     statement = request.json(Statement).query
     answer = await context.query.answer(statement, request.accept == "application/json")
-    return Reply(200, [(b"content-type", answer.media_type.encode())], answer.body)
+    return Reply(200, [(b"content-type", answer.media_type.encode())], answer.first, answer.rest)
 
 
 ROUTES: list[Route[Endpoint]] = [Route("POST", "/query", query, Statement)]

@@ -1,8 +1,9 @@
 """What endpoints of the admin API take and give, as values. Pure; one format for every error."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -21,12 +22,21 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BOOLEANS = {"true": True, "false": False}
 
 
+class Pieces(Protocol):
+    """The rest of a body as it is made; closed when nobody wants it any more."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
 class Reply(NamedTuple):
-    """What goes back; length and date are added."""
+    """What goes back; length and date are added. With ``rest`` the body goes on, in pieces."""
 
     status: int
     headers: Headers
     body: bytes = b""
+    rest: Pieces | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,6 +92,9 @@ class AdminClient:
         except TimeoutError as error:
             self.close()
             raise NodeUnreachable(f"{self.url} doesn't answer in time") from error
+        except http.client.IncompleteRead as error:
+            self.close()
+            raise NodeUnreachable(f"{self.url} cut its answer short: see its log") from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise NodeUnreachable(f"nothing answers at {self.url} ({_reason(error)})") from error

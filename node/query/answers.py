@@ -11,43 +11,41 @@ from typing import Any, Protocol
 
 import msgspec
 
-from perdure.core.errors import QueryTooLarge
-from perdure.core.limits import MIB, QUERY_ANSWER_BYTES_MAX
 from perdure.node.query.libraries import arrow
-
-JSON_TYPE = "application/json"
-ARROW_TYPE = "application/vnd.apache.arrow.stream"
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _ENCODE = msgspec.json.Encoder(enc_hook=str, decimal_format="number").encode
 
 
 class Encoder(Protocol):
-    """Takes batches one by one; gives the answer."""
+    """Takes batches one by one; gives the answer piece by piece."""
 
-    media_type: str
-
-    def add(self, batch: Any) -> None:
-        """Append rows.
-
-        Raises:
-            QueryTooLarge: the answer outgrew its limit.
-        """
+    @property
+    def size(self) -> int:
+        """Bytes that may be taken."""
         ...
 
-    def finish(self) -> bytes: ...
+    def add(self, batch: Any) -> None:
+        """Append rows."""
+        ...
+
+    def take(self) -> bytes:
+        """What was added since."""
+        ...
+
+    def finish(self) -> bytes:
+        """The same, and the end."""
+        ...
 
 
 class JsonEncoder:
     """``{"rows":[…]}``."""
 
-    media_type = JSON_TYPE
-
-    def __init__(self, schema: Any, bytes_max: int = QUERY_ANSWER_BYTES_MAX) -> None:
+    def __init__(self, schema: Any) -> None:
         self._fields = [(field.name, _renderer(field.type)) for field in schema]
         self._parts = [b'{"rows":[']
-        self._size = 0
-        self._bytes_max = bytes_max
+        self._has_rows = False
+        self.size = 0
 
     def add(self, batch: Any) -> None:
         count = batch.num_rows
@@ -59,45 +57,51 @@ class JsonEncoder:
         if not rows:
             return
         content = _ENCODE(rows)[1:-1]
-        self._size += len(content)
-        _check_size(self._size, self._bytes_max)
-        if len(self._parts) > 1:
+        if self._has_rows:
             self._parts.append(b",")
+        self._has_rows = True
         self._parts.append(content)
+        self.size += len(content)
+
+    def take(self) -> bytes:
+        content = b"".join(self._parts)
+        self._parts.clear()
+        self.size = 0
+        return content
 
     def finish(self) -> bytes:
-        return b"".join((*self._parts, b"]}"))
+        self._parts.append(b"]}")
+        return self.take()
 
 
 class ArrowEncoder:
     """Schema, batches, end."""
 
-    media_type = ARROW_TYPE
-
-    def __init__(self, schema: Any, bytes_max: int = QUERY_ANSWER_BYTES_MAX) -> None:
+    def __init__(self, schema: Any) -> None:
         self._schema = schema
         self._sink = io.BytesIO()
         self._writer = arrow.ipc.new_stream(self._sink, schema)
-        self._bytes_max = bytes_max
+
+    @property
+    def size(self) -> int:
+        return self._sink.tell()
 
     def add(self, batch: Any) -> None:
         if batch.num_rows:
-            _check_size(self._sink.tell() + batch.nbytes, self._bytes_max)
             # Functions may give another type of text than the plan said.
             same = batch.schema.equals(self._schema)
             self._writer.write_batch(batch if same else batch.cast(self._schema))
 
+    def take(self) -> bytes:
+        # Messages are padded to eight bytes by their position: whole ones leave that as it is.
+        content = self._sink.getvalue()
+        self._sink.seek(0)
+        self._sink.truncate()
+        return content
+
     def finish(self) -> bytes:
         self._writer.close()
-        return self._sink.getvalue()
-
-
-def _check_size(size: int, bytes_max: int) -> None:
-    if size > bytes_max:
-        raise QueryTooLarge(
-            f"the answer exceeds {bytes_max // MIB or bytes_max} "
-            f"{'MiB' if bytes_max >= MIB else 'bytes'}: select fewer rows or columns"
-        )
+        return self.take()
 
 
 def _renderer(kind: Any) -> Callable[[Any], list[Any]]:

@@ -1,16 +1,17 @@
 """Answers SQL statements: ``Query`` is what the admin API asks, on the event loop.
 
 A statement is planned on a thread; then the partitions it reads are flushed, and in one turn of the
-loop their states and the running sessions are captured; then it runs on the thread. Nothing else of
-the node waits for it.
+loop their states and Its answer comes
+in pieces, and is made no faster than they are taken. Nothing else of the node waits for it.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from perdure.core.clock import Clock
 from perdure.core.errors import QueryRefused, QueryUnavailable, TooManyRequests
@@ -26,6 +27,7 @@ from perdure.core.offload import Offload, ThreadOffload, run_offloaded
 from perdure.core.telemetry import logger
 from perdure.node.partition.gateway import LedPartition
 from perdure.node.query.live import Live, capture
+from perdure.node.query.pieces import ARROW_TYPE, JSON_TYPE, Piece
 from perdure.node.query.reading import Reading
 from perdure.node.registry.model import Registry
 
@@ -35,12 +37,36 @@ if TYPE_CHECKING:  # importing it loads the query engine
 log = logger("query")
 
 
+class Rest:
+    """The pieces after the first one. Each is made when the one before is asked past."""
+
+    def __init__(self, pieces: AsyncGenerator[Piece], first: Piece) -> None:
+        self._pieces = pieces
+        self._before = first
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._before.taken()
+        self._before = await anext(self._pieces)
+        return self._before.data
+
+    async def aclose(self) -> None:
+        """Give up what is left."""
+        await self._pieces.aclose()
+
+
 class Answer(NamedTuple):
-    """A response's media type and body; ``rows_read`` counts what was taken from tables."""
+    """A response's media type and first piece; ``rest`` gives the others, where there are any.
+
+    What is wrong with a statement mostly shows before the first piece; ``rest`` may raise the same
+    errors. It holds a thread and the tables until it is exhausted or closed.
+    """
 
     media_type: str
-    body: bytes
-    rows_read: int
+    first: bytes
+    rest: Rest | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +110,14 @@ class Query:
         """
         if len(statement) > QUERY_STATEMENT_BYTES_MAX:
             raise QueryRefused(f"the statement exceeds {QUERY_STATEMENT_BYTES_MAX} characters")
-        thread = await self._take_thread()
-        self._failed += 1  # unless it turns out well
-        try:
-            answer = await self._run(thread, statement, as_json)
-        finally:
-            self._give_back(thread)
-        self._failed -= 1
-        self._answered += 1
-        return answer
+        pieces = self._pieces(statement, as_json)
+        first = await anext(pieces)
+        rest: Rest | None = None
+        if first.is_last:
+            await anext(pieces, None)
+        else:
+            rest = Rest(pieces, first)
+        return Answer(JSON_TYPE if as_json else ARROW_TYPE, first.data, rest)
 
     def statistics(self) -> QueryStatistics:
         running = len(self._threads) - len(self._idle)
@@ -109,22 +134,29 @@ class Query:
 
     # --- One statement --------------------------------------------------------------------------
 
-    async def _run(self, thread: Offload, statement: str, as_json: bool) -> Answer:
-        started = self._clock.monotonic()
-        count = len(self._partitions)
-        planned = await run_offloaded(thread, lambda: _plan(statement, count))
-        await self._flush(planned.partitions)
-        reading = self._capture(planned)
+    async def _pieces(self, statement: str, as_json: bool) -> AsyncGenerator[Piece]:
+        thread = await self._take_thread()
+        self._failed += 1  # unless it turns out well
         try:
+            started = self._clock.monotonic()
+            count = len(self._partitions)
+            planned = await run_offloaded(thread, lambda: _plan(statement, count))
+            await self._flush(planned.partitions)
             spent = self._clock.monotonic() - started
-            execution = _prepare(planned, reading, as_json)
-            media_type, body = await self._execute(
-                thread, execution, max(self._timeout_ms / 1000 - spent, 0.001)
-            )
-            return Answer(media_type, body, reading.rows_read)
+            left = max(self._timeout_ms / 1000 - spent, 0.001)
+            reading = self._capture(planned)
+            try:
+                execution = _prepare(planned, reading, as_json)
+                async with aclosing(self._execute(thread, execution, left)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            finally:
+                self._rows_read += reading.rows_read
+                reading.close()
         finally:
-            self._rows_read += reading.rows_read
-            reading.close()
+            self._give_back(thread)
+        self._failed -= 1
+        self._answered += 1
 
     async def _flush(self, partitions: list[int]) -> None:
         """Bring the tables up to what is applied now."""
@@ -156,21 +188,28 @@ class Query:
 
     async def _execute(
         self, thread: Offload, execution: "Execution", timeout_seconds: float
-    ) -> tuple[str, bytes]:
+    ) -> AsyncGenerator[Piece]:
+        loop = asyncio.get_running_loop()
+        made: asyncio.Queue[Piece | None] = asyncio.Queue()  # bounded by who makes them
+
+        def deliver(piece: Piece) -> None:
+            loop.call_soon_threadsafe(made.put_nowait, piece)
+
         running = asyncio.ensure_future(
-            run_offloaded(thread, lambda: execution.run(timeout_seconds))
+            run_offloaded(thread, lambda: execution.run(timeout_seconds, deliver))
         )
+        running.add_done_callback(lambda _: made.put_nowait(None))
         self._executions.add(execution)
         try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
+            while (piece := await made.get()) is not None:
+                yield piece
+            running.result()
+        finally:
             # The tables may be let go of only when nothing reads them any more.
             execution.give_up()
             await asyncio.wait((running,))
             if not running.cancelled():
                 running.exception()
-            raise
-        finally:
             self._executions.discard(execution)
 
     # --- Threads --------------------------------------------------------------------------------

@@ -6,16 +6,24 @@ is bounded. Both functions block and are called on a thread.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from perdure.core.errors import PerdureError, QueryRefused, QueryTooLarge
-from perdure.core.limits import QUERY_BATCH_ROWS, QUERY_MEMORY_BYTES_MAX
+from perdure.core.limits import (
+    QUERY_BATCH_ROWS,
+    QUERY_MEMORY_BYTES_MAX,
+    QUERY_PIECE_BYTES,
+    QUERY_PIECE_MS,
+)
 from perdure.node.query import json_operators
 from perdure.node.query.answers import ArrowEncoder, Encoder, JsonEncoder
 from perdure.node.query.columns import TABLES
 from perdure.node.query.datasets import Table, TableDataset
 from perdure.node.query.libraries import arrow, datafusion
+from perdure.node.query.pieces import Deliver, Piece
 from perdure.node.query.pushdown import Scan, scans
 from perdure.node.query.reading import Reading
 from perdure.node.query.sources import SOURCES
@@ -100,8 +108,9 @@ class Execution:
         self._stop: Callable[[], object] | None = None
         self._is_given_up = False
 
-    def run(self, timeout_seconds: float) -> tuple[str, bytes]:
-        """Media type and body of the answer.
+    def run(self, timeout_seconds: float, deliver: Deliver) -> None:
+        """Make the answer and deliver it, never more than two pieces ahead of who takes them. The
+        time counts until the last one is delivered.
 
         Raises:
             QueryRefused: working on it failed.
@@ -110,14 +119,13 @@ class Execution:
         for table in self._planned.tables:
             table.reading = self._reading
         try:
-            encoder = asyncio.run(self._drain(timeout_seconds))
-            return encoder.media_type, encoder.finish()
+            asyncio.run(self._drain(timeout_seconds, deliver))
         except PerdureError:
             raise
         except TimeoutError as error:
             raise QueryTooLarge(
-                f"the statement took longer than {timeout_seconds:g} s: filter by id, or by "
-                "service and key"
+                f"the statement took longer than {timeout_seconds:g} s, its answer's way to the "
+                "client included: filter by id, or by service and key"
             ) from error
         except asyncio.CancelledError as error:
             raise QueryTooLarge("the statement was given up") from error
@@ -131,9 +139,10 @@ class Execution:
         self._is_given_up = True
         self._reading.give_up()
         if self._stop is not None:
-            self._stop()
+            with contextlib.suppress(RuntimeError):  # it has just ended
+                self._stop()
 
-    async def _drain(self, timeout_seconds: float) -> Encoder:
+    async def _drain(self, timeout_seconds: float, deliver: Deliver) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
@@ -144,12 +153,44 @@ class Execution:
                 stream = self._planned.frame.execute_stream()
                 schema = self._planned.frame.schema()
                 encoder = JsonEncoder(schema) if self._as_json else ArrowEncoder(schema)
-                async for batch in stream:
-                    encoder.add(batch.to_pyarrow())
-                return encoder
+                await _deliver_all(stream, encoder, deliver)
         finally:
             self._stop = None
             self._reading.give_up()
+
+
+async def _deliver_all(stream: Any, encoder: Encoder, deliver: Deliver) -> None:
+    """Pieces are of some size, but their rows of no great age: the first ones arrive early."""
+    loop = asyncio.get_running_loop()
+    begun_at = loop.time()
+    before: asyncio.Future[None] | None = None
+    async for batch in stream:
+        encoder.add(batch.to_pyarrow())
+        is_old = loop.time() - begun_at > QUERY_PIECE_MS / 1000
+        if encoder.size < QUERY_PIECE_BYTES and not (is_old and encoder.size):
+            continue
+        if before is not None:
+            await before
+        before = loop.create_future()
+        deliver(Piece(encoder.take(), False, partial(_resolve_from_thread, loop, before)))
+        begun_at = loop.time()
+    if before is not None:
+        await before
+    deliver(Piece(encoder.finish(), True, _ignore))
+
+
+def _resolve_from_thread(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the statement has ended meanwhile
+        loop.call_soon_threadsafe(_resolve, future)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _ignore() -> None:
+    """Nothing follows the last piece."""
 
 
 def _session(tables: dict[str, Table]) -> Any:

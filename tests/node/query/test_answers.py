@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from tests.node.query.scene import ARROW, Scene
 
+from perdure.core.limits import QUERIES_MAX
 from perdure.node.query.columns import TABLES
 from perdure.node.query.libraries import arrow
 
@@ -175,3 +176,44 @@ def test_without_the_query_engine_the_answer_says_so(
 
 def test_nothing_was_written(scene: Scene) -> None:
     assert not Path("/tmp/out.csv").exists()
+
+
+# Rows without number, out of what is always there.
+_MANY = (
+    "(select row_number() over () as n from information_schema.columns a, "
+    "information_schema.columns b) as many"
+)
+
+
+@pytest.mark.parametrize("accept", ["application/json", ARROW])
+def test_a_statement_that_fails_midway_cuts_its_answer(scene: Scene, accept: str) -> None:
+    with pytest.raises(http.client.IncompleteRead) as caught:
+        scene.ask(f"select n, 10 / (n - 20000) as quotient from {_MANY}", accept)
+    assert len(caught.value.partial) > 100_000
+    assert scene.value("select 1 as one") == 1
+
+
+@pytest.mark.parametrize("accept", ["application/json", ARROW])
+def test_an_answer_larger_than_what_may_wait_arrives_whole(scene: Scene, accept: str) -> None:
+    statement = f"select n, '{'x' * 400}' as wide from {_MANY} limit 30000"
+    answer = scene.ask(statement, accept)
+    assert len(answer.body) > 12_000_000
+    found = answer.rows if accept == "application/json" else answer.table.to_pylist()
+    assert [row["n"] for row in found] == list(range(1, 30_001))
+
+
+def test_first_rows_arrive_while_the_statement_runs(scene: Scene) -> None:
+    """Its end would take longer than a statement may; whoever leaves takes it along."""
+    address = urlsplit(scene.world.admin_url)
+    tables = ", ".join(f"information_schema.columns {name}" for name in "abc")
+    body = json.dumps({"query": f"select a.column_name as name from {tables}"})
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    for _ in range(2 * QUERIES_MAX):
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=20)
+        connection.request("POST", "/query", body, headers)
+        response = connection.getresponse()
+        assert response.status == 200 and response.getheader("content-length") is None
+        assert response.read(16).startswith(b'{"rows":[{"name"')
+        response.close()
+        connection.close()
+    assert scene.value("select 1 as one") == 1

@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,8 +16,9 @@ from tests.node.query.scene import Answer, Scene
 from perdure.core.clock import SystemClock
 from perdure.core.errors import QueryTooLarge
 from perdure.core.ids import format_invocation_id, make_invocation_id
-from perdure.core.limits import QUERIES_MAX
-from perdure.node.query import answers
+from perdure.core.limits import QUERIES_MAX, QUERY_PIECE_BYTES
+from perdure.node.query.libraries import arrow
+from perdure.node.query.pieces import Piece
 from perdure.node.query.reading import Reading
 from perdure.node.query.statements import Execution, plan
 from perdure.node.registry.model import Registry
@@ -52,10 +52,14 @@ def prepare(engine: Engine, statement: str, *, as_json: bool = True) -> Executio
     return Execution(plan(statement, 1), reading, as_json)
 
 
+def _drop(piece: Piece) -> None:
+    piece.taken()
+
+
 def test_time_is_bounded(engine: Engine) -> None:
     started = time.monotonic()
     with pytest.raises(QueryTooLarge, match="longer than"):
-        prepare(engine, "select * from sys_invocation").run(0.02)
+        prepare(engine, "select * from sys_invocation").run(0.02, _drop)
     assert time.monotonic() - started < DEADLINE_SECONDS / 2
 
 
@@ -64,23 +68,42 @@ def test_memory_is_bounded(engine: Engine) -> None:
         "select a.id || b.id as pair, count(*) from sys_invocation a, sys_invocation b group by 1"
     )
     with pytest.raises(QueryTooLarge, match="Resources exhausted"):
-        prepare(engine, statement).run(DEADLINE_SECONDS)
+        prepare(engine, statement).run(DEADLINE_SECONDS, _drop)
 
 
-@pytest.mark.parametrize("kind", [answers.JsonEncoder, answers.ArrowEncoder])
-def test_answers_are_bounded(
-    engine: Engine,
-    kind: type[answers.JsonEncoder | answers.ArrowEncoder],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def bounded(schema: Any) -> Any:
-        return kind(schema, 100_000)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_answer_is_made_no_faster_than_it_is_taken(engine: Engine, as_json: bool) -> None:
+    """The first piece is there when little was read; two pieces wait, not more."""
+    execution = prepare(engine, "select * from sys_invocation", as_json=as_json)
+    pieces: list[Piece] = []
+    sizes: list[int] = []
+    worker = threading.Thread(target=execution.run, args=(DEADLINE_SECONDS, pieces.append))
+    worker.start()
+    wait_for(lambda: len(pieces) == 1)
+    assert pieces[0].data and not pieces[0].is_last
+    content = b""
+    while True:
+        wait_for(lambda: bool(pieces))
+        assert len(pieces) <= 2
+        piece = pieces.pop(0)
+        content += piece.data
+        sizes.append(len(piece.data))
+        if piece.is_last:
+            break
+        piece.taken()
+    worker.join()
+    assert len(sizes) > 20 and max(sizes) < 8 * QUERY_PIECE_BYTES
+    if as_json:
+        assert len(json.loads(content)["rows"]) == 8000
+    else:
+        assert arrow.ipc.open_stream(content).read_all().num_rows == 8000
 
-    monkeypatch.setattr(f"perdure.node.query.statements.{kind.__name__}", bounded)
-    as_json = kind is answers.JsonEncoder
-    execution = prepare(engine, "select id, target from sys_invocation", as_json=as_json)
-    with pytest.raises(QueryTooLarge, match="the answer exceeds 100000 bytes"):
-        execution.run(DEADLINE_SECONDS)
+
+def test_time_is_bounded_for_who_takes_nothing(engine: Engine) -> None:
+    pieces: list[Piece] = []
+    with pytest.raises(QueryTooLarge, match="way to the client"):
+        prepare(engine, "select * from sys_invocation").run(0.5, pieces.append)
+    assert pieces and not pieces[-1].is_last
 
 
 def test_a_statement_can_be_given_up(engine: Engine) -> None:
@@ -89,7 +112,7 @@ def test_a_statement_can_be_given_up(engine: Engine) -> None:
 
     def work() -> None:
         with pytest.raises(QueryTooLarge, match="given up"):
-            execution.run(DEADLINE_SECONDS)
+            execution.run(DEADLINE_SECONDS, _drop)
         ended.set()
 
     worker = threading.Thread(target=work)
