@@ -92,6 +92,7 @@ class Processor:
         self._applied_count = 0
         self._epoch = 0
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._flush_error: OSError | None = None
         self._is_closed = False
         self._flushed: list[tuple[int, Callable[[], None]]] = []
 
@@ -145,13 +146,19 @@ class Processor:
         )
 
     def check_available(self) -> None:
-        """Refuse when the partition was halted.
+        """Refuse when the partition was halted, or its tables can't be written.
 
         Raises:
             PartitionUnavailable: with the reason.
+            DiskFull: the tables can't be written, so what is applied would pile up in memory.
         """
         if self.halted is not None:
             raise self._halted_error(self.halted)
+        if self._flush_error is not None:
+            raise DiskFull(
+                f"the tables of partition {self.partition} can't be written ({self._flush_error}): "
+                "free some space and ask again; nothing is lost"
+            )
 
     def _drain(self) -> None:
         if self._is_applying:
@@ -256,6 +263,9 @@ class Processor:
     def _flush_done(self, flush: Flush) -> None:
         if self._is_closed:
             return  # committed, but there are no tables left to read through
+        if self._flush_error is not None:
+            self._flush_error = None
+            log.info("partition.flush.recovered", partition=self.partition)
         self.store.finish(flush)
         self._on_durable(self.partition, self.store.durable_lsn)
         self._report_flushed()
@@ -279,7 +289,9 @@ class Processor:
             self._submit_flush(flush)
         elif isinstance(error, OSError):
             # Nothing is lost: the log keeps what the tables don't have yet.
-            log.error("partition.flush.failed", cause=error, partition=self.partition)
+            if self._flush_error is None:
+                log.error("partition.flush.failed", partition=self.partition, reason=error)
+            self._flush_error = error
             self._loop.call_later(_FLUSH_RETRY_SECONDS, self._submit_flush, flush)
         else:
             self._on_failure(error)

@@ -1,4 +1,4 @@
-"""A processor that is closed lets go of its tables, whatever its storage thread still reports."""
+"""A processor and its storage thread: late reports, and a disk that refuses."""
 
 import asyncio
 import errno
@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import pytest
 
+from perdure.core.errors import DiskFull
 from perdure.core.ids import PartitionId
 from perdure.engine.commands import RECORD_KIND_COMMAND, Announce, encode_command
 from perdure.node.partition.processor import Processor
@@ -23,7 +24,8 @@ class HeldThread:
 
     def __init__(self, *, disk_fails: bool) -> None:
         self.reports: list[Callable[[], None]] = []
-        self._disk_fails = disk_fails
+        self.asked = asyncio.Event()
+        self.disk_fails = disk_fails
 
     def submit(
         self,
@@ -31,7 +33,8 @@ class HeldThread:
         done: Callable[[T], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        if self._disk_fails:
+        self.asked.set()
+        if self.disk_fails:
             self.reports.append(lambda: failed(OSError(errno.EIO, "the disk refused")))
         else:
             result = job()
@@ -45,15 +48,10 @@ def test_a_flush_that_ends_after_the_close_touches_nothing(
     tmp_path: Path, disk_fails: bool
 ) -> None:
     async def work() -> None:
-        env = LmdbEnv(tmp_path)
-        store = PartitionStore(env, b"f" * 16, 0)
         thread = HeldThread(disk_fails=disk_fails)
         durable: list[int] = []
         failures: list[BaseException] = []
-        processor = Processor(
-            PartitionId(0), 1, store, thread, lambda _, lsn: durable.append(lsn), failures.append
-        )
-        processor.replay([_announcement()])
+        env, processor = _processor(tmp_path, thread, durable, failures)
         processor.flush(lambda: durable.append(0))
         processor.close()
         env.close()
@@ -62,6 +60,43 @@ def test_a_flush_that_ends_after_the_close_touches_nothing(
         assert (durable, failures, len(thread.reports)) == ([], [], 1)
 
     asyncio.run(work())
+
+
+def test_who_asks_is_refused_while_the_disk_refuses_the_tables(tmp_path: Path) -> None:
+    async def work() -> None:
+        thread = HeldThread(disk_fails=True)
+        durable: list[int] = []
+        failures: list[BaseException] = []
+        env, processor = _processor(tmp_path, thread, durable, failures)
+        processor.check_available()
+        processor.flush(lambda: durable.append(0))
+        thread.reports.pop()()
+        with pytest.raises(DiskFull, match="the disk refused"):
+            processor.check_available()
+        thread.disk_fails = False
+        thread.asked.clear()
+        async with asyncio.timeout(10):
+            await thread.asked.wait()  # it tries again by itself
+        thread.reports.pop()()
+        processor.check_available()
+        assert (durable, failures) == ([1, 0], [])
+        processor.close()
+        env.close()
+
+    asyncio.run(work())
+
+
+def _processor(
+    folder: Path, thread: HeldThread, durable: list[int], failures: list[BaseException]
+) -> tuple[LmdbEnv, Processor]:
+    """A partition whose first record is applied and not flushed."""
+    env = LmdbEnv(folder)
+    store = PartitionStore(env, b"f" * 16, 0)
+    processor = Processor(
+        PartitionId(0), 1, store, thread, lambda _, lsn: durable.append(lsn), failures.append
+    )
+    processor.replay([_announcement()])
+    return env, processor
 
 
 def _announcement() -> Record:
