@@ -4,6 +4,7 @@ It knows no journals, sessions, messages or timers of the engine; only who waits
 how long. Invocations are numbered in the order in which they were made.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
 
 STARTED = ("invoked", "suspended", "paused")
@@ -195,9 +196,15 @@ class Model:
         return "accepted"
 
     def _kill(self, life: Life) -> str:
-        self.finish(life, "killed")
-        for child in life.children:
-            self.operate("kill", child)
+        """Word goes through a family level by level: grandchildren hear it after all children."""
+        told = deque([life])
+        while told:
+            member = told.popleft()
+            if member.status in STARTED:
+                self.finish(member, "killed")
+                told.extend(member.children)
+            elif member.status in ("scheduled", "inboxed"):
+                self._end_unstarted(member)
         return "done"
 
     def _pause(self, life: Life) -> str:
