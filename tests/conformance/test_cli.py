@@ -441,7 +441,7 @@ def test_there_are_none_of_these(cli: CommandLine, what: str) -> None:
     assert done.text.startswith("No ")
 
 
-@pytest.mark.differs("(`/limits/rules`): 501")
+@pytest.mark.differs("concurrency rules (`/limits/rules`)")
 def test_a_rule_is_refused(cli: CommandLine) -> None:
     done = cli.try_to("rules", "set", "scope/*", "--concurrency", "3")
 
