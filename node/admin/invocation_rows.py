@@ -11,6 +11,7 @@ from perdure.core.ids import InvocationId, format_invocation_id
 from perdure.node.admin.requests import moment
 from perdure.node.invoker.run import RunStatistics
 from perdure.proto import service_pb2 as pb
+from perdure.proto.commands import COMMAND_MESSAGES
 from perdure.proto.frames import MessageType as T
 from perdure.proto.frames import is_command
 from perdure.storage.tables.futures import Future
@@ -259,7 +260,7 @@ def _future(future: Future) -> Document:
 
 
 def _content(entry: Entry) -> Document:
-    kind = _COMMANDS.get(entry.type)
+    kind = COMMAND_MESSAGES.get(entry.type)
     if kind is None and is_command(entry.type):
         return {}
     try:
@@ -325,27 +326,3 @@ def _particulars(message: Message) -> Document:
             return {"failure": {"code": message.failure.code, "message": message.failure.message}}
         case _:
             return {}
-
-
-_COMMANDS: dict[int, type[Message]] = {
-    T.INPUT_COMMAND: pb.InputCommandMessage,
-    T.OUTPUT_COMMAND: pb.OutputCommandMessage,
-    T.GET_LAZY_STATE_COMMAND: pb.GetLazyStateCommandMessage,
-    T.SET_STATE_COMMAND: pb.SetStateCommandMessage,
-    T.CLEAR_STATE_COMMAND: pb.ClearStateCommandMessage,
-    T.CLEAR_ALL_STATE_COMMAND: pb.ClearAllStateCommandMessage,
-    T.GET_LAZY_STATE_KEYS_COMMAND: pb.GetLazyStateKeysCommandMessage,
-    T.GET_EAGER_STATE_COMMAND: pb.GetEagerStateCommandMessage,
-    T.GET_EAGER_STATE_KEYS_COMMAND: pb.GetEagerStateKeysCommandMessage,
-    T.GET_PROMISE_COMMAND: pb.GetPromiseCommandMessage,
-    T.PEEK_PROMISE_COMMAND: pb.PeekPromiseCommandMessage,
-    T.COMPLETE_PROMISE_COMMAND: pb.CompletePromiseCommandMessage,
-    T.SLEEP_COMMAND: pb.SleepCommandMessage,
-    T.CALL_COMMAND: pb.CallCommandMessage,
-    T.ONE_WAY_CALL_COMMAND: pb.OneWayCallCommandMessage,
-    T.SEND_SIGNAL_COMMAND: pb.SendSignalCommandMessage,
-    T.RUN_COMMAND: pb.RunCommandMessage,
-    T.ATTACH_INVOCATION_COMMAND: pb.AttachInvocationCommandMessage,
-    T.GET_INVOCATION_OUTPUT_COMMAND: pb.GetInvocationOutputCommandMessage,
-    T.COMPLETE_AWAKEABLE_COMMAND: pb.CompleteAwakeableCommandMessage,
-}

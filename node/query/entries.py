@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from perdure.core.ids import format_invocation_id
 from perdure.node.query.texts import Document, command_type, to_json
 from perdure.proto import service_pb2 as pb
+from perdure.proto.commands import COMMAND_MESSAGES
 from perdure.proto.frames import MessageType as T
 from perdure.proto.frames import is_command
 from perdure.storage.tables.invocations import HandlerKind
@@ -84,7 +85,7 @@ def entry_lite_json(entry: Entry) -> str | None:
 
 
 def _decode(entry: Entry) -> Message | None:
-    kind = _MESSAGES.get(entry.type)
+    kind = COMMAND_MESSAGES.get(entry.type)
     if kind is None:
         if is_command(entry.type):
             return None
@@ -270,29 +271,6 @@ _FIELDS: dict[int, Callable[[Any, CallInfo | None], Document]] = {
         "id": m.awakeable_id,
         "result": _outcome(m, "result"),
     },
-}
-
-_MESSAGES: dict[int, type[Message]] = {
-    T.INPUT_COMMAND: pb.InputCommandMessage,
-    T.OUTPUT_COMMAND: pb.OutputCommandMessage,
-    T.GET_LAZY_STATE_COMMAND: pb.GetLazyStateCommandMessage,
-    T.SET_STATE_COMMAND: pb.SetStateCommandMessage,
-    T.CLEAR_STATE_COMMAND: pb.ClearStateCommandMessage,
-    T.CLEAR_ALL_STATE_COMMAND: pb.ClearAllStateCommandMessage,
-    T.GET_LAZY_STATE_KEYS_COMMAND: pb.GetLazyStateKeysCommandMessage,
-    T.GET_EAGER_STATE_COMMAND: pb.GetEagerStateCommandMessage,
-    T.GET_EAGER_STATE_KEYS_COMMAND: pb.GetEagerStateKeysCommandMessage,
-    T.GET_PROMISE_COMMAND: pb.GetPromiseCommandMessage,
-    T.PEEK_PROMISE_COMMAND: pb.PeekPromiseCommandMessage,
-    T.COMPLETE_PROMISE_COMMAND: pb.CompletePromiseCommandMessage,
-    T.SLEEP_COMMAND: pb.SleepCommandMessage,
-    T.CALL_COMMAND: pb.CallCommandMessage,
-    T.ONE_WAY_CALL_COMMAND: pb.OneWayCallCommandMessage,
-    T.SEND_SIGNAL_COMMAND: pb.SendSignalCommandMessage,
-    T.RUN_COMMAND: pb.RunCommandMessage,
-    T.ATTACH_INVOCATION_COMMAND: pb.AttachInvocationCommandMessage,
-    T.GET_INVOCATION_OUTPUT_COMMAND: pb.GetInvocationOutputCommandMessage,
-    T.COMPLETE_AWAKEABLE_COMMAND: pb.CompleteAwakeableCommandMessage,
 }
 
 
