@@ -7,7 +7,7 @@ Invariants: versions, epochs and segment indices only grow, and a closed segment
 
 import msgspec
 
-from perdure.cluster.core.types import Member, SegmentParams, Writer
+from perdure.cluster.core.types import Member, NodeId, SegmentParams, Writer
 from perdure.core.invariant import invariant
 
 FIRST_LSN = 1
@@ -45,6 +45,24 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     reason: str
 
 
+class Replicas(msgspec.Struct, frozen=True, array_like=True):
+    """Nodes that hold the partition's tables, first choice of a leader first.
+
+    ``following``: the set that becomes current once one of its new members has caught up. No
+    current replicas: the partition was never placed, any node may take it.
+    """
+
+    current: tuple[NodeId, ...] = ()
+    following: tuple[NodeId, ...] | None = None
+
+
+class LeaderPolicy(msgspec.Struct, frozen=True, array_like=True):
+    """What operators want: ``pinned`` leads whenever it can; frozen: no hand-over for balance."""
+
+    pinned: NodeId | None = None
+    is_frozen: bool = False
+
+
 class PartitionMeta(msgspec.Struct, frozen=True, array_like=True):
     """The register's value."""
 
@@ -52,6 +70,8 @@ class PartitionMeta(msgspec.Struct, frozen=True, array_like=True):
     claim: Claim | None
     trim_lsn: int
     chain: tuple[SegmentMeta, ...]
+    replicas: Replicas = Replicas()
+    policy: LeaderPolicy = LeaderPolicy()
 
 
 def empty() -> PartitionMeta:

@@ -1,5 +1,6 @@
 """The chain: claims, extensions and trims, and what never changes."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +51,14 @@ def test_an_overtaken_claim_extends_nothing() -> None:
 def test_a_claim_without_a_segment_leaves_a_gap_in_the_epochs() -> None:
     meta = chain.claim(_take(chain.empty(), 0), _writer(2), "died")
     assert [segment.epoch for segment in _take(meta, 5).chain] == [1, 3]
+
+
+def test_values_written_before_there_were_replica_sets_are_read() -> None:
+    meta = _take(chain.empty(), 0)
+    fields = msgspec.msgpack.decode(msgspec.msgpack.encode(meta))
+    read = msgspec.msgpack.decode(msgspec.msgpack.encode(fields[:4]), type=PartitionMeta)
+    assert read == meta
+    assert (read.replicas.current, read.replicas.following, read.policy.pinned) == ((), None, None)
 
 
 def test_a_chain_is_extended_under_a_younger_epoch_only() -> None:
