@@ -8,6 +8,7 @@ applied. Closing a connection stops the waiting, never the invocation.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from perdure.core.clock import Clock
@@ -27,8 +28,6 @@ from perdure.core.limits import MESSAGE_BYTES_MAX
 from perdure.core.telemetry import logger
 from perdure.engine.actions import Outcome
 from perdure.engine.commands import Command
-from perdure.engine.completions import NOT_FOUND
-from perdure.engine.invoke import expires_at_ms
 from perdure.node.http.server import Exchange
 from perdure.node.ingress import answers
 from perdure.node.ingress.answers import Answer
@@ -53,11 +52,11 @@ from perdure.node.ingress.pending import (
 from perdure.node.ingress.submission import make_invoke
 from perdure.node.ingress.tally import Latency, RequestCount, Status, Tally, status_of
 from perdure.node.ingress.targets import parse_target
-from perdure.node.partition.gateway import Gateway
+from perdure.node.partition.gateway import Found, Gateway
 from perdure.node.registry.effective import Catalogue
 from perdure.node.registry.model import OutputRules, ServiceType
 from perdure.node.traces.tracer import Tracer
-from perdure.storage.tables.invocations import Completed, Result, Target
+from perdure.storage.tables.invocations import Result, Target
 
 log = logger("ingress")
 
@@ -240,21 +239,34 @@ class Ingress:
         if verb is Verb.LOOKUP:
             self._answer(exchange, answers.found(format_invocation_id(invocation)))
             return
-        store = self._gateway.store(partition_key_of(invocation))
-        row = store.invocations.get(invocation)
-        result = store.results.get(invocation) if isinstance(row, Completed) else None
-        if row is None or (result is None and isinstance(row, Completed)):
-            self._answer_unknown(exchange, invocation, verb)
+        pending = self._track(PendingFetch, exchange, "", verb.value)
+        self._gateway.look_up(invocation, partial(self._looked_up, pending, invocation, verb))
+
+    def _looked_up(
+        self,
+        pending: PendingFetch,
+        invocation: InvocationId,
+        verb: Verb,
+        found: Found | PerdureError | None,
+    ) -> None:
+        if isinstance(found, PerdureError):
+            pending.refuse(found)
             return
-        if result is None and verb is Verb.OUTPUT:
-            raise NotReady(
-                f"{format_invocation_id(invocation)} has not completed yet: ask again, or attach"
+        if found is None:
+            pending.answer_unknown(invocation, verb)
+            return
+        pending.service = found.target.service
+        if found.result is None and verb is Verb.OUTPUT:
+            pending.refuse(
+                NotReady(
+                    f"{format_invocation_id(invocation)} has not completed yet: ask again, or "
+                    "attach"
+                )
             )
-        target = row.spec.target
-        pending = self._track(PendingFetch, exchange, target.service, verb.value)
-        pending.expect(invocation, lambda: self._output_rules(target))
-        if result is not None and isinstance(row, Completed):
-            pending.answer_stored(result, expires_at_ms(row))
+            return
+        pending.expect(invocation, lambda: self._output_rules(found.target))
+        if found.result is not None:
+            pending.answer_stored(found.result, found.expires_at_ms)
         else:
             pending.wait()
 
@@ -296,13 +308,6 @@ class Ingress:
                 "type: register a deployment that serves it"
             )
         return route.handler.output
-
-    def _answer_unknown(self, exchange: Exchange, invocation: InvocationId, verb: Verb) -> None:
-        id_text = format_invocation_id(invocation)
-        if verb is Verb.OUTPUT:
-            raise NotFound(f"there is no invocation {id_text}, or its result is no longer kept")
-        self._tally.count(Status.INVOCATION_ERROR, "", verb.value)
-        self._respond(exchange, answers.failure(NOT_FOUND, id_text, 0))
 
     def _answer(self, exchange: Exchange, answer: Answer) -> None:
         self._tally.count(Status.COMPLETED)

@@ -7,15 +7,17 @@ when its client goes away. That never touches the invocation.
 from collections.abc import Callable
 from typing import Protocol
 
-from perdure.core.errors import PerdureError
+from perdure.core.errors import NotFound, PerdureError
 from perdure.core.ids import InvocationId, format_invocation_id
 from perdure.core.invariant import invariant
 from perdure.engine.actions import Accepted, Existing, Outcome
+from perdure.engine.completions import NOT_FOUND
 from perdure.engine.invoke import ALREADY_INVOKED
 from perdure.node.http.server import Exchange
 from perdure.node.ingress import answers
 from perdure.node.ingress.answers import Answer
 from perdure.node.ingress.content import output_content_type
+from perdure.node.ingress.paths import Verb
 from perdure.node.registry.model import OutputRules
 from perdure.storage.tables.invocations import HandlerKind, Result, Success
 
@@ -177,6 +179,16 @@ class PendingFetch(Pending):
     def wait(self) -> None:
         """It has not ended yet: wait until it has."""
         self._wait(self.on_result)
+
+    def answer_unknown(self, invocation: InvocationId, verb: Verb) -> None:
+        """There is none, or it is forgotten."""
+        id_text = format_invocation_id(invocation)
+        if verb is Verb.OUTPUT:
+            self.refuse(
+                NotFound(f"there is no invocation {id_text}, or its result is no longer kept")
+            )
+        else:
+            self.answer(answers.failure(NOT_FOUND, id_text, 0), is_invocation=True)
 
     def answer_stored(self, result: Result, expires_at_ms: int) -> None:
         """It has ended, and here is its result."""

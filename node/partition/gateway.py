@@ -13,10 +13,12 @@ from perdure.core.errors import PerdureError
 from perdure.core.ids import InvocationId, PartitionId, partition_key_of, partition_of
 from perdure.engine.actions import Outcome
 from perdure.engine.commands import Command
+from perdure.engine.invoke import expires_at_ms
 from perdure.node.invoker.run import Run
 from perdure.node.partition.leader import Leader, Waiter
 from perdure.node.partition.processor import Processor
 from perdure.storage.partition_store import PartitionStore
+from perdure.storage.tables.invocations import Completed, Result, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,16 @@ class LedPartition:
 
     processor: Processor
     leader: Leader
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An invocation as it is known now; ``result`` is None until it ends, ``expires_at_ms`` is when
+    a result is forgotten."""
+
+    target: Target
+    result: Result | None
+    expires_at_ms: int
 
 
 class Gateway(Protocol):
@@ -62,6 +74,12 @@ class Gateway(Protocol):
         """
         ...
 
+    def look_up(
+        self, invocation: InvocationId, on_found: Callable[[Found | PerdureError | None], None]
+    ) -> None:
+        """Tell ``on_found`` what is known of the invocation: None when nothing (any more)."""
+        ...
+
     def store(self, partition_key: int) -> PartitionStore:
         """The tables that hold a partition key, to be read between two callbacks only."""
         ...
@@ -97,6 +115,11 @@ class LocalGateway:
     def wait(self, invocation: InvocationId, waiter: Waiter) -> Callable[[], None]:
         return self._of(partition_key_of(invocation)).leader.wait(invocation, waiter)
 
+    def look_up(
+        self, invocation: InvocationId, on_found: Callable[[Found | PerdureError | None], None]
+    ) -> None:
+        on_found(find(self.store(partition_key_of(invocation)), invocation))
+
     def store(self, partition_key: int) -> PartitionStore:
         return self._of(partition_key).processor.store
 
@@ -106,3 +129,14 @@ class LocalGateway:
     def _of(self, partition_key: int) -> LedPartition:
         partition: PartitionId = partition_of(partition_key, len(self._partitions))
         return self._partitions[partition]
+
+
+def find(store: PartitionStore, invocation: InvocationId) -> Found | None:
+    """What the tables know of an invocation; a completion without a result is as good as none."""
+    row = store.invocations.get(invocation)
+    if row is None:
+        return None
+    if not isinstance(row, Completed):
+        return Found(row.spec.target, None, 0)
+    result = store.results.get(invocation)
+    return Found(row.spec.target, result, expires_at_ms(row)) if result is not None else None
