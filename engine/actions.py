@@ -120,11 +120,15 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """The id was taken. ``result`` and ``expires_at_ms`` are set when it has completed."""
+    """The id was taken. ``result`` and ``expires_at_ms`` are set when it has completed.
+
+    ``is_repeat``: by the very request that asks again, because it never heard the outcome.
+    """
 
     execute_at_ms: int
     result: Result | None
     expires_at_ms: int
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

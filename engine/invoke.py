@@ -133,4 +133,11 @@ def _meet(turn: Turn, command: Invoke, known: Invocation) -> Existing:
         else:
             add_attacher(turn, command.id, known, sink)
     expires = expires_at_ms(known) if isinstance(known, Completed) else 0
-    return Existing(known.spec.execute_at_ms, result, expires)
+    return Existing(known.spec.execute_at_ms, result, expires, _is_repeat(command, known.spec))
+
+
+def _is_repeat(command: Invoke, known: Spec) -> bool:
+    source = command.source
+    if command.idempotency_key is None and command.target.kind != HandlerKind.WORKFLOW_RUN:
+        return True  # the id was drawn at random: nobody else can name it
+    return source.request != 0 and source.request == known.source.request

@@ -122,7 +122,7 @@ class PendingCall(Pending):
         """It is there: new, or from an earlier request under the same key."""
         self.is_new = isinstance(outcome, Accepted)
         if isinstance(outcome, Existing):
-            if self._handler_kind == HandlerKind.WORKFLOW_RUN:
+            if self._handler_kind == HandlerKind.WORKFLOW_RUN and not outcome.is_repeat:
                 self._answer_result(self._rules, ALREADY_INVOKED, 0)
                 return
             if outcome.result is not None:
@@ -152,7 +152,7 @@ class PendingSend(Pending):
         assert isinstance(outcome, Accepted | Existing)
         assert self.id is not None
         id_text = format_invocation_id(self.id)
-        self.is_new = isinstance(outcome, Accepted)
+        self.is_new = isinstance(outcome, Accepted) or outcome.is_repeat
         self.answer(answers.sent(id_text, outcome.execute_at_ms, self.is_new))
 
 

@@ -27,6 +27,7 @@ METHODS = frozenset({"GET", "POST"})
 _NOT_FORWARDED = frozenset({"connection", "host", "idempotency-key", "idempotency-expires"})
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,36}")
 _LIMIT_KEY = re.compile(r"[A-Za-z0-9_.-]{1,36}(/[A-Za-z0-9_.-]{1,36})?")
+_REQUEST_BITS = 48
 _SOURCE = Source(SourceKind.INGRESS)
 
 
@@ -78,7 +79,7 @@ def make_invoke(
     return Invoke(
         id=new_invocation_id(target, idempotency_key, clock, entropy),
         target=target,
-        source=_SOURCE,
+        source=_source(kind, entropy),
         sink=None,
         execute_at_ms=0 if delay_ms is None else clock.now_ms() + delay_ms,
         idempotency_key=idempotency_key,
@@ -86,6 +87,13 @@ def make_invoke(
         journal_retention_ms=journal_ms,
         input=input_entry(forwarded, arrived.body),
     )
+
+
+def _source(kind: int, entropy: Entropy) -> Source:
+    if kind != HandlerKind.WORKFLOW_RUN:
+        return _SOURCE
+    # Whoever runs a workflow a second time is told so, but not because a command came twice.
+    return Source(SourceKind.INGRESS, request=entropy.bits(_REQUEST_BITS))
 
 
 def is_visible(text: str) -> bool:

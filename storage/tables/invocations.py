@@ -45,11 +45,15 @@ class SourceKind(IntEnum):
 
 
 class Source(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Who asked. ``invocation`` is the caller, or the one restarted; ``target`` the caller's."""
+    """Who asked. ``invocation`` is the caller, or the one restarted; ``target`` the caller's.
+
+    ``request``: drawn by an ingress whose command may arrive twice, 0 where its id says enough.
+    """
 
     kind: int
     invocation: InvocationId | None = None
     target: str | None = None
+    request: int = 0
 
 
 class CallerSink(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -247,3 +247,21 @@ def test_failure_output_is_the_result() -> None:
     invocation = world.invoke()
     world.fail(invocation, 418, "teapot")
     assert world.result(invocation) == Failure(418, "teapot")
+
+
+def test_a_command_that_arrives_twice_is_its_own_repeat_and_no_second_call() -> None:
+    world = World()
+    plain, keyed, run = world.new_id(), world.new_id(), world.new_id()
+
+    def ask(request: int) -> list[bool]:
+        outcomes = [
+            world.submit(SERVICE, plain, request=request),
+            world.submit(SERVICE, keyed, idempotency_key="once", request=request),
+            world.submit(workflow("k"), run, request=request),
+        ]
+        return [outcome.is_repeat for outcome in outcomes if isinstance(outcome, Existing)]
+
+    assert ask(1) == []
+    # Nobody else can name an id that was drawn at random; a key may be anybody's.
+    assert ask(1) == [True, True, True]
+    assert ask(2) == [True, False, False]

@@ -219,9 +219,10 @@ class World:
         execute_at_ms: int = 0,
         idempotency_key: str | None = None,
         retention: tuple[int, int] = (DAY_MS, DAY_MS),
+        request: int = 0,
     ) -> Accepted | Existing:
         """A client's call; what the client is told."""
-        source = Source(SourceKind.INGRESS)
+        source = Source(SourceKind.INGRESS, request=request)
         entry = input_entry([], body)
         command = Invoke(
             id, target, source, None, execute_at_ms, idempotency_key, *retention, entry
