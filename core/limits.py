@@ -51,6 +51,42 @@ WINDOW_BYTES_MAX = 16 * MIB
 # Proposals waiting for the window; beyond it callers are told to come back.
 WAITING_PROPOSALS_MAX = 16_384
 WAITING_BYTES_MAX = 64 * MIB
+# A replica that is further behind than this, in bytes or time, skips what is committed and gets it
+# from the others later. Per segment: a node leads dozens.
+LAGGARD_BYTES_MAX = 8 * MIB
+LAGGARD_MS_MAX = 10_000
+# Sent to one replica for one segment and not acknowledged.
+PEER_IN_FLIGHT_BYTES_MAX = 32 * MIB
+# Streams are in order and tell when they break, so this is for answers that never come.
+STORE_RETRY_MS = 2_000
+# Without a commit for so long, the leader looks for another nodeset.
+COMMIT_STALL_MS = 5_000
+# A follower learns of commits at the latest so long after them; often sooner, with the next store.
+RELEASE_DELAY_MS = 5
+# Recovery: how long one replica may take to answer, and the rest between two rounds.
+RECOVERY_REQUEST_MS = 5_000
+RECOVERY_RETRY_MS = 500
+# Records copied in one message, read in one answer, or named by one extent of a digest.
+REPAIR_BYTES_MAX = 1 * MIB
+READ_CHUNK_BYTES_MAX = 1 * MIB
+DIGEST_EXTENT_RECORDS = 1_024
+
+# --- Failure detector ---------------------------------------------------------------------------
+# A node is dead after two silent seconds: interpreters and virtual machines stall for hundreds of
+# milliseconds in ordinary life. All but the tick itself is counted in ticks.
+FD_TICK_MS = 250
+# At least; one more each time that the cluster doubles.
+FD_PEERS_PER_TICK = 2
+FD_DEAD_TICKS = 8
+# Once its connection is lost: processes that die reset theirs, nodes that are cut off are heard of
+# through others.
+FD_RESET_TICKS = 4
+# What came back from the dead is not given work for five seconds.
+FD_SUSPECT_TICKS = 20
+# Who hears nobody, or is heard by nobody, gives up what it leads.
+FD_LONELY_TICKS = 12
+# One message a second to a peer says what its sender runs.
+FD_REPORT_TICKS = 4
 
 # --- Partition store ----------------------------------------------------------------------------
 # Times two and the number of partitions, this is what a busy node holds beyond an idle one.
@@ -75,6 +111,41 @@ EXPIRY_REST_MS = 40
 OUTBOX_TRIM_INTERVAL_MS = 50
 # Outbox messages in flight towards one partition; the rest stay in the table.
 OUTBOX_WINDOW_COUNT = 1_024
+
+# --- Snapshots ------------------------------------------------------------------------------------
+# A chunk is one object, held in memory while it is sent. Snapshots larger than so many of the
+# smallest have larger ones.
+SNAPSHOT_CHUNK_BYTES_MIN = 8 * MIB
+SNAPSHOT_CHUNK_BYTES_MAX = 64 * MIB
+SNAPSHOT_CHUNKS_WANTED = 1_024
+# Chunks under way at once: each holds one chunk and what compressing makes of it.
+SNAPSHOT_TRANSFERS_MAX = 2
+# latest.json, manifests and sets are documents; a set holds the registry.
+SNAPSHOT_DOCUMENT_BYTES_MAX = 64 * MIB
+SNAPSHOTS_RETAINED_MAX = 1_000
+# How long all partitions may take to come to one moment: a flush each.
+SNAPSHOT_CUT_MS = 30_000
+# Rounds of publishing that lose against others or end in the dark, before a snapshot is given up.
+PUBLISH_ROUNDS_MAX = 20
+PUBLISH_RETRY_INITIAL_MS = 100
+PUBLISH_RETRY_MS_MAX = 10_000
+# What latest.json no longer names is deleted after this: somebody may still be reading it.
+SNAPSHOT_GRACE_MS = 3_600_000
+# What it never named is somebody's upload under way for so long, then waste.
+SNAPSHOT_ORPHAN_MS = 24 * 3_600_000
+# How often it is looked whether a snapshot is due, and whether the object store keeps its promises.
+SNAPSHOT_LOOK_MS = 1_000
+OBJECT_STORE_TEST_MS = 24 * 3_600_000
+OBJECT_STORE_RETRY_MS = 30_000
+OBJECT_CONNECT_TIMEOUT_MS = 5_000
+OBJECT_READ_TIMEOUT_MS = 60_000
+# Larger objects go in parts. S3 takes parts from 5 MiB on, and 10,000 of them.
+OBJECT_WHOLE_BYTES_MAX = 16 * MIB
+OBJECT_PART_BYTES = 8 * MIB
+# A dead replica keeps the log from being trimmed for so long, or so many bytes.
+DEAD_REPLICA_LAG_MS_MAX = 24 * 3_600_000
+DEAD_REPLICA_LAG_BYTES_MAX = 16 * 1024 * MIB
+TRIM_DELAY_MS = 600_000
 
 # --- Invoker ------------------------------------------------------------------------------------
 # Running or backing off, per partition (spec 5.12).
@@ -121,6 +192,21 @@ IDENTITY_TOKEN_REUSED_S = 20
 IDENTITY_TOKENS_MAX = 4_096
 # A private key has some hundred bytes.
 KEY_FILE_BYTES_MAX = 64 * KIB
+
+# --- Metadata -----------------------------------------------------------------------------------
+METADATA_KEY_BYTES_MAX = 512
+METADATA_VALUE_BYTES_MAX = 1 * MIB
+# All registers together; a dump of them is written by the thread that also sends heartbeats.
+METADATA_BYTES_MAX = 64 * MIB
+# Outcomes of requests that are remembered, so that a repeated one is not executed twice.
+METADATA_OUTCOMES_KEPT = 4_096
+# The journal's file when it is made; rewritten, larger if need be, when it is full.
+METADATA_JOURNAL_BYTES = 4 * MIB
+# Entries beyond the last dump before the next one is made.
+METADATA_ENTRIES_KEPT = 10_000
+METADATA_ENTRIES_BYTES = 4 * MIB
+# A dump travels to a member that fell behind in pieces of this size.
+METADATA_DUMP_PIECE_BYTES = 64 * KIB
 
 # --- AWS Lambda -----------------------------------------------------------------------------------
 # A thread each while a function runs; more calls wait.
@@ -215,6 +301,8 @@ assert PARTITIONS_SINGLE_NODE <= PARTITIONS_MAX
 assert REQUESTS_PER_CONNECTION_MAX + 2 * STREAMS_PER_CONNECTION_MAX < 4_096
 assert RESETS_PER_CONNECTION_MAX + STREAMS_PER_CONNECTION_MAX < 256
 assert IDENTITY_TOKEN_REUSED_S < IDENTITY_LEEWAY_S
+# Two ticks may be lost without harm, and the lonely learn it after others have taken them for dead.
+assert 2 < FD_RESET_TICKS < FD_DEAD_TICKS < FD_LONELY_TICKS < FD_SUSPECT_TICKS
 assert FUNCTION_BODY_BYTES_MAX > FRAME_BYTES_MAX
 assert INGRESS_BUFFERED_BYTES_MAX > 2 * MESSAGE_BYTES_MAX
 # A window that is full but for one byte takes one more record, becomes one STORE frame, and its
@@ -226,3 +314,6 @@ assert QUERY_PIECE_BYTES < RESPONSE_PENDING_BYTES_HIGH < INGRESS_BUFFERED_BYTES_
 assert QUERY_PIECE_MS < QUERY_TIMEOUT_MS
 assert QUERY_FLUSH_MS < QUERY_TIMEOUT_MS
 assert DISK_RESERVE_BYTES <= DISK_FREE_BYTES_MIN
+assert OBJECT_PART_BYTES <= OBJECT_WHOLE_BYTES_MAX <= SNAPSHOT_CHUNK_BYTES_MAX
+assert SNAPSHOT_CHUNK_BYTES_MIN <= SNAPSHOT_CHUNK_BYTES_MAX <= 10_000 * OBJECT_PART_BYTES
+assert SNAPSHOT_GRACE_MS <= SNAPSHOT_ORPHAN_MS
