@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from perdure.cluster.core.sequencer import Proposal, SequencerCore
+from perdure.cluster.core.sequencer import Proposal, SequencerCore, Stopped
 from perdure.cluster.core.types import Member, Refused, SegmentParams, StoreAck
 from perdure.cluster.log_server import LogServer
 from perdure.cluster.wal_writer import WalWriter
@@ -155,8 +155,9 @@ class SegmentLog(Generic[C]):
         if self._is_abandoned:
             return
         if isinstance(reply, Refused):
-            stopped = self._core.on_refused(reply)
-            self._on_stopped(stopped.reason)
+            stopped = self._core.on_refused(self._node, reply)
+            if isinstance(stopped, Stopped):
+                self._on_stopped(stopped.reason)
             return
         committed = self._core.on_ack(self._node, reply)
         if committed is None:

@@ -10,6 +10,7 @@ from functools import partial
 from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import Refused, SegmentKey, SegmentParams, Store, StoreAck
 from perdure.cluster.wal_writer import WalWriter
+from perdure.core.invariant import invariant
 from perdure.storage.wal_format import Frame
 
 AckReceiver = Callable[[StoreAck | Refused], None]
@@ -40,22 +41,26 @@ class LogServer:
 
     def seal(self, params: SegmentParams, by_epoch: int, sealed: Callable[[], None]) -> None:
         """Refuse stores to the segment for ever; ``sealed`` once that is durable."""
-        self._writer.stage(self._core.seal(params, by_epoch), sealed)
+        frame = self._core.seal(params.ref, by_epoch)
+        invariant(isinstance(frame, Frame), "an own segment is sealed", refused=frame)
+        assert isinstance(frame, Frame)
+        self._writer.stage(frame, sealed)
 
-    def close_segment(self, key: SegmentKey, tail: int) -> None:
+    def close_segment(self, key: SegmentKey, tail: int, version: int) -> None:
         """The chain fixed the segment's tail; made durable with the next group."""
-        if (frame := self._core.close(key, tail)) is not None:
+        if (frame := self._core.close(key, tail, version)) is not None:
             self._writer.stage(frame, None)
 
     def trim(self, key: SegmentKey, up_to: int) -> None:
         """Committed records below ``up_to`` are durable in tables: their place may go."""
-        self._core.release(key, up_to)
+        if (state := self._core.state(key)) is not None:
+            self._core.release(state.ref, up_to)
         if (frame := self._core.trim(key, up_to)) is not None:
             self._writer.stage(frame, None)
 
-    def drop_segments(self, partition: int, below_index: int) -> None:
+    def drop_segments(self, partition: int, below_index: int, version: int) -> None:
         """Forget segments that the chain no longer lists."""
-        self._core.drop(partition, below_index)
+        self._core.drop(partition, below_index, version)
 
     def _stored(self, key: SegmentKey, tail: int, reply: AckReceiver) -> None:
         reply(self._core.on_durable(key, tail))

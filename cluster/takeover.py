@@ -84,10 +84,10 @@ async def take_over(
             f"{extended.chain[-1].base_lsn}: a log file was lost or rolled back; restore the data "
             "directory from a backup, or wipe it"
         )
-    await _cas(metadata, partition, version, extended)
+    version = await _cas(metadata, partition, version, extended)
     if last is not None:
-        server.close_segment((partition, last.index), tail)
-    server.drop_segments(partition, extended.chain[0].index)
+        server.close_segment((partition, last.index), tail, version)
+    server.drop_segments(partition, extended.chain[0].index, version)
     opened = extended.chain[-1].params(partition)
     log.debug(
         "log.segment.opened",
@@ -106,7 +106,9 @@ async def _seal_and_recover(
     sealed = asyncio.Event()
     server.seal(params, epoch, sealed.set)
     await sealed.wait()
-    outcome = RecoveryCore(params).on_sealed(replicas.seal_reply(params.key))
+    core = RecoveryCore(params)
+    core.on_sealed(replicas.seal_reply(params.key))
+    outcome = core.step()
     invariant(isinstance(outcome, Recovered), "one replica is its own quorum", partition=partition)
     assert isinstance(outcome, Recovered)
     return outcome.tail

@@ -14,7 +14,11 @@ FIRST_LSN = 1
 
 
 class SegmentMeta(msgspec.Struct, frozen=True, array_like=True):
-    """A segment in the chain; ``tail_lsn`` (exclusive) is None while it is open."""
+    """A segment in the chain; ``tail_lsn`` (exclusive) is None while it is open.
+
+    ``is_under_replicated``: it was closed although fewer than ``replication`` replicas were left
+    to hold its last records; an operator's policy allowed it.
+    """
 
     index: int
     base_lsn: int
@@ -23,6 +27,7 @@ class SegmentMeta(msgspec.Struct, frozen=True, array_like=True):
     writer: Writer
     nodeset: tuple[Member, ...]
     replication: int
+    is_under_replicated: bool = False
 
     def params(self, partition: int) -> SegmentParams:
         """The parameters its replicas and sequencer work with."""
@@ -91,9 +96,11 @@ def extend(
     tail_offset: int,
     nodeset: tuple[Member, ...],
     replication: int,
+    is_under_replicated: bool = False,
 ) -> PartitionMeta | None:
     """Close the open segment at ``tail_offset`` and open the next one under my claim.
 
+    The nodeset may be another than before: changing it is taking over from oneself.
     None: somebody else has claimed since.
     """
     if meta.claim != mine:
@@ -106,7 +113,9 @@ def extend(
         invariant(mine.epoch > last.epoch, "epochs grow along the chain", epoch=mine.epoch)
         base_lsn = last.base_lsn + tail_offset
         index = last.index + 1
-        chain[-1] = msgspec.structs.replace(last, tail_lsn=base_lsn)
+        chain[-1] = msgspec.structs.replace(
+            last, tail_lsn=base_lsn, is_under_replicated=is_under_replicated
+        )
     chain.append(SegmentMeta(index, base_lsn, None, mine.epoch, mine.writer, nodeset, replication))
     return msgspec.structs.replace(meta, chain=tuple(chain))
 
@@ -124,3 +133,16 @@ def open_segment(meta: PartitionMeta) -> SegmentMeta | None:
     if meta.chain and meta.chain[-1].tail_lsn is None:
         return meta.chain[-1]
     return None
+
+
+def segment_at(meta: PartitionMeta, lsn: int) -> SegmentMeta | None:
+    """The segment that holds ``lsn``, or will; None below the trim point."""
+    for segment in meta.chain:
+        if segment.base_lsn <= lsn and (segment.tail_lsn is None or lsn < segment.tail_lsn):
+            return segment
+    return None
+
+
+def named_members(meta: PartitionMeta) -> frozenset[Member]:
+    """Replicas that some segment still needs: their nodes can't be removed."""
+    return frozenset(member for segment in meta.chain for member in segment.nodeset)

@@ -27,6 +27,19 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     storage_uuid: bytes
 
 
+class SegmentRef(msgspec.Struct, frozen=True, array_like=True):
+    """A segment and whom its replicas are pinned to."""
+
+    partition: int
+    segment: int
+    epoch: int
+    incarnation: int
+
+    @property
+    def key(self) -> SegmentKey:
+        return self.partition, self.segment
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentParams:
     """Fixed for a segment's life. ``lsn = base_lsn + offset``; offsets are u32 from 0."""
@@ -44,13 +57,16 @@ class SegmentParams:
         return self.partition, self.index
 
     @property
+    def ref(self) -> SegmentRef:
+        return SegmentRef(self.partition, self.index, self.epoch, self.writer.incarnation)
+
+    @property
     def seal_quorum(self) -> int:
         """n - R + 1: meets every write quorum of R."""
         return len(self.nodeset) - self.replication + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(msgspec.Struct, frozen=True, array_like=True):
     """Sequencer to replica: records from ``first_offset`` on. ``kgt`` as the sequencer knows it."""
 
     partition: int
@@ -62,27 +78,55 @@ class Store:
     records: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StoreAck:
-    """Replica to sequencer, cumulative and durable: everything below ``local_tail`` is here."""
+class StoreAck(msgspec.Struct, frozen=True, array_like=True):
+    """Replica to sequencer, cumulative and durable: everything below ``local_tail`` is here, or
+    was committed elsewhere when it was skipped."""
 
     partition: int
     segment: int
     local_tail: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Replica to sequencer: not taken. ``detail`` is the frozen tail, the seen epoch or the pin."""
+class Refused(msgspec.Struct, frozen=True, array_like=True):
+    """Not taken. ``detail`` is the frozen tail, the seen epoch, the pin, or the local tail."""
 
     partition: int
     segment: int
-    reason: str  # "sealed", "wrong_writer", "stale_epoch", "gap", "failed"
+    reason: str  # one of the REFUSED_ words
     detail: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SealOk:
+REFUSED_SEALED = "sealed"
+REFUSED_STALE_EPOCH = "stale_epoch"
+REFUSED_WRONG_WRITER = "wrong_writer"
+REFUSED_GAP = "gap"
+REFUSED_NO_STORAGE = "no_storage"
+REFUSED_CLOSED = "closed"
+
+
+class Release(msgspec.Struct, frozen=True, array_like=True):
+    """Sequencer to replica: commits have come to ``kgt``."""
+
+    ref: SegmentRef
+    kgt: int
+
+
+class SegmentState(msgspec.Struct, frozen=True, array_like=True):
+    """A replica of a segment as it answers ``Hello`` and questions of operators.
+
+    ``durable_tail`` is what an acknowledgement would say; ``closed_tail`` is the chain's.
+    """
+
+    ref: SegmentRef
+    local_tail: int
+    durable_tail: int
+    kgt: int
+    trim: int
+    tail_at_seal: int | None
+    closed_tail: int | None
+
+
+class SealOk(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Replica to recoverer: sealed, durably. ``held``: offsets at or above the asked one."""
 
     member: Member

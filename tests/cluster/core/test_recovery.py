@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.cluster.core.recovery import Recovered, RecoveryCore, Repair
+from perdure.cluster.core.recovery import (
+    Copy,
+    Recovered,
+    RecoveryCore,
+    Repair,
+    Seal,
+    Step,
+    Wait,
+)
 from perdure.cluster.core.types import Member, NodeId, SealOk, SegmentParams, Writer
 from perdure.core.invariant import InvariantViolation
 
@@ -37,44 +45,102 @@ def _sealed(member: Member, kgt: int, held: dict[int, int]) -> SealOk:
     )
 
 
+def _fed(nodes: int, replication: int, *replies: SealOk, degraded: bool = False) -> RecoveryCore:
+    core = RecoveryCore(_params(nodes, replication), is_degraded_allowed=degraded)
+    for reply in replies:
+        core.on_sealed(reply)
+    return core
+
+
+def _work(core: RecoveryCore) -> Step:
+    """Make the copies it asks for until it asks for something else."""
+    while isinstance(step := core.step(), Copy):
+        for repair in step.repairs:
+            core.on_repaired(repair)
+    return step
+
+
 def test_one_replica_is_its_own_quorum() -> None:
-    core = RecoveryCore(_params(1, 1))
-    assert core.on_sealed(_sealed(MEMBERS[0], 3, {3: 0, 4: 0})) == Recovered(5)
+    assert _fed(1, 1, _sealed(MEMBERS[0], 3, {3: 0, 4: 0})).step() == Recovered(5)
 
 
 def test_an_f_majority_is_awaited_and_strangers_don_t_count() -> None:
     core = RecoveryCore(_params(3, 2))
-    assert core.on_sealed(_sealed(MEMBERS[0], 0, {})) is None
-    assert core.on_sealed(_sealed(MEMBERS[0], 0, {})) is None
-    assert core.on_sealed(_sealed(MEMBERS[4], 0, {})) is None
-    assert core.on_sealed(_sealed(MEMBERS[1], 0, {})) == Recovered(0)
-    assert core.on_sealed(_sealed(MEMBERS[2], 9, {})) is None
+    assert core.step() == Seal(MEMBERS[:3])
+    core.on_sealed(_sealed(MEMBERS[0], 0, {}))
+    core.on_sealed(_sealed(MEMBERS[0], 0, {}))
+    core.on_sealed(_sealed(MEMBERS[4], 0, {}))
+    core.on_sealed(_sealed(Member(NodeId(2), b"another disk"), 0, {}))
+    assert core.step() == Seal(MEMBERS[1:3])
+    assert core.missing == MEMBERS[1:3]
+    core.on_sealed(_sealed(MEMBERS[1], 0, {}))
+    assert core.step() == Recovered(0)
+    core.on_sealed(_sealed(MEMBERS[2], 9, {}))
+    assert core.step() == Recovered(0)
 
 
-def test_records_are_repaired_in_order_until_r_replicas_hold_them() -> None:
-    core = RecoveryCore(_params(3, 2))
-    core.on_sealed(_sealed(MEMBERS[0], 2, {2: 7, 3: 8}))
-    repairs = core.on_sealed(_sealed(MEMBERS[1], 2, {2: 7}))
-    assert repairs == [Repair(3, MEMBERS[0], MEMBERS[1])]
-    assert core.on_repaired(3, MEMBERS[1]) == Recovered(4)
+def test_what_is_missing_is_named_while_it_waits() -> None:
+    core = _fed(3, 2, _sealed(MEMBERS[0], 0, {}))
+    core.on_absent(MEMBERS[1])
+    assert core.step() == Seal((MEMBERS[2],))
+    core.on_absent(MEMBERS[2])
+    assert core.step() == Wait("seal_quorum", MEMBERS[1:3])
+    core.retry()
+    assert core.step() == Seal(MEMBERS[1:3])
+
+
+def test_records_are_repaired_until_r_replicas_hold_them() -> None:
+    core = _fed(3, 2, _sealed(MEMBERS[0], 2, {2: 7, 3: 8, 4: 9}), _sealed(MEMBERS[1], 2, {2: 7}))
+    step = core.step()
+    assert step == Copy((Repair(3, 2, MEMBERS[0], MEMBERS[1]),))
+    core.on_repaired(step.repairs[0])
+    assert core.step() == Recovered(5)
 
 
 def test_a_hole_ends_the_tail() -> None:
-    core = RecoveryCore(_params(3, 3))
-    repairs = core.on_sealed(_sealed(MEMBERS[0], 0, {0: 1, 2: 3}))
-    assert repairs == [
-        Repair(0, MEMBERS[0], MEMBERS[1]),
-        Repair(0, MEMBERS[0], MEMBERS[2]),
-    ]
-    core.on_repaired(0, MEMBERS[1])
-    assert core.on_repaired(0, MEMBERS[2]) == Recovered(1)
+    core = _fed(3, 3, _sealed(MEMBERS[0], 0, {0: 1, 2: 3}))
+    assert core.step() == Copy(
+        (Repair(0, 1, MEMBERS[0], MEMBERS[1]), Repair(0, 1, MEMBERS[0], MEMBERS[2]))
+    )
+    assert _work(core) == Recovered(1)
+
+
+def test_an_absent_target_is_replaced_and_an_absent_source_awaited() -> None:
+    replies = (_sealed(MEMBERS[0], 0, {0: 1}), _sealed(MEMBERS[1], 0, {}))
+    core = _fed(3, 2, *replies)
+    core.on_absent(MEMBERS[1])
+    assert core.step() == Copy((Repair(0, 1, MEMBERS[0], MEMBERS[2]),))
+    core.on_absent(MEMBERS[2])
+    assert core.step() == Wait("repair_copies", MEMBERS[1:3])
+    core.on_absent(MEMBERS[0])
+    assert core.step() == Wait("repair_source", MEMBERS[:1])
+    core.retry()
+    assert _work(core) == Recovered(1)
+
+
+def test_fewer_copies_are_enough_only_where_that_is_allowed() -> None:
+    for degraded in (False, True):
+        core = _fed(3, 3, _sealed(MEMBERS[0], 0, {0: 1}), degraded=degraded)
+        core.on_absent(MEMBERS[2])
+        expected = Recovered(1, True) if degraded else Wait("repair_copies", MEMBERS[2:3])
+        assert _work(core) == expected
+    core = _fed(3, 3, _sealed(MEMBERS[0], 0, {0: 1}), degraded=True)
+    for member in MEMBERS:
+        core.on_absent(member)
+    assert core.step() == Wait("repair_source", MEMBERS[:1])
 
 
 def test_two_contents_for_one_offset_are_a_bug() -> None:
-    core = RecoveryCore(_params(3, 2))
-    core.on_sealed(_sealed(MEMBERS[0], 0, {0: 1}))
+    core = _fed(3, 2, _sealed(MEMBERS[0], 0, {0: 1}))
     with pytest.raises(InvariantViolation, match="I-2"):
         core.on_sealed(_sealed(MEMBERS[1], 0, {0: 2}))
+
+
+def test_a_copy_has_the_content_that_was_named() -> None:
+    core = _fed(3, 2, _sealed(MEMBERS[0], 0, {0: 1, 1: 2}), _sealed(MEMBERS[1], 0, {}))
+    core.check(0, [1, 2])
+    with pytest.raises(InvariantViolation, match="I-2"):
+        core.check(1, [3])
 
 
 @dataclass
@@ -112,18 +178,18 @@ def test_no_commit_is_ever_cut_off(
     params = _params(count, replication)
     core = RecoveryCore(params)
     answering = dice.sample(range(count), params.seal_quorum)
-    outcome: list[Repair] | Recovered | None = None
     for number in answering:
         held = {offset: offset for offset in nodes[number].held if offset >= nodes[number].kgt}
-        outcome = core.on_sealed(_sealed(MEMBERS[number], nodes[number].kgt, held))
+        core.on_sealed(_sealed(MEMBERS[number], nodes[number].kgt, held))
     copies = {n: {o for o in nodes[n].held if o >= nodes[n].kgt} for n in answering}
     known = max(nodes[n].kgt for n in answering)
-    while not isinstance(outcome, Recovered):
-        assert outcome
-        repair = outcome[0]
-        assert repair.offset in copies[int(repair.source.node) - 1]
-        copies.setdefault(int(repair.target.node) - 1, set()).add(repair.offset)
-        outcome = core.on_repaired(repair.offset, repair.target)
-    assert outcome.tail >= committed
-    for offset in range(known, outcome.tail):
+    while isinstance(step := core.step(), Copy):
+        repair = dice.choice(step.repairs)
+        offsets = set(range(repair.first_offset, repair.first_offset + repair.count))
+        assert offsets <= copies[int(repair.source.node) - 1]
+        copies.setdefault(int(repair.target.node) - 1, set()).update(offsets)
+        core.on_repaired(repair)
+    assert isinstance(step, Recovered)
+    assert step.tail >= committed
+    for offset in range(known, step.tail):
         assert sum(offset in held for held in copies.values()) >= replication

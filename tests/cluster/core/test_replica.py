@@ -1,11 +1,10 @@
 """One log server's replicas: the acceptance table, seals, and what survives a restart."""
 
-from dataclasses import replace
-
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from perdure.cluster.core.replica import Checkpoint, ReplicaCore
 from perdure.cluster.core.types import (
@@ -13,6 +12,7 @@ from perdure.cluster.core.types import (
     NodeId,
     Refused,
     SegmentParams,
+    SegmentRef,
     Store,
     StoreAck,
     Writer,
@@ -22,6 +22,7 @@ from perdure.storage.wal_format import Frame, FrameType, decode_frame_header, en
 
 ME = Member(NodeId(1), b"S")
 KEY = (0, 0)
+REF = SegmentRef(0, 0, 1, 7)
 
 
 def _record(offset: int, salt: int = 0) -> bytes:
@@ -103,7 +104,7 @@ def test_a_sealed_replica_takes_nothing(
 ) -> None:
     core = ReplicaCore(ME)
     _take(core, _store(0, 5, epoch=5, kgt=2))
-    core.seal(_params(epoch=5), by_epoch=5)
+    core.seal(_params(epoch=5).ref, by_epoch=5)
     found = core.store(item)
     if item.segment == 0:
         assert isinstance(found, Refused)
@@ -114,7 +115,7 @@ def test_a_sealed_replica_takes_nothing(
 def test_a_seal_by_a_younger_claim_fences_the_partition() -> None:
     core = ReplicaCore(ME)
     _take(core, _store(0, 1))
-    core.seal(_params(), by_epoch=9)
+    core.seal(_params().ref, by_epoch=9)
     assert core.epoch_seen(0) == 9
     assert core.store(_store(0, 1, epoch=8, segment=1)) == Refused(0, 1, "stale_epoch", 9)
     assert isinstance(core.store(_store(0, 1, epoch=9, segment=1)), Frame)
@@ -122,7 +123,7 @@ def test_a_seal_by_a_younger_claim_fences_the_partition() -> None:
 
 def test_a_segment_nobody_stored_to_is_sealed_too() -> None:
     core = ReplicaCore(ME)
-    core.seal(_params(), by_epoch=2)
+    core.seal(_params().ref, by_epoch=2)
     reply = core.seal_reply(KEY)
     assert (reply.tail_at_seal, reply.kgt, reply.held) == (0, 0, ())
     assert isinstance(core.store(_store(0, 1)), Refused)
@@ -132,7 +133,7 @@ def test_a_seal_reply_names_what_recovery_may_need() -> None:
     core = ReplicaCore(ME)
     _take(core, _store(0, 3))
     _take(core, _store(3, 2, kgt=2))
-    core.seal(_params(), by_epoch=2)
+    core.seal(_params().ref, by_epoch=2)
     reply = core.seal_reply(KEY)
     assert (reply.member, reply.tail_at_seal, reply.kgt) == (ME, 5, 2)
     assert [offset for offset, _ in reply.held] == [2, 3, 4]
@@ -142,9 +143,12 @@ def test_a_seal_reply_names_what_recovery_may_need() -> None:
 def test_seals_are_repeatable_and_the_tail_stays_frozen() -> None:
     core = ReplicaCore(ME)
     _take(core, _store(0, 3))
-    first = core.seal(_params(), by_epoch=2)
-    core.repair(KEY, 3, (_record(3),))
-    again = core.seal(_params(), by_epoch=3)
+    first = core.seal(_params().ref, by_epoch=2)
+    core.repair(REF, 2, 3, (_record(3),))
+    core.on_repaired(KEY, 3, 1)
+    again = core.seal(_params().ref, by_epoch=3)
+    assert isinstance(first, Frame)
+    assert isinstance(again, Frame)
     assert first.first_offset == again.first_offset == 3
     assert core.seal_reply(KEY).tail_at_seal == 3
     assert [offset for offset, _ in core.seal_reply(KEY).held] == [0, 1, 2, 3]
@@ -156,23 +160,108 @@ def test_an_offset_never_changes() -> None:
     other = replace(_store(2, 2), records=(_record(2, salt=1), _record(3)))
     with pytest.raises(InvariantViolation, match="two contents"):
         core.store(other)
-    core.seal(_params(), by_epoch=2)
+    core.seal(_params().ref, by_epoch=2)
     with pytest.raises(InvariantViolation, match="two contents"):
-        core.repair(KEY, 2, (_record(2, salt=1),))
+        core.repair(REF, 2, 2, (_record(2, salt=1),))
 
 
-def test_only_sealed_segments_are_repaired() -> None:
+def test_a_repair_seals_first() -> None:
     core = ReplicaCore(ME)
     _take(core, _store(0, 1))
-    with pytest.raises(InvariantViolation, match="only sealed"):
-        core.repair(KEY, 1, (_record(1),))
+    frames = core.repair(REF, 2, 1, (_record(1),))
+    assert isinstance(frames, list)
+    assert [frame.type for frame in frames] == [FrameType.SEAL, FrameType.REPAIR]
+    assert core.seal_reply(KEY).tail_at_seal == 1
+
+
+def test_no_reply_names_a_repair_that_is_not_synced() -> None:
+    core = ReplicaCore(ME)
+    core.seal(REF, by_epoch=2)
+    core.repair(REF, 2, 0, (_record(0), _record(1)))
+    assert core.seal_reply(KEY).held == ()
+    core.on_repaired(KEY, 0, 1)
+    assert [offset for offset, _ in core.seal_reply(KEY).held] == [0]
+    core.repair(REF, 3, 0, (_record(0),))  # known and durable: it stays so
+    assert [offset for offset, _ in core.seal_reply(KEY).held] == [0]
+    core.on_repaired(KEY, 0, 2)
+    assert [offset for offset, _ in core.seal_reply(KEY).held] == [0, 1]
+
+
+def test_a_disk_that_lost_data_answers_nobody() -> None:
+    core = ReplicaCore(ME, is_authoritative=False)
+    refused = Refused(0, 0, "no_storage", 0)
+    assert core.store(_store(0, 1)) == refused
+    assert core.seal(REF, by_epoch=2) == refused
+    assert core.repair(REF, 2, 0, (_record(0),)) == refused
+    assert not core.probe(REF)
+
+
+def test_recoverers_of_another_writer_s_segment_are_refused() -> None:
+    core = ReplicaCore(ME)
+    _take(core, _store(0, 1))
+    other = SegmentRef(0, 0, 1, 8)
+    assert core.seal(other, by_epoch=2) == Refused(0, 0, "wrong_writer", 7)
+    assert core.repair(other, 2, 0, (_record(0),)) == Refused(0, 0, "wrong_writer", 7)
+    core.drop(0, below_index=1, version=3)
+    assert core.seal(REF, by_epoch=2) == Refused(0, 0, "stale_epoch", 1)
+
+
+def test_only_the_writer_s_word_on_commits_counts() -> None:
+    core = ReplicaCore(ME)
+    _take(core, _store(0, 3))
+    assert not core.release(SegmentRef(0, 0, 1, 8), 3)
+    assert not core.release(SegmentRef(0, 5, 1, 7), 3)
+    assert core.release(REF, 2)
+    assert not core.release(REF, 1)
+    state = core.state(KEY)
+    assert state is not None
+    assert (state.kgt, state.local_tail, state.durable_tail) == (2, 3, 3)
+
+
+def test_a_probe_is_confirmed_until_the_seal() -> None:
+    core = ReplicaCore(ME)
+    assert not core.probe(REF)
+    _take(core, _store(0, 1))
+    assert core.probe(REF)
+    assert not core.probe(SegmentRef(0, 0, 2, 9))
+    core.seal(REF, by_epoch=2)
+    assert not core.probe(REF)
+
+
+def test_a_chain_older_than_one_acted_on_closes_and_drops_nothing() -> None:
+    core = ReplicaCore(ME)
+    _take(core, _store(0, 3))
+    _take(core, _store(0, 1, epoch=2, segment=1))
+    assert core.close(KEY, 3, 8) is not None
+    assert core.close((0, 1), 1, 7) is None
+    core.drop(0, below_index=1, version=7)
+    assert core.segment(KEY) is not None
+    core.drop(0, below_index=1, version=8)
+    assert core.segment(KEY) is None
+    back = ReplicaCore(ME)
+    _restore(back, core.checkpoint())
+    assert back.version_seen(0) == 8
+
+
+def test_what_lies_beyond_a_closed_tail_is_not_held() -> None:
+    core = ReplicaCore(ME)
+    _take(core, _store(0, 5))
+    core.close(KEY, 3, 1)
+    assert core.seal_reply(KEY).held == ()
+    assert core.repair(REF, 9, 3, (_record(3),)) == Refused(0, 0, "closed", 3)
+    with pytest.raises(InvariantViolation, match="I-11"):
+        core.close(KEY, 4, 2)
+    with pytest.raises(InvariantViolation, match="I-8"):
+        core.release(REF, 4)
 
 
 def test_repair_doesn_t_move_the_known_global_tail() -> None:
     core = ReplicaCore(ME)
     _take(core, _store(0, 3, kgt=0))
-    core.seal(_params(), by_epoch=2)
-    frame = core.repair(KEY, 3, (_record(3),))
+    core.seal(_params().ref, by_epoch=2)
+    frames = core.repair(REF, 2, 3, (_record(3),))
+    assert isinstance(frames, list)
+    (frame,) = frames
     assert (frame.type, frame.kgt) == (FrameType.REPAIR, 0)
     assert core.seal_reply(KEY).kgt == 0
 
@@ -180,20 +269,20 @@ def test_repair_doesn_t_move_the_known_global_tail() -> None:
 def test_closing_fixes_the_tail_once() -> None:
     core = ReplicaCore(ME)
     _take(core, _store(0, 3, kgt=2))
-    frame = core.close(KEY, 3)
+    frame = core.close(KEY, 3, 1)
     assert frame is not None
     assert (frame.type, frame.first_offset) == (FrameType.CLOSE, 3)
-    assert core.close(KEY, 3) is None
-    assert core.close((0, 9), 3) is None
+    assert core.close(KEY, 3, 1) is None
+    assert core.close((0, 9), 3, 1) is None
     assert isinstance(core.store(_store(3, 1)), Refused)
 
 
 def test_a_tail_below_commits_is_a_bug() -> None:
     core = ReplicaCore(ME)
     _take(core, _store(0, 3, kgt=0))
-    core.release(KEY, 3)
+    core.release(REF, 3)
     with pytest.raises(InvariantViolation, match="I-8"):
-        core.close(KEY, 2)
+        core.close(KEY, 2, 1)
 
 
 def test_trimming_needs_a_commit_and_happens_once() -> None:
@@ -201,7 +290,7 @@ def test_trimming_needs_a_commit_and_happens_once() -> None:
     _take(core, _store(0, 3))
     with pytest.raises(InvariantViolation, match="only committed"):
         core.trim(KEY, 3)
-    core.release(KEY, 3)
+    core.release(REF, 3)
     frame = core.trim(KEY, 3)
     assert frame is not None
     assert (frame.type, frame.first_offset, frame.kgt) == (FrameType.TRIM, 3, 3)
@@ -211,7 +300,7 @@ def test_trimming_needs_a_commit_and_happens_once() -> None:
 def test_dropped_segments_never_come_back() -> None:
     core = ReplicaCore(ME)
     _take(core, _store(0, 3))
-    core.drop(0, below_index=2)
+    core.drop(0, below_index=2, version=1)
     assert core.segment(KEY) is None
     assert core.store(_store(0, 1, epoch=9, segment=1)) == Refused(0, 1, "stale_epoch", 1)
     assert isinstance(core.store(_store(0, 1, epoch=9, segment=2)), Frame)
@@ -237,7 +326,7 @@ def _operate(core: ReplicaCore, operation: Operation) -> Frame | None:
     if kind == "checkpoint":
         return core.checkpoint()
     if kind == "drop":
-        core.drop(0, 1)
+        core.drop(0, 1, 1)
         return core.checkpoint()
     key = (0, index)
     segment = core.segment(key)
@@ -251,14 +340,21 @@ def _operate(core: ReplicaCore, operation: Operation) -> Frame | None:
         return found if isinstance(found, Frame) else None
     params = _params(epoch=1 + index, index=index, incarnation=7 + index)
     if kind == "seal" and index >= 1:
-        return core.seal(params, by_epoch=amount)
+        sealed = core.seal(params.ref, by_epoch=amount)
+        assert isinstance(sealed, Frame)
+        return sealed
     if segment is None:
         return None
     if kind == "repair" and segment.tail_at_seal is not None and segment.closed_tail is None:
-        return core.repair(key, max(segment.local_tail, segment.kgt), (_record(99),))
+        first = max(segment.local_tail, segment.kgt)
+        frames = core.repair(params.ref, amount, first, (_record(99),))
+        assert isinstance(frames, list)
+        core.on_repaired(key, first, 1)
+        return frames[0]
     if kind == "close":
-        return core.close(key, max(segment.kgt, segment.local_tail))
-    core.release(key, segment.local_tail)
+        return core.close(key, max(segment.kgt, segment.local_tail), 1)
+    if segment.closed_tail is None:
+        core.release(params.ref, segment.local_tail)
     return core.trim(key, segment.kgt) if kind == "trim" else None
 
 
@@ -306,7 +402,7 @@ def test_a_checkpoint_alone_is_enough() -> None:
     live, back = ReplicaCore(ME), ReplicaCore(ME)
     _take(live, _store(0, 5, kgt=0))
     _take(live, _store(5, 2, kgt=3))
-    live.seal(_params(), by_epoch=6)
+    live.seal(_params().ref, by_epoch=6)
     _restore(back, live.checkpoint())
     assert back.seal_reply(KEY) == live.seal_reply(KEY)
     assert back.epoch_seen(0) == 6
@@ -316,6 +412,6 @@ def test_a_checkpoint_alone_is_enough() -> None:
 def test_a_checkpoint_forgets_what_it_doesn_t_list() -> None:
     live, back = ReplicaCore(ME), ReplicaCore(ME)
     _restore(back, _take(live, _store(0, 5)))
-    live.drop(0, below_index=1)
+    live.drop(0, below_index=1, version=1)
     _restore(back, live.checkpoint())
     assert back.segment(KEY) is None

@@ -100,7 +100,7 @@ def test_an_ack_for_what_was_not_handed_out_is_a_bug() -> None:
 
 def test_a_refusal_stops_it_for_good() -> None:
     core = SequencerCore(_params())
-    assert core.on_refused(Refused(2, 5, "sealed", 0)) == Stopped("sealed")
+    assert core.on_refused(NodeId(1), Refused(2, 5, "sealed", 0)) == Stopped("sealed")
     with pytest.raises(InvariantViolation, match="a stopped sequencer"):
         core.propose(_proposal())
 
