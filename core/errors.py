@@ -85,6 +85,11 @@ class DataDirectoryDamaged(PerdureError):
     title = "the data directory's marker is damaged or contradicts its content"
 
 
+class DataDirectoryTooOld(PerdureError):
+    code = "DIR0005"
+    title = "the data directory was written by an older format"
+
+
 # --- Log ----------------------------------------------------------------------------------------
 
 
@@ -130,6 +135,96 @@ class MetadataRegressed(PerdureError):
     title = "metadata is older than what this node has acted on"
 
 
+# --- Metadata -----------------------------------------------------------------------------------
+
+
+class MetadataUnavailable(PerdureError):
+    code = "MD0001"
+    title = "no quorum of metadata members answered in time"
+    http_status = 503
+    retriable = True
+
+
+class UnauditedLibrary(PerdureError):
+    code = "MD0002"
+    title = "the installed Raft library is not the one that was audited"
+
+
+class MetadataTooLarge(PerdureError):
+    code = "MD0003"
+    title = "a metadata key, value or all of them together exceed the limit"
+    http_status = 413
+
+
+class MetadataNotEmpty(PerdureError):
+    code = "MD0004"
+    title = "registers exist already where an import was to put its own"
+    http_status = 409
+
+
+# --- Membership -----------------------------------------------------------------------------------
+
+
+class MembershipRefused(PerdureError):
+    code = "MEMB0001"
+    title = "the cluster's registers don't allow this change of a node"
+    http_status = 409
+
+
+class NodeReplaced(PerdureError):
+    code = "MEMB0002"
+    title = "a later process runs as this node"
+
+
+# --- Between the nodes of a cluster ----------------------------------------------------------------
+
+
+class Unreachable(PerdureError):
+    code = "FAB0001"
+    title = "another node of the cluster can't be reached; nothing was sent"
+    http_status = 503
+    retriable = True
+
+
+class AnswerLost(OutcomeUnknown):
+    code = "FAB0002"
+    title = "another node's answer was lost; it may have acted on the request"
+
+
+class WrongCluster(PerdureError):
+    code = "FAB0003"
+    title = "the node at the other end belongs to another cluster"
+
+
+class NotAuthenticated(PerdureError):
+    code = "FAB0004"
+    title = "a node could not prove that it may talk to this cluster"
+    http_status = 403
+
+
+class UnknownMember(PerdureError):
+    code = "FAB0005"
+    title = "the node at the other end is not a member of this cluster, or not the one expected"
+    http_status = 403
+
+
+class StaleGeneration(PerdureError):
+    code = "FAB0006"
+    title = "a later process runs as the same node; the earlier one is no longer heard"
+    http_status = 409
+
+
+class IdentityConflict(PerdureError):
+    code = "FAB0007"
+    title = "two processes, or two disks, claim to be the same node"
+    http_status = 409
+
+
+class IncompatibleNode(PerdureError):
+    code = "FAB0008"
+    title = "two nodes speak no common version of the protocol between nodes"
+
+
 # --- Partition store ----------------------------------------------------------------------------
 
 
@@ -146,6 +241,45 @@ class StoreUnreadable(PerdureError):
 class PartitionUnavailable(PerdureError):
     code = "PART0001"
     title = "the partition has no leader here yet, or was halted"
+    http_status = 503
+    retriable = True
+
+
+# --- Snapshots ------------------------------------------------------------------------------------
+
+
+class ObjectStoreUnavailable(PerdureError):
+    code = "OBJ0001"
+    title = "the object store doesn't answer, or its answer was lost"
+    http_status = 503
+    retriable = True
+
+
+class ObjectStoreRefused(PerdureError):
+    code = "OBJ0002"
+    title = "the object store can't be used as it is configured"
+
+
+class SnapshotDamaged(PerdureError):
+    code = "SNAP0001"
+    title = "a snapshot is damaged or incomplete"
+
+
+class SnapshotForeign(PerdureError):
+    code = "SNAP0002"
+    title = "the snapshots are those of another cluster, partition or release"
+    http_status = 409
+
+
+class SnapshotNotFound(PerdureError):
+    code = "SNAP0003"
+    title = "there is no such snapshot"
+    http_status = 404
+
+
+class SnapshotsUnavailable(PerdureError):
+    code = "SNAP0004"
+    title = "no snapshot can be taken now"
     http_status = 503
     retriable = True
 
