@@ -174,6 +174,9 @@ KEEP_ALIVE_INTERVAL_MS = 40_000
 KEEP_ALIVE_TIMEOUT_MS = 20_000
 CONNECTION_IDLE_MS = 300_000
 STREAMS_PER_CONNECTION_MAX = 128
+# Until the peer has said how many it takes. HTTP asks everybody to take at least 100; a peer that is
+# sent more (hypercorn takes just 100) drops the connection with all that is under way.
+STREAMS_BEFORE_SETTINGS_MAX = 100
 CONNECTIONS_PER_ORIGIN_MAX = 1_024
 # Native HTTP/2 cores count streams (4,096) and resets (256) over a connection's life and then drop
 # it; retire it well before, with room for what is under way.
@@ -299,6 +302,7 @@ assert EFFECT_BYTES_PER_RECORD_MAX < RECORD_BYTES_MAX
 assert MEMTABLE_FLUSH_BYTES < MEMTABLE_BYTES_MAX
 assert PARTITIONS_SINGLE_NODE <= PARTITIONS_MAX
 assert REQUESTS_PER_CONNECTION_MAX + 2 * STREAMS_PER_CONNECTION_MAX < 4_096
+assert STREAMS_BEFORE_SETTINGS_MAX <= STREAMS_PER_CONNECTION_MAX
 assert RESETS_PER_CONNECTION_MAX + STREAMS_PER_CONNECTION_MAX < 256
 assert IDENTITY_TOKEN_REUSED_S < IDENTITY_LEEWAY_S
 # Two ticks may be lost without harm, and the lonely learn it after others have taken them for dead.
