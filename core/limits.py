@@ -174,8 +174,8 @@ KEEP_ALIVE_INTERVAL_MS = 40_000
 KEEP_ALIVE_TIMEOUT_MS = 20_000
 CONNECTION_IDLE_MS = 300_000
 STREAMS_PER_CONNECTION_MAX = 128
-# Until the peer has said how many it takes. HTTP asks everybody to take at least 100; a peer that is
-# sent more (hypercorn takes just 100) drops the connection with all that is under way.
+# Until the peer has said how many it takes. HTTP asks everybody to take at least 100; a peer that
+# is sent more (hypercorn takes just 100) drops the connection with all that is under way.
 STREAMS_BEFORE_SETTINGS_MAX = 100
 CONNECTIONS_PER_ORIGIN_MAX = 1_024
 # Native HTTP/2 cores count streams (4,096) and resets (256) over a connection's life and then drop

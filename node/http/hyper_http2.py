@@ -10,6 +10,7 @@ import h2.settings
 from perdure.core.limits import (
     HEADER_LIST_BYTES_MAX,
     RESETS_PER_CONNECTION_MAX,
+    STREAMS_BEFORE_SETTINGS_MAX,
     STREAMS_PER_CONNECTION_MAX,
 )
 from perdure.node.http.outgoing import Outgoing
@@ -174,11 +175,12 @@ class Client(_Http2):
         self._scheme = b"https" if is_secure else b"http"
         self._open: set[int] = set()
         self._half_closed: set[int] = set()
+        self._streams_max = STREAMS_BEFORE_SETTINGS_MAX
         self._is_going_away = False
 
     def can_open(self) -> bool:
-        limit = min(STREAMS_PER_CONNECTION_MAX, self._core.remote_settings.max_concurrent_streams)
-        return not self._is_going_away and not self._is_broken and len(self._open) < limit
+        is_alive = not self._is_going_away and not self._is_broken
+        return is_alive and len(self._open) < self._streams_max
 
     def open(self, method: bytes, target: bytes, authority: bytes, headers: Headers) -> int:
         check_fields(headers)
@@ -225,6 +227,9 @@ class Client(_Http2):
                     self._forget(event.stream_id)
                     events.append(Reset(event.stream_id, int(event.error_code)))
                 case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
+                    if isinstance(event, h2.events.RemoteSettingsChanged):
+                        wanted = self._core.remote_settings.max_concurrent_streams
+                        self._streams_max = min(STREAMS_PER_CONNECTION_MAX, wanted)
                     self._push_all()
                     events.append(Writable())
                 case h2.events.ConnectionTerminated():

@@ -9,6 +9,7 @@ import zttp
 from perdure.core.limits import (
     FEED_BYTES_MAX,
     RESETS_PER_CONNECTION_MAX,
+    STREAMS_BEFORE_SETTINGS_MAX,
     STREAMS_PER_CONNECTION_MAX,
 )
 from perdure.node.http.outgoing import Outgoing
@@ -109,7 +110,8 @@ class Client(_Http2):
         super().__init__(zttp.CLIENT)
         self._is_secure = is_secure
         self._half_closed: set[int] = set()
-        self._streams_max = STREAMS_PER_CONNECTION_MAX
+        self._streams_max = STREAMS_BEFORE_SETTINGS_MAX
+        self._has_limit = False
         self._is_going_away = False
 
     def can_open(self) -> bool:
@@ -206,7 +208,10 @@ class Client(_Http2):
     def _set_limit(self, event: zttp.Settings) -> None:
         limit = dict(event.params).get(_SETTING_MAX_CONCURRENT_STREAMS)
         if limit is not None:
+            self._has_limit = True
             self._streams_max = min(STREAMS_PER_CONNECTION_MAX, limit)
+        elif not self._has_limit:
+            self._streams_max = STREAMS_PER_CONNECTION_MAX  # the peer sets none
 
     def _sent(self, stream: int) -> None:
         self._half_close(stream)

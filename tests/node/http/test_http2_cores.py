@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.node.http.wire import NAMES, Wire, wire
 
-from perdure.core.limits import RESETS_PER_CONNECTION_MAX, STREAMS_PER_CONNECTION_MAX
+from perdure.core.limits import (
+    RESETS_PER_CONNECTION_MAX,
+    STREAMS_BEFORE_SETTINGS_MAX,
+    STREAMS_PER_CONNECTION_MAX,
+)
 from perdure.node.http.cores import make_client_core, make_server_core
 from perdure.node.http.ports import Broken, Event, GoAway, Pong, Writable
 
@@ -48,6 +52,30 @@ def test_a_peer_that_takes_fewer_streams_is_heeded(client: str) -> None:
     core.open(b"POST", b"/", b"a", [])
     assert not core.can_open()
     assert core.is_reusable()
+
+
+@pytest.mark.parametrize("client", NAMES)
+def test_a_peer_that_has_said_nothing_is_sent_no_more_than_all_must_take(client: str) -> None:
+    core = make_client_core(client, "HTTP/2.0", False)
+    core.start()
+    for _ in range(STREAMS_BEFORE_SETTINGS_MAX):
+        assert core.can_open()
+        core.open(b"POST", b"/", b"a", [])
+    assert not core.can_open()
+    core.receive(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+    assert core.can_open(), "it sets no limit"
+
+
+@pytest.mark.parametrize("client", NAMES)
+def test_a_limit_holds_until_another_is_named(client: str) -> None:
+    core = make_client_core(client, "HTTP/2.0", False)
+    core.start()
+    core.receive(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00" + b"\x00\x03\x00\x00\x00\x01")
+    core.receive(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00" + b"\x00\x04\x00\x00\xff\xff")
+    core.open(b"POST", b"/", b"a", [])
+    assert not core.can_open()
+    core.receive(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00" + b"\x00\x03\x00\x00\x00\x02")
+    assert core.can_open()
 
 
 @over_pairs

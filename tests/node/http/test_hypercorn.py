@@ -89,6 +89,21 @@ def test_every_call_ends_though_connections_do(core: str) -> None:
     run(work)
 
 
+@over_clients
+def test_a_crowd_on_new_connections_is_not_hung_up_on(core: str) -> None:
+    """Before its SETTINGS arrive nobody knows that it takes no more than 100 streams."""
+
+    async def work() -> None:
+        async with _hypercorn(_Mirror(), 1_000) as port, asking(core) as client:
+            crowd = [ask(client, origin_at(port), b"one of many") for _ in range(250)]
+            for listener in crowd:
+                await listener.done.wait()
+            assert [one.failure for one in crowd if one.failure is not None] == []
+            assert client.statistics().lost == 0
+
+    run(work)
+
+
 @pytest.mark.slow
 @over_clients
 def test_a_replay_of_ten_megabytes_goes_up_while_the_answer_comes_down(core: str) -> None:
