@@ -9,6 +9,14 @@ from dataclasses import dataclass
 import msgspec
 
 from perdure.cluster.core.identity import Published, Verdict, judge
+from perdure.cluster.core.membership import (
+    CLUSTER_FORMAT_VERSION,
+    CLUSTER_KEY,
+    ClusterMeta,
+    NodeMeta,
+    node_key,
+)
+from perdure.cluster.core.types import NodeId
 from perdure.cluster.metadata.store import MetadataStore, Versioned
 from perdure.core.entropy import Entropy
 from perdure.core.errors import (
@@ -26,27 +34,7 @@ from perdure.storage.data_directory import (
 )
 from perdure.storage.disk import Disk
 
-CLUSTER_KEY = "cluster"
-CLUSTER_FORMAT_VERSION = 1
 _SINGLE_NODE_ID = 1
-
-
-class ClusterMeta(msgspec.Struct, frozen=True):
-    """Value of the register ``cluster``: fixed when the cluster is provisioned."""
-
-    format: int
-    name: str
-    fingerprint: str
-    partition_count: int
-
-
-class NodeMeta(msgspec.Struct, frozen=True):
-    """Value of a register ``nodes/<id>``."""
-
-    name: str
-    generation: int
-    incarnation: int
-    storage_uuid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +68,7 @@ async def establish(
     """
     cluster_name, node_name = names
     marker, cluster = await _read(disk, metadata, names)
-    key = f"nodes/{_SINGLE_NODE_ID}"
+    key = node_key(NodeId(_SINGLE_NODE_ID))
     found = await metadata.get(key)
     known = msgspec.msgpack.decode(found.value, type=NodeMeta) if found is not None else None
     _check(marker, known)
