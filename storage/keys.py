@@ -9,12 +9,14 @@ is never a prefix of a hashed one.
 
 import hashlib
 
-from perdure.core.ids import InvocationId
+from perdure.core.ids import INVOCATION_ID_BYTES, InvocationId
 from perdure.core.limits import LMDB_KEY_BYTES_MAX
 
 GROUP_BYTES_MAX = 248
 SUFFIX_BYTES_MAX = 248  # and one byte more where kinds of suffixes share a table
 _HASH_BYTES = 32
+_UUID_BYTES = 16
+_PARTITION_KEY_BYTES = INVOCATION_ID_BYTES - _UUID_BYTES
 _TERMINATOR = b"\x00\x00"
 _HASHED = b"\x00\x01"
 
@@ -94,9 +96,24 @@ def sequence_suffix(sequence: int) -> bytes:
     return sequence.to_bytes(8)
 
 
+def invocation_key(invocation_id: InvocationId | bytes) -> bytes:
+    """What the rows of an invocation are filed under: its uuid, then its partition key.
+
+    The uuids of fresh invocations begin with their time, so what is new stands side by side. See
+    DESIGN.md.
+    """
+    return invocation_id[_PARTITION_KEY_BYTES:] + invocation_id[:_PARTITION_KEY_BYTES]
+
+
+def split_invocation_key(key: bytes) -> InvocationId:
+    """The invocation that a key in the tables begins with."""
+    return InvocationId(key[_UUID_BYTES:INVOCATION_ID_BYTES] + key[:_UUID_BYTES])
+
+
 def timer_key(fire_at_ms: int, kind: int, invocation_id: InvocationId, number: int) -> bytes:
     """Timers sort by time (u64 ms); then kind (u8), invocation and number (u32) tell them apart."""
-    return b"".join((fire_at_ms.to_bytes(8), kind.to_bytes(1), invocation_id, number.to_bytes(4)))
+    filed = invocation_key(invocation_id)
+    return b"".join((fire_at_ms.to_bytes(8), kind.to_bytes(1), filed, number.to_bytes(4)))
 
 
 def split_timer_key(key: bytes) -> tuple[int, int, InvocationId, int]:
@@ -104,7 +121,7 @@ def split_timer_key(key: bytes) -> tuple[int, int, InvocationId, int]:
     return (
         int.from_bytes(key[:8]),
         key[8],
-        InvocationId(key[9:33]),
+        split_invocation_key(key[9:33]),
         int.from_bytes(key[33:37]),
     )
 

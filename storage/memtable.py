@@ -6,7 +6,7 @@ a frozen memtable may be encoded by another thread.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -30,15 +30,17 @@ class Memtable:
         self.bytes = 0
         self._ordered: list[list[bytes]] = [[] for _ in range(table_count)]
 
-    def keys_from(self, table: int, lower: bytes) -> Iterator[bytes]:
-        """Keys of a plain table from ``lower`` on, ascending.
+    def filed_from(
+        self, table: int, lower: bytes, file: Callable[[bytes], bytes]
+    ) -> Iterator[bytes]:
+        """Keys of a plain table as ``file`` writes them, from ``lower`` on, ascending.
 
         Keys never leave a memtable, so only those that came since the last call have to be put in
         order; whoever scans page by page doesn't sort everything for each page.
         """
         rows, keys = self.rows[table], self._ordered[table]
         if len(keys) < len(rows):
-            keys.extend(islice(rows, len(keys), None))
+            keys.extend(map(file, islice(rows, len(keys), None)))
             keys.sort()
         return islice(keys, bisect_left(keys, lower), None)
 

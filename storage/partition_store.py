@@ -19,14 +19,14 @@ import msgspec
 from perdure.core.errors import StoreUnreadable
 from perdure.core.invariant import invariant
 from perdure.storage.env import Env
-from perdure.storage.keys import after_prefix
+from perdure.storage.keys import after_prefix, invocation_key, split_invocation_key
 from perdure.storage.memtable import MISSING, ROW_OVERHEAD_BYTES, Group, Memtable
 from perdure.storage.tables.invocations import CallerSink, Invocation, Result
 from perdure.storage.tables.journal import Entry, Event
 from perdure.storage.tables.objects import Lock, ObjectNames, Promise, StateEntry, Waiting
 from perdure.storage.tables.timers import Outgoing
 
-STORE_FORMAT_VERSION = 1
+STORE_FORMAT_VERSION = 2
 
 V = TypeVar("V")
 
@@ -54,6 +54,18 @@ class TableId(IntEnum):
     LISTENERS = 17
 
 
+# Their keys or groups are invocation ids.
+_OF_INVOCATIONS = frozenset(
+    {
+        TableId.INVOCATIONS,
+        TableId.INVOKED,
+        TableId.RESULTS,
+        TableId.ATTACHERS,
+        TableId.JOURNAL,
+        TableId.NOTIFICATIONS,
+        TableId.EVENTS,
+    }
+)
 _TABLE_COUNT = len(TableId)
 _META_KEY = bytes([TableId.META]) + b"meta"
 _ENCODE = msgspec.msgpack.Encoder().encode
@@ -80,14 +92,29 @@ class StoreStatistics:
     frozen_bytes: int
 
 
+def _as_is(key: bytes) -> bytes:
+    return key
+
+
+# How a key or group of each table is written in LMDB, and back. In memory it is what callers say.
+_FILE: list[Callable[[bytes], bytes]] = [
+    invocation_key if table in _OF_INVOCATIONS else _as_is for table in TableId
+]
+_UNFILE: list[Callable[[bytes], bytes]] = [
+    split_invocation_key if table in _OF_INVOCATIONS else _as_is for table in TableId
+]
+
+
 class Rows(Generic[V]):
     """A plain table."""
 
-    __slots__ = ("_decode", "_prefix", "_store", "_table")
+    __slots__ = ("_decode", "_file", "_prefix", "_store", "_table", "_unfile")
 
     def __init__(self, store: "PartitionStore", table: TableId, row_type: object) -> None:
         self._store = store
         self._table = int(table)
+        self._file = _FILE[table]
+        self._unfile = _UNFILE[table]
         self._prefix = bytes([table])
         self._decode: Callable[[bytes], V] = msgspec.msgpack.Decoder(cast(Any, row_type)).decode
 
@@ -98,7 +125,7 @@ class Rows(Generic[V]):
             if frozen is not None:
                 row = frozen.rows[self._table].get(key, MISSING)
             if row is MISSING:
-                raw = self._store.env.get(self._prefix + key)
+                raw = self._store.env.get(self._prefix + self._file(key))
                 return None if raw is None else self._decode(raw)
         return cast("V | None", row)
 
@@ -113,8 +140,16 @@ class Rows(Generic[V]):
         active.rows[self._table][key] = None
         active.bytes += ROW_OVERHEAD_BYTES
 
+    def after(self, key: bytes) -> bytes:
+        """From where a scan goes on behind the row of ``key``."""
+        return self._file(key) + b"\0"
+
     def scan(self, lower: bytes, limit: int) -> list[tuple[bytes, V]]:
-        """Up to ``limit`` rows from ``lower`` on, ascending, over all layers."""
+        """Up to ``limit`` rows in the order of the table, over all layers.
+
+        ``lower``: empty, what ``after`` gave, or a key as it is filed.
+        """
+        unfile = self._unfile
         upper = bytes([self._table + 1])
         found: list[tuple[bytes, V]] = []
         fresh = self._scan_memtables(lower)
@@ -123,43 +158,45 @@ class Rows(Generic[V]):
             stored = raw_key[1:]
             while key is not None and key < stored and len(found) < limit:
                 if row is not None:
-                    found.append((key, cast(V, row)))
+                    found.append((unfile(key), cast(V, row)))
                 key, row = next(fresh, (None, None))
             if len(found) >= limit:
                 return found
             if key != stored:
-                found.append((stored, self._decode(raw)))
+                found.append((unfile(stored), self._decode(raw)))
         while key is not None and len(found) < limit:
             if row is not None:
-                found.append((key, cast(V, row)))
+                found.append((unfile(key), cast(V, row)))
             key, row = next(fresh, (None, None))
         return found
 
     def _scan_memtables(self, lower: bytes) -> Iterator[tuple[bytes, object]]:
-        """Rows and tombstones from ``lower`` on, ascending; the younger memtable wins."""
-        table, frozen = self._table, self._store.frozen
+        """Rows and tombstones by filed keys, ascending; the younger memtable wins."""
+        table, frozen, file = self._table, self._store.frozen, self._file
         active = self._store.active.rows[table]
-        layers = [self._store.active.keys_from(table, lower)]
+        layers = [self._store.active.filed_from(table, lower, file)]
         if frozen is not None:
-            layers.append(frozen.keys_from(table, lower))
+            layers.append(frozen.filed_from(table, lower, file))
         last = None
-        for key in merge(*layers):
-            if key != last:
-                last = key
+        for filed in merge(*layers):
+            if filed != last:
+                last = filed
+                key = self._unfile(filed)
                 row = active.get(key, MISSING)
                 if row is MISSING and frozen is not None:
                     row = frozen.rows[table][key]
-                yield key, row
+                yield filed, row
 
 
 class Groups(Generic[V]):
     """A grouped table: rows by suffix below a group."""
 
-    __slots__ = ("_decode", "_prefix", "_store", "_table")
+    __slots__ = ("_decode", "_file", "_prefix", "_store", "_table")
 
     def __init__(self, store: "PartitionStore", table: TableId, row_type: object) -> None:
         self._store = store
         self._table = int(table)
+        self._file = _FILE[table]
         self._prefix = bytes([table])
         self._decode: Callable[[bytes], V] = msgspec.msgpack.Decoder(cast(Any, row_type)).decode
 
@@ -171,7 +208,7 @@ class Groups(Generic[V]):
                     return cast("V | None", row)
                 if rows.cleared:
                     return None
-        raw = self._store.env.get(self._prefix + group + suffix)
+        raw = self._store.env.get(self._prefix + self._file(group) + suffix)
         return None if raw is None else self._decode(raw)
 
     def put(self, group: bytes, suffix: bytes, row: V, payload_bytes: int = 0) -> None:
@@ -201,7 +238,7 @@ class Groups(Generic[V]):
                 overlay = {**rows.rows, **overlay}
                 if rows.cleared:
                     return _live(overlay)
-        prefix = self._prefix + group
+        prefix = self._prefix + self._file(group)
         size = len(prefix)
         for raw_key, raw in self._store.env.scan(prefix, after_prefix(prefix)):
             overlay.setdefault(raw_key[size:], raw)
@@ -233,14 +270,14 @@ class Flush:
         deleted: list[bytes] = []
         written: list[tuple[bytes, bytes]] = [(_META_KEY, _ENCODE(self.meta))]
         for table in range(_TABLE_COUNT):
-            prefix = bytes([table])
+            prefix, file = bytes([table]), _FILE[table]
             for key, row in self._memtable.rows[table].items():
                 if row is None:
-                    deleted.append(prefix + key)
+                    deleted.append(prefix + file(key))
                 else:
-                    written.append((prefix + key, _ENCODE(row)))
+                    written.append((prefix + file(key), _ENCODE(row)))
             for group, rows in self._memtable.groups[table].items():
-                start = prefix + group
+                start = prefix + file(group)
                 if rows.cleared:
                     cleared.append((start, after_prefix(start)))
                 for suffix, row in rows.rows.items():

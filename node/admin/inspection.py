@@ -1,22 +1,18 @@
 """/perdure/invocations: reading invocations and their journals, page by page.
 
 Tables are read in short turns on the event loop, so a page is not one moment: rows may change
-between turns. The cursor is the last id looked at; ids are ordered, and partitions hold contiguous
-ranges of them, so what stays is neither missed nor repeated.
+between turns. The cursor is the last id looked at. Partitions are read one after the other, each in
+the order of its table (fresh ids in the order they were made), so what stays is neither missed nor
+repeated.
 """
 
 import asyncio
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from perdure.core.errors import BadRequest, NotFound
 from perdure.core.hashing import key_partition_key
-from perdure.core.ids import (
-    INVOCATION_ID_BYTES,
-    InvocationId,
-    format_invocation_id,
-    partition_key_of,
-    partition_of,
-)
+from perdure.core.ids import InvocationId, format_invocation_id, partition_key_of, partition_of
 from perdure.core.limits import (
     INSPECTION_BYTES_PER_TURN,
     INSPECTION_PAGE_MAX,
@@ -29,13 +25,23 @@ from perdure.node.admin.invocation_rows import ALIASES, STATUSES, Document
 from perdure.node.admin.requests import Reply, Request, json_reply, parse_invocation
 from perdure.node.admin.routes import Route
 from perdure.node.invoker.run import RunStatistics
-from perdure.storage.keys import index_suffix
+from perdure.storage.keys import index_suffix, invocation_key
 from perdure.storage.tables.invocations import Completed, Inboxed, Invocation, Invoked, Scheduled
 
 _PAGE_COUNT = 50
 _JOURNAL_PAGE_COUNT = 100
 _EVENTS_COUNT = 100
 _JOURNAL_INDEX_MAX = 0xFFFF_FFFF
+
+
+class Position(NamedTuple):
+    """Where reading goes on: at ``lower`` in a partition's table of invocations."""
+
+    partition: int
+    lower: bytes
+
+
+START = Position(0, b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,21 +68,22 @@ class Filter:
 
 
 async def list_invocations(context: Context, request: Request) -> Reply:
-    """A page of invocations, by id; ``cursor`` is there when there may be more."""
+    """A page of invocations; ``cursor`` is there when there may be more."""
     wanted = _filter(request)
     limit = request.number("limit", _PAGE_COUNT, 1, INSPECTION_PAGE_MAX)
     cursor = request.query.get("cursor")
-    lower = parse_invocation(cursor) + b"\0" if cursor is not None else b""
-    upper = None
+    position, end = START, context.gateway.partition_count
     if wanted.key is not None:
-        # All invocations of a key have ids that begin with its hash.
-        prefix = key_partition_key(wanted.key).to_bytes(8)
-        lower, upper = max(lower, prefix), prefix + b"\xff" * INVOCATION_ID_BYTES
+        # All invocations of a key are in one partition.
+        only = partition_of(key_partition_key(wanted.key), end)
+        position, end = Position(only, b""), only + 1
+    if cursor is not None:
+        position = max(position, _behind(context, parse_invocation(cursor)))
     found: list[Document] = []
     looked_at = 0
     last: InvocationId | None = None
     while len(found) < limit and looked_at < INSPECTION_ROWS_MAX:
-        chunk, is_end = scan(context, lower, upper)
+        chunk, following = scan(context, position, end)
         for invocation, row in chunk:
             last = invocation
             looked_at += 1
@@ -85,10 +92,9 @@ async def list_invocations(context: Context, request: Request) -> Reply:
                 if len(found) == limit:
                     break
         else:
-            if is_end:
+            if following is None:
                 return json_reply(200, {"invocations": found})
-        if last is not None:
-            lower = last + b"\0"
+            position = following
         await asyncio.sleep(0)
     page: Document = {"invocations": found}
     if last is not None:
@@ -149,22 +155,29 @@ def _filter(request: Request) -> Filter:
 
 
 def scan(
-    context: Context, lower: bytes, upper: bytes | None
-) -> tuple[list[tuple[InvocationId, Invocation]], bool]:
-    """Rows from ``lower`` on: of one partition, or of later ones if it has none; is it the end?"""
+    context: Context, position: Position, end: int
+) -> tuple[list[tuple[InvocationId, Invocation]], Position | None]:
+    """Some rows from ``position`` on, before partition ``end``; and where to go on, if anywhere."""
     gateway = context.gateway
     count = gateway.partition_count
-    start = int.from_bytes(lower[:8].ljust(8, b"\0"))
-    last = count if upper is None else partition_of(int.from_bytes(upper[:8]), count) + 1
-    for partition in range(partition_of(start, count), last):
+    lower = position.lower
+    for partition in range(position.partition, end):
         # The lowest key of a partition: the least k with k * count >> 64 == partition.
-        store = gateway.store(-(-(partition << 64) // count))
-        found = store.invocations.scan(lower, INSPECTION_ROWS_PER_TURN)
-        rows = [(InvocationId(key), row) for key, row in found if upper is None or key < upper]
-        if rows:
-            is_last = partition == last - 1 and len(found) < INSPECTION_ROWS_PER_TURN
-            return rows, is_last or len(rows) < len(found)
-    return [], True
+        table = gateway.store(-(-(partition << 64) // count)).invocations
+        found = table.scan(lower, INSPECTION_ROWS_PER_TURN)
+        following = Position(partition + 1, b"")
+        if len(found) == INSPECTION_ROWS_PER_TURN:
+            following = Position(partition, table.after(found[-1][0]))
+        if found:
+            rows = [(InvocationId(key), row) for key, row in found]
+            return rows, following if following.partition < end else None
+        lower = b""
+    return [], None
+
+
+def _behind(context: Context, invocation: InvocationId) -> Position:
+    partition = partition_of(partition_key_of(invocation), context.gateway.partition_count)
+    return Position(partition, invocation_key(invocation) + b"\0")
 
 
 def _select(

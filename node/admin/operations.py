@@ -268,7 +268,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/perdure/invocations"): Operation(
         id="list_invocations",
         group=_READING,
-        summary="A page of invocations, by id.",
+        summary="A page of invocations.",
         successes={200: Success("Go on with `cursor` while there is one.", "Invocations")},
         refusals=(400,),
         query={

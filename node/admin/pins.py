@@ -11,7 +11,7 @@ from perdure.core.errors import Conflict, DeploymentNotFound
 from perdure.core.ids import InvocationId
 from perdure.core.telemetry import logger
 from perdure.node.admin.context import Context, Endpoint
-from perdure.node.admin.inspection import scan
+from perdure.node.admin.inspection import START, Position, scan
 from perdure.node.admin.requests import (
     Reply,
     Request,
@@ -43,14 +43,12 @@ async def uses_of(context: Context, deployment_id: str) -> Uses:
     """
     services = _latest(context.registry.registry, deployment_id)
     count = 0
-    lower = b""
-    while True:
-        chunk, is_end = scan(context, lower, None)
+    position: Position | None = START
+    while position is not None:
+        chunk, position = scan(context, position, context.gateway.partition_count)
         count += sum(_needs(context, id, row, deployment_id) for id, row in chunk)
-        if is_end or not chunk:
-            return Uses(services, count)
-        lower = chunk[-1][0] + b"\0"
         await asyncio.sleep(0)
+    return Uses(services, count)
 
 
 async def get_uses(context: Context, request: Request) -> Reply:

@@ -21,7 +21,12 @@ from perdure.cluster.takeover import Takeover, decode_meta, partition_key, take_
 from perdure.cluster.wal_writer import WalWriter, WalWriterStatistics
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
-from perdure.core.errors import DataDirectoryForeign, DataDirectoryTooNew, StoreAheadOfLog
+from perdure.core.errors import (
+    DataDirectoryForeign,
+    DataDirectoryTooNew,
+    DataDirectoryTooOld,
+    StoreAheadOfLog,
+)
 from perdure.core.ids import PartitionId
 from perdure.core.invariant import invariant
 from perdure.core.limits import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX
@@ -161,6 +166,12 @@ class Host:
             raise DataDirectoryTooNew(
                 f"the tables of partition {partition} have format {opened.format}, this release "
                 f"reads up to {STORE_FORMAT_VERSION}: start the release that wrote them"
+            )
+        if opened.format < STORE_FORMAT_VERSION:
+            raise DataDirectoryTooOld(
+                f"the tables of partition {partition} have format {opened.format}, this release "
+                f"reads {STORE_FORMAT_VERSION}: start the release that wrote them, or an empty "
+                "data directory"
             )
         if (opened.fingerprint, opened.partition) != (self.identity.fingerprint, partition):
             raise DataDirectoryForeign(

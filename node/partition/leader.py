@@ -278,7 +278,7 @@ class Leader:
             for key, session in found:
                 self.invoker.start(InvocationId(key), session)
             resumed += len(found)
-            lower = found[-1][0] + b"\0"
+            lower = store.invoked.after(found[-1][0])
         self.timers.start()
         self.expiries.start()
         self.shuffle.start()

@@ -58,7 +58,7 @@ class Shuffle:
                 if lane is None:
                     lane = self._lanes[partition] = _Lane(sequence - 1, sequence - 1, sequence)
                 lane.stored = max(lane.stored, sequence)
-            lower = found[-1][0] + b"\0"
+            lower = self._store.outbox.after(found[-1][0])
         for partition in list(self._lanes):
             self._pump(partition)
 

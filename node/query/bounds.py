@@ -14,7 +14,13 @@ from perdure.core.ids import (
     partition_key_of,
     partition_of,
 )
-from perdure.storage.keys import after_prefix, index_suffix, object_group, service_prefix
+from perdure.storage.keys import (
+    after_prefix,
+    index_suffix,
+    invocation_key,
+    object_group,
+    service_prefix,
+)
 from perdure.storage.partition_store import TableId
 
 Equalities = Mapping[str, frozenset[object]]
@@ -39,9 +45,9 @@ class Range(NamedTuple):
 def invocation_ranges(
     table: TableId, wanted: Wanted, count: int, key_column: str | None = None
 ) -> list[Range]:
-    """Of a table whose keys begin with an invocation's id.
+    """Of a table that is filed by invocation.
 
-    ``key_column`` holds the object's key, whose hash the ids of its invocations begin with.
+    ``key_column`` holds the object's key, whose hash names the partition of its invocations.
     """
     found: list[Range] = []
     for equalities in wanted:
@@ -49,12 +55,11 @@ def invocation_ranges(
             for invocation in _ids(equalities["id"]):
                 found += _below(table, invocation, equalities, count)
         elif "partition_key" in equalities:
-            for number in _numbers(equalities["partition_key"], _PARTITION_KEY_END):
-                found.append(_range(table, number, number.to_bytes(8), count))
+            numbers = _numbers(equalities["partition_key"], _PARTITION_KEY_END)
+            found += _whole(table, {partition_of(number, count) for number in numbers})
         elif key_column is not None and key_column in equalities:
-            for key in _texts(equalities[key_column]):
-                number = key_partition_key(key)
-                found.append(_range(table, number, number.to_bytes(8), count))
+            keys = _texts(equalities[key_column])
+            found += _whole(table, {partition_of(key_partition_key(key), count) for key in keys})
         else:
             return _whole(table, range(count))
     return _merged(found)
@@ -96,11 +101,11 @@ def wanted_ids(wanted: Wanted, column: str = "id") -> list[InvocationId] | None:
 def _below(
     table: TableId, invocation: InvocationId, equalities: Equalities, count: int
 ) -> list[Range]:
-    number = partition_key_of(invocation)
+    number, filed = partition_key_of(invocation), invocation_key(invocation)
     if "index" in equalities and table is TableId.JOURNAL:
         indices = _numbers(equalities["index"], 1 << 32)
-        return [_range(table, number, invocation + index_suffix(i), count) for i in indices]
-    return [_range(table, number, invocation, count)]
+        return [_range(table, number, filed + index_suffix(i), count) for i in indices]
+    return [_range(table, number, filed, count)]
 
 
 def _range(table: TableId, partition_key: int, prefix: bytes, count: int) -> Range:

@@ -9,7 +9,7 @@ from perdure.core.ids import InvocationId, format_invocation_id
 from perdure.node.query.live import Live
 from perdure.node.query.reading import Reading
 from perdure.node.query.texts import command_type, completion_failure, future_json, last_failure
-from perdure.storage.keys import index_suffix
+from perdure.storage.keys import index_suffix, split_invocation_key
 from perdure.storage.partition_store import TableId
 from perdure.storage.tables.invocations import (
     Completed,
@@ -56,12 +56,13 @@ _DECODE_EVENT = msgspec.msgpack.Decoder(Event).decode
 class InvocationRow:
     """An invocation as stored, with its running session; more is read when a column needs it."""
 
-    __slots__ = ("_failure", "id", "live", "partition", "reading", "row")
+    __slots__ = ("_failure", "filed", "id", "live", "partition", "reading", "row")
 
     def __init__(self, reading: Reading, partition: int, key: bytes, value: bytes) -> None:
         self.reading = reading
         self.partition = partition
-        self.id = InvocationId(key)
+        self.filed = key
+        self.id = split_invocation_key(key)
         self.row: Invocation = _DECODE_INVOCATION(value)
         self.live = reading.live.get(self.id) if isinstance(self.row, Invoked) else None
         self._failure: AttemptFailure | bool | None = False
@@ -88,7 +89,7 @@ class InvocationRow:
         row = self.row
         if not isinstance(row, Completed) or row.is_success:
             return None
-        raw = self.reading.get(self.partition, TableId.RESULTS, self.id)
+        raw = self.reading.get(self.partition, TableId.RESULTS, self.filed)
         result = _DECODE_RESULT(raw) if raw is not None else None
         return completion_failure(result) if isinstance(result, Failure) else None
 
@@ -98,7 +99,7 @@ class InvocationRow:
             return self.live.failure
         if not isinstance(row, Paused) or not row.progress.event_count:
             return None
-        key = self.id + index_suffix(row.progress.event_count - 1)
+        key = self.filed + index_suffix(row.progress.event_count - 1)
         raw = self.reading.get(self.partition, TableId.EVENTS, key)
         return _DECODE_EVENT(raw).failure if raw is not None else None
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from perdure.core.hashing import key_partition_key
-from perdure.core.ids import InvocationId, format_invocation_id
+from perdure.core.ids import INVOCATION_ID_BYTES, InvocationId, format_invocation_id
 from perdure.core.limits import QUERY_ENTRY_JSON_BYTES_MAX, QUERY_SCAN_ROWS
 from perdure.node.query import entries, texts
 from perdure.node.query.bounds import (
@@ -24,7 +24,12 @@ from perdure.node.query.bounds import (
 from perdure.node.query.invocation_columns import INVOCATION, STATE, STATUS, InvocationRow
 from perdure.node.query.reading import RawRow, Reading
 from perdure.node.registry.model import Deployment, Service, ServiceType
-from perdure.storage.keys import group_bytes, is_hashed_group, split_object_group
+from perdure.storage.keys import (
+    group_bytes,
+    is_hashed_group,
+    split_invocation_key,
+    split_object_group,
+)
 from perdure.storage.partition_store import TableId
 from perdure.storage.tables.invocations import Failure, Success
 from perdure.storage.tables.journal import Entry, Event
@@ -38,7 +43,6 @@ from perdure.storage.tables.objects import (
 )
 
 Column = Callable[[Any], Any]
-_ID_BYTES = 24
 
 
 def _no_ranges(wanted: Wanted, partition_count: int) -> list[Range]:
@@ -99,8 +103,8 @@ def _journal(reading: Reading, wanted: Wanted, ranges: list[Range]) -> Iterator[
     for found in reading.scan(ranges):
         yield [
             _Step(
-                InvocationId(raw.key[:_ID_BYTES]),
-                int.from_bytes(raw.key[_ID_BYTES:]),
+                split_invocation_key(raw.key),
+                int.from_bytes(raw.key[INVOCATION_ID_BYTES:]),
                 _ENTRY(raw.value),
             )
             for raw in found
@@ -109,7 +113,7 @@ def _journal(reading: Reading, wanted: Wanted, ranges: list[Range]) -> Iterator[
 
 def _events(reading: Reading, wanted: Wanted, ranges: list[Range]) -> Iterator[list[_Happening]]:
     for found in reading.scan(ranges):
-        yield [_Happening(InvocationId(raw.key[:_ID_BYTES]), _EVENT(raw.value)) for raw in found]
+        yield [_Happening(split_invocation_key(raw.key), _EVENT(raw.value)) for raw in found]
 
 
 def _json(render: Callable[[Entry], str | None]) -> Column:

@@ -5,7 +5,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.core.ids import InvocationId
+from perdure.core.ids import InvocationId, make_invocation_id
 from perdure.core.limits import LMDB_KEY_BYTES_MAX
 from perdure.storage.keys import (
     GROUP_BYTES_MAX,
@@ -13,11 +13,13 @@ from perdure.storage.keys import (
     after_prefix,
     group_bytes,
     index_suffix,
+    invocation_key,
     is_hashed_group,
     object_group,
     outbox_key,
     sequence_suffix,
     service_prefix,
+    split_invocation_key,
     split_object_group,
     split_outbox_key,
     split_timer_key,
@@ -135,7 +137,21 @@ def test_timers_sort_by_time(
     one: tuple[int, int, InvocationId, int], other: tuple[int, int, InvocationId, int]
 ) -> None:
     assert split_timer_key(timer_key(*one)) == one
-    assert (timer_key(*one) < timer_key(*other)) == (one < other)
+
+    def order(timer: tuple[int, int, InvocationId, int]) -> tuple[int, int, bytes, int]:
+        return (timer[0], timer[1], invocation_key(timer[2]), timer[3])
+
+    assert (timer_key(*one) < timer_key(*other)) == (order(one) < order(other))
+
+
+@given(U64, U64, st.integers(0, 2**48 - 2), st.integers(0, 2**80 - 1), st.integers(0, 2**80 - 1))
+def test_later_invocations_are_filed_behind(
+    one: int, other: int, now_ms: int, dice: int, later_dice: int
+) -> None:
+    first = make_invocation_id(one, now_ms << 80 | dice)
+    second = make_invocation_id(other, now_ms + 1 << 80 | later_dice)
+    assert invocation_key(first) < invocation_key(second)
+    assert split_invocation_key(invocation_key(first) + b"suffix") == first
 
 
 @given(st.tuples(U32, U64), st.tuples(U32, U64))

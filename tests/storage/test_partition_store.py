@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.sim.disk import SimDisk
 from tests.sim.ports import SimEnv, SimTables
 
 from perdure.core.errors import StoreUnreadable
+from perdure.core.ids import InvocationId
 from perdure.core.invariant import InvariantViolation
 from perdure.storage.env import Env, LmdbEnv, MapFull
 from perdure.storage.memtable import Memtable
@@ -139,6 +140,51 @@ StoreMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=
 test_store_agrees_with_dictionaries = StoreMachine.TestCase
 
 
+IDS = st.binary(min_size=24, max_size=24).map(InvocationId)
+LAYER = st.dictionaries(IDS, st.none() | NUMBERS, max_size=6)
+
+
+@given(LAYER, LAYER, LAYER, st.integers(1, 4))
+def test_rows_of_invocations_are_filed_by_uuid(
+    stored: dict[InvocationId, int | None],
+    frozen: dict[InvocationId, int | None],
+    active: dict[InvocationId, int | None],
+    page: int,
+) -> None:
+    """One layer for each place a row can be in; the younger one wins."""
+    tables = SimTables(SimDisk(random.Random(1)))
+    store = _store(SimEnv(tables))
+
+    def write(layer: dict[InvocationId, int | None]) -> None:
+        for id, number in layer.items():
+            if number is None:
+                store.invoked.delete(id)
+                store.notifications.clear(id)
+            else:
+                store.invoked.put(id, number)
+                store.notifications.put(id, b"n", number)
+        store.applied_lsn += 1
+
+    write(stored)
+    _flush(store)
+    write(frozen | {id: None for id in active if active[id] is None})
+    store.freeze()
+    write(active)
+    expected = {id: row for id, row in (stored | frozen | active).items() if row is not None}
+    found: list[tuple[bytes, int]] = []
+    lower = b""
+    while rows := store.invoked.scan(lower, page):
+        found += rows
+        lower = store.invoked.after(rows[-1][0])
+    assert found == sorted(expected.items(), key=lambda item: item[0][8:] + item[0][:8])
+    for id in stored | frozen | active:
+        assert store.invoked.get(id) == store.notifications.get(id, b"n") == expected.get(id)
+        assert store.notifications.scan(id) == ([(b"n", expected[id])] if id in expected else [])
+    for id, number in stored.items():
+        filed = bytes([TableId.INVOKED]) + id[8:] + id[:8]
+        assert (filed in tables.committed) == (number is not None)
+
+
 def _store(env: Env) -> PartitionStore:
     return PartitionStore(env, FINGERPRINT, 3)
 
@@ -202,7 +248,7 @@ def test_the_meta_row_says_how_far_and_whose() -> None:
     store.applied_lsn, store.applied_epoch, store.time_ms = 7, 2, 99
     _flush(store)
     opened = _store(SimEnv(tables)).opened
-    assert (opened.format, opened.fingerprint, opened.partition) == (1, FINGERPRINT, 3)
+    assert (opened.format, opened.fingerprint, opened.partition) == (2, FINGERPRINT, 3)
     assert (opened.applied_lsn, opened.applied_epoch, opened.time_ms) == (7, 2, 99)
 
 

@@ -15,7 +15,7 @@ from perdure.node.query.bounds import (
     object_ranges,
     wanted_ids,
 )
-from perdure.storage.keys import object_group
+from perdure.storage.keys import invocation_key, object_group
 from perdure.storage.partition_store import TableId
 
 TABLE = TableId.INVOCATIONS
@@ -50,7 +50,7 @@ def test_ids_are_looked_up_and_nothing_else(
     for each in IDS:
         partition = partition_of(partition_key_of(each), count)
         expected = is_whole or each in chosen
-        assert covers(ranges, partition, bytes([TABLE]) + each) == expected
+        assert covers(ranges, partition, bytes([TABLE]) + invocation_key(each)) == expected
     found = wanted_ids(wanted)
     assert found == (None if is_whole else sorted(chosen))
 
@@ -66,12 +66,12 @@ def test_everything_is_every_partition() -> None:
     assert [r.partition for r in object_ranges(TableId.STATE, EVERYTHING, 2)] == [0, 1]
 
 
-def test_a_key_bounds_the_ids_of_its_invocations() -> None:
+def test_a_key_names_the_partition_of_its_invocations() -> None:
     wanted: Wanted = ({"target_service_key": frozenset(("k",))},)
     ranges = invocation_ranges(TABLE, wanted, 4, "target_service_key")
     number = key_partition_key("k")
     assert [r.partition for r in ranges] == [partition_of(number, 4)]
-    assert covers(ranges, ranges[0].partition, bytes([TABLE]) + number.to_bytes(8) + b"\x07" * 16)
+    assert covers(ranges, ranges[0].partition, bytes([TABLE]) + b"\x07" * 24)
     assert len(invocation_ranges(TableId.JOURNAL, wanted, 4)) == 4
     same: Wanted = ({"partition_key": frozenset((number, -1, 1 << 64))},)
     assert invocation_ranges(TABLE, same, 4) == ranges
@@ -80,7 +80,7 @@ def test_a_key_bounds_the_ids_of_its_invocations() -> None:
 def test_an_index_bounds_a_journal() -> None:
     wanted: Wanted = ({"id": frozenset((format_invocation_id(IDS[3]),)), "index": frozenset((2,))},)
     (found,) = invocation_ranges(TableId.JOURNAL, wanted, 1)
-    prefix = bytes([TableId.JOURNAL]) + IDS[3]
+    prefix = bytes([TableId.JOURNAL]) + invocation_key(IDS[3])
     assert covers([found], 0, prefix + b"\x00\x00\x00\x02")
     assert not covers([found], 0, prefix + b"\x00\x00\x00\x01")
     assert not covers([found], 0, prefix + b"\x00\x00\x00\x03")
