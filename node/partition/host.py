@@ -145,7 +145,7 @@ class Host:
         takeovers = await self._take_over(replicas)
         self._build(takeovers)
         self._replay(index, wal, takeovers)
-        await self._lead()
+        await self._lead(takeovers)
         self._recycle()
 
     async def _open_stores(self) -> None:
@@ -225,7 +225,6 @@ class Host:
         return takeovers
 
     def _build(self, takeovers: list[Takeover]) -> None:
-        batcher = LogBatcher(self.writer)
         for partition, takeover in zip(self._partitions, takeovers, strict=True):
             store = self._stores[partition]
             if store.applied_lsn >= takeover.opened.base_lsn:
@@ -242,32 +241,18 @@ class Host:
                 self._on_durable,
                 self._ports.on_failure,
             )
-            segment_log: SegmentLog[Proposed] = SegmentLog(
-                takeover.opened,
-                self._member,
-                self.log_server,
-                batcher,
-                partial(processor.on_committed, takeover.opened.epoch),
-                partial(self._on_log_stopped, partition),
-            )
-            announcement = Announce(
-                takeover.opened.epoch,
-                self.identity.node_id,
-                self.identity.generation,
-                self.identity.incarnation,
-                self._options.software,
-            )
             leader = Leader(
                 processor,
-                segment_log,
-                announcement,
                 self._ports.clock,
                 self._route_message,
                 self._route_applied,
+                partial(self._make_invoker, store),
             )
             leader.tracer = self._ports.tracer
-            leader.invoker = Invoker(self._run_ports(leader, store), self._options.slots)
             self.led.append(LedPartition(processor, leader))
+
+    def _make_invoker(self, store: PartitionStore, leader: Leader) -> Invoker:
+        return Invoker(self._run_ports(leader, store), self._options.slots)
 
     def _run_ports(self, leader: Leader, store: PartitionStore) -> RunPorts:
         ports = self._ports
@@ -296,7 +281,7 @@ class Host:
             processor.leader = led.leader
         self.figures = BootFigures(self.figures.frames_scanned, replayed, self.figures.torn_at)
 
-    async def _lead(self) -> None:
+    async def _lead(self, takeovers: list[Takeover]) -> None:
         decided = asyncio.Event()
         waiting = len(self.led)
 
@@ -306,9 +291,35 @@ class Host:
             if waiting == 0:
                 decided.set()
 
-        for led in self.led:
-            led.leader.announce(on_decided)
+        batcher = LogBatcher(self.writer)
+        for led, takeover in zip(self.led, takeovers, strict=True):
+            self._stand(led, takeover, batcher, on_decided)
         await decided.wait()
+
+    def _stand(
+        self,
+        led: LedPartition,
+        takeover: Takeover,
+        batcher: LogBatcher,
+        on_decided: Callable[[], None],
+    ) -> None:
+        opened = takeover.opened
+        segment_log: SegmentLog[Proposed] = SegmentLog(
+            opened,
+            self._member,
+            self.log_server,
+            batcher,
+            partial(led.processor.on_committed, opened.epoch),
+            partial(self._on_log_stopped, led.processor.partition),
+        )
+        announcement = Announce(
+            opened.epoch,
+            self.identity.node_id,
+            self.identity.generation,
+            self.identity.incarnation,
+            self._options.software,
+        )
+        led.leader.stand(segment_log, announcement, on_decided)
 
     # --- While it runs --------------------------------------------------------------------------
 

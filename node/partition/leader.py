@@ -50,6 +50,7 @@ from perdure.storage.wal_format import ProducerKind
 log = logger("partition")
 
 _SCAN_COUNT = 1024
+_NO_LOG = SegmentLogStatistics(0, 0, 0, 0, 0)
 Waiter = Callable[[Result | PerdureError], None]
 """Told an invocation's result, or why it will not be told."""
 
@@ -71,57 +72,76 @@ class LeaderStatistics:
 
 
 class Leader:
-    """Holds office from its own announcement until ``resign``."""
+    """Holds office from its own announcement until ``resign``; a new term begins with ``stand``.
+
+    ``make_invoker`` is called for each term: attempts of an earlier one are never carried on.
+    """
 
     def __init__(
         self,
         processor: Processor,
-        segment_log: SegmentLog[Proposed],
-        announcement: Announce,
         clock: Clock,
         route_message: Callable[[PartitionId, int, int, Outgoing], None],
         route_applied: Callable[[PartitionId, int, int], None],
+        make_invoker: Callable[["Leader"], Invoker],
     ) -> None:
         self._processor = processor
-        self._log = segment_log
-        self._announcement = announcement
         self._clock = clock
+        self._route_message = route_message
         self._route_applied = route_applied
+        self._make_invoker = make_invoker
+        self._log: SegmentLog[Proposed] | None = None
+        self._announcement: Announce | None = None
         self._waiters: dict[InvocationId, dict[object, Waiter]] = {}
         self._is_leading = False
         self._on_decided: Callable[[], None] | None = None
-        store = processor.store
+        self.tracer: Tracer | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        processor, store = self._processor, self._processor.store
         self.shuffle = Shuffle(
             store,
-            lambda target, sequence, message: route_message(
+            lambda target, sequence, message: self._route_message(
                 processor.partition, target, sequence, message
             ),
             lambda target, sequence: self._propose_own(TrimOutbox(target, sequence)),
         )
         self.timers = TimerService(
             lambda lower, limit: [key for key, _ in store.timers.scan(lower, limit)],
-            clock,
+            self._clock,
             self._fire,
         )
         self.expiries = TimerService(
             lambda lower, limit: [key for key, _ in store.expiries.scan(lower, limit)],
-            clock,
+            self._clock,
             self._fire,
             rest_ms=EXPIRY_REST_MS,
         )
-        self.invoker: Invoker
-        self.tracer: Tracer | None = None
+        self.invoker = self._make_invoker(self)
 
     @property
     def is_leading(self) -> bool:
         return self._is_leading
 
-    def announce(self, on_decided: Callable[[], None]) -> None:
-        """Propose our announcement; ``on_decided`` once it was read back and office is taken, or
-        when that can't happen any more because the partition was halted."""
+    def stand(
+        self,
+        segment_log: SegmentLog[Proposed],
+        announcement: Announce,
+        on_decided: Callable[[], None],
+    ) -> None:
+        """Begin a term: propose our announcement to the segment we opened.
+
+        ``on_decided`` is called once it was read back and office is taken, or when that can't
+        happen any more because the partition was halted.
+        """
+        if self._log is not None:
+            self._prepare()
+        self._log = segment_log
+        self._announcement = announcement
         self._on_decided = on_decided
         if self._processor.halted is None:
-            self._propose_own(self._announcement)
+            self._propose_own(announcement)
         else:
             self._decide()
 
@@ -160,6 +180,7 @@ class Leader:
         if not self._is_leading:
             raise PartitionUnavailable("not leading yet")
         self._processor.check_available()
+        assert self._log is not None
         proposal = Proposal(
             kind=RECORD_KIND_COMMAND,
             payload=message.payload,
@@ -243,7 +264,7 @@ class Leader:
         self.timers.stop()
         self.expiries.stop()
         self.shuffle.stop()
-        for proposed in self._log.abandon():
+        for proposed in self._log.abandon() if self._log is not None else ():
             if proposed.on_lost is not None:
                 proposed.on_lost(error)
         waiting, self._waiters = self._waiters, {}
@@ -258,7 +279,7 @@ class Leader:
             len(self.timers) + len(self.expiries),
             self.shuffle.in_flight(),
             self.shuffle.sent_count,
-            self._log.statistics(),
+            self._log.statistics() if self._log is not None else _NO_LOG,
             self.invoker.statistics(),
         )
 
@@ -267,6 +288,7 @@ class Leader:
         return len(self._waiters)
 
     def _take_office(self, announced: LeaderAnnounced) -> None:
+        assert self._announcement is not None
         mine = (self._announcement.epoch, self._announcement.incarnation)
         if (announced.epoch, announced.incarnation) != mine:
             return
@@ -306,6 +328,7 @@ class Leader:
         self._append(encode_command(command), Proposed(command, on_applied), 0)
 
     def _append(self, payload: bytes, proposed: Proposed, partition_key: int) -> None:
+        assert self._log is not None
         if self._log.is_stopped:
             raise OutcomeUnknown("the log was taken over by another leader")
         proposal = Proposal(
