@@ -88,6 +88,55 @@ FD_LONELY_TICKS = 12
 # One message a second to a peer says what its sender runs.
 FD_REPORT_TICKS = 4
 
+# --- Between the nodes of a cluster ---------------------------------------------------------------
+# Nothing larger is read off the network, whoever sent it; longer messages travel in pieces.
+FABRIC_FRAME_BYTES_MAX = 1 * MIB
+FABRIC_PIECE_BYTES_MAX = 512 * KIB
+# What is gathered into one frame as long as more waits; a few of these keep a connection busy.
+FABRIC_FRAME_BYTES_TARGET = 256 * KIB
+# A batch of log records of one segment fits, whatever it is made of.
+FABRIC_MESSAGE_BYTES_MAX = RECORD_BYTES_MAX + 1 * MIB
+# Hellos, before anybody is known: names, ids, nonces.
+FABRIC_HELLO_BYTES_MAX = 4 * KIB
+# Strangers at the door at one time; the next one is turned away.
+FABRIC_HANDSHAKES_MAX = 64
+FABRIC_HANDSHAKE_MS = 5_000
+FABRIC_CONNECT_MS = 5_000
+# Asks wait while more than this is queued for a peer …
+FABRIC_QUEUE_BYTES_HIGH = 16 * MIB
+# … and beyond this, or when it took nothing for so long, the peer is cut off.
+FABRIC_QUEUE_BYTES_MAX = 128 * MIB
+FABRIC_STALL_TICKS_MAX = 10
+# Each side says something once per tick; a side that was silent for so many is gone. Ticks of the
+# own loop count, so a loop that stood still doesn't blame the others.
+FABRIC_TICK_MS = 1_000
+FABRIC_SILENT_TICKS_MAX = 4
+# Between attempts to reach a member that was lost.
+FABRIC_RETRY_MS_INITIAL = 50
+FABRIC_RETRY_MS_MAX = 2_000
+# Streams: bytes that may be ahead of whoever takes them, per stream; and streams per peer.
+FABRIC_STREAM_CREDIT_BYTES = 1 * MIB
+FABRIC_STREAMS_PER_PEER_MAX = 1_024
+# A secret that is shorter can be found by trying. 16 characters of base64 are 96 bits.
+FABRIC_SECRET_BYTES_MIN = 16
+FABRIC_SECRET_BYTES_MAX = 4 * KIB
+
+# --- Leadership ---------------------------------------------------------------------------------
+# A controller names a new leader within one of its rounds; replicas wait for three detection
+# periods before they name themselves, one after the other.
+CONTROLLER_TICK_MS = 2_000
+NOMINATION_GRACE_MS = 6_000
+CLAIM_RANK_WAIT_MS = 500
+# A claim that has not led to a segment by now was made by somebody who can't; also how long a
+# leader may keep silent about leading.
+CLAIM_TIMEOUT_MS = 10_000
+CLAIM_BACKOFF_MS_INITIAL = 500
+CLAIM_BACKOFF_MS_MAX = 10_000
+HAND_OVER_MS = 10_000
+# A leader that can't commit, or that nobody hears, starts nothing new, then gives up.
+CUT_OFF_PAUSE_MS = 5_000
+CUT_OFF_RESIGN_MS = 15_000
+
 # --- Partition store ----------------------------------------------------------------------------
 # Times two and the number of partitions, this is what a busy node holds beyond an idle one.
 MEMTABLE_FLUSH_BYTES = 1 * MIB
@@ -111,6 +160,18 @@ EXPIRY_REST_MS = 40
 OUTBOX_TRIM_INTERVAL_MS = 50
 # Outbox messages in flight towards one partition; the rest stay in the table.
 OUTBOX_WINDOW_COUNT = 1_024
+# After this long without an acknowledgement messages are sent again: far more than a commit takes.
+OUTBOX_STALL_MS = 1_000
+
+# --- Routing to the leader --------------------------------------------------------------------
+# Within this time a lost leader is replaced, or something is wrong that waiting doesn't mend.
+ROUTE_PATIENCE_MS = 30_000
+# A leader that is cut off never answers; what it was asked is then asked of its successor.
+ROUTE_ASK_MS = 5_000
+# Waiting for a result is renewed this often, should the other side have forgotten about it.
+ROUTE_WATCH_MS = 60_000
+ROUTE_RETRY_MS_INITIAL = 20
+ROUTE_RETRY_MS_MAX = 250
 
 # --- Snapshots ------------------------------------------------------------------------------------
 # A chunk is one object, held in memory while it is sent. Snapshots larger than so many of the
@@ -150,6 +211,14 @@ TRIM_DELAY_MS = 600_000
 # --- Invoker ------------------------------------------------------------------------------------
 # Running or backing off, per partition (spec 5.12).
 CONCURRENT_INVOCATIONS_MAX = 1_000
+# Attempts that one origin is busy with before further ones wait for their start: enough for workers
+# on many cores, few enough for one that juggles all of them on one core.
+ATTEMPTS_BUSY_MAX = 128
+# An attempt that is silent for longer waits for something and is not busy: how long follows from how
+# fast the service answers, within these bounds. The upper one times the former is a rate, 1,280
+# starts a second, which is let through to services whatever they do.
+ATTEMPTS_BUSY_SILENCE_MS_MIN = 10
+ATTEMPTS_BUSY_SILENCE_MS_MAX = 100
 EAGER_STATE_BYTES_MAX = MESSAGE_BYTES_MAX
 # Events are for people to read: the latest ones of an invocation, cut to what fits a screen.
 EVENTS_PER_INVOCATION_MAX = 100
@@ -210,6 +279,26 @@ METADATA_ENTRIES_KEPT = 10_000
 METADATA_ENTRIES_BYTES = 4 * MIB
 # A dump travels to a member that fell behind in pieces of this size.
 METADATA_DUMP_PIECE_BYTES = 64 * KIB
+# Keys remembered for those who watch; whoever is further behind hears of all keys.
+METADATA_CHANGES_KEPT = 1_024
+METADATA_TICK_MS = 20
+# One try of a member to commit, and the pause before the next.
+METADATA_TRY_MS = 1_000
+METADATA_PAUSE_MS = 50
+# A call as a whole: an election, its repetition, and some.
+METADATA_CALL_MS = 8_000
+METADATA_WATCH_MS = 10_000
+# A member commits a barrier so often; connected to a majority and without one for so long, its
+# process ends and is started again.
+METADATA_HEALTH_MS = 2_000
+METADATA_STALLED_MS = 30_000
+# A member whose loop stands still for so long is killed from outside of the loop.
+METADATA_STUCK_MS = 15_000
+# One message between a node and its member.
+METADATA_MESSAGE_BYTES_MAX = 96 * MIB
+# Pause before a member's process is started again.
+METADATA_RESTART_FIRST_MS = 100
+METADATA_RESTART_MAX_MS = 10_000
 
 # --- AWS Lambda -----------------------------------------------------------------------------------
 # A thread each while a function runs; more calls wait.
@@ -302,16 +391,26 @@ assert EFFECT_BYTES_PER_RECORD_MAX < RECORD_BYTES_MAX
 assert MEMTABLE_FLUSH_BYTES < MEMTABLE_BYTES_MAX
 assert PARTITIONS_SINGLE_NODE <= PARTITIONS_MAX
 assert REQUESTS_PER_CONNECTION_MAX + 2 * STREAMS_PER_CONNECTION_MAX < 4_096
+assert ATTEMPTS_BUSY_SILENCE_MS_MIN < ATTEMPTS_BUSY_SILENCE_MS_MAX
 assert STREAMS_BEFORE_SETTINGS_MAX <= STREAMS_PER_CONNECTION_MAX
 assert RESETS_PER_CONNECTION_MAX + STREAMS_PER_CONNECTION_MAX < 256
 assert IDENTITY_TOKEN_REUSED_S < IDENTITY_LEEWAY_S
 # Two ticks may be lost without harm, and the lonely learn it after others have taken them for dead.
 assert 2 < FD_RESET_TICKS < FD_DEAD_TICKS < FD_LONELY_TICKS < FD_SUSPECT_TICKS
+assert CONTROLLER_TICK_MS < NOMINATION_GRACE_MS
+assert FD_TICK_MS * FD_DEAD_TICKS * 3 <= NOMINATION_GRACE_MS < CLAIM_TIMEOUT_MS
+assert CUT_OFF_PAUSE_MS < CUT_OFF_RESIGN_MS
 assert FUNCTION_BODY_BYTES_MAX > FRAME_BYTES_MAX
 assert INGRESS_BUFFERED_BYTES_MAX > 2 * MESSAGE_BYTES_MAX
+assert METADATA_BYTES_MAX < METADATA_MESSAGE_BYTES_MAX
+assert METADATA_TRY_MS < METADATA_CALL_MS
 # A window that is full but for one byte takes one more record, becomes one STORE frame, and its
 # group may end with a checkpoint; all of it fits into a log file.
 assert WAL_GROUP_BYTES_MAX + WINDOW_BYTES_MAX + RECORD_BYTES_MAX + 4 * MIB < WAL_FILE_BYTES
+# A piece with its header, and what was gathered before it, fit into a frame with its seal.
+assert FABRIC_FRAME_BYTES_TARGET + FABRIC_PIECE_BYTES_MAX + 64 <= FABRIC_FRAME_BYTES_MAX
+assert RECORD_BYTES_MAX < FABRIC_MESSAGE_BYTES_MAX < FABRIC_QUEUE_BYTES_MAX
+assert WINDOW_BYTES_MAX <= FABRIC_QUEUE_BYTES_HIGH < FABRIC_QUEUE_BYTES_MAX
 # The number of frames in a group is a u16, and the shortest frame has 78 bytes.
 assert WAL_GROUP_BYTES_MAX // 78 < 1 << 16
 assert QUERY_PIECE_BYTES < RESPONSE_PENDING_BYTES_HIGH < INGRESS_BUFFERED_BYTES_MAX

@@ -15,6 +15,7 @@ from enum import Enum, IntEnum
 
 import msgspec
 
+from perdure.cluster.core.messages import Message
 from perdure.cluster.core.types import NodeId, Writer
 from perdure.core.limits import (
     FD_DEAD_TICKS,
@@ -86,7 +87,7 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     mood: Mood
 
 
-class Gossip(msgspec.Struct, frozen=True, array_like=True, tag="gossip"):
+class Gossip(Message, frozen=True, tag=0x0201):
     """The sender's beat first, then what it knows of others."""
 
     beats: tuple[Beat, ...]
@@ -135,6 +136,7 @@ class _Peer:
         "is_cut",
         "is_heard",
         "mood",
+        "replicas",
         "report",
         "silent",
         "state",
@@ -151,7 +153,11 @@ class _Peer:
         self.suspect_left = 0
         self.is_cut = False
         self.is_heard = False
-        self.report = Report()
+        self.set_report(Report())
+
+    def set_report(self, report: Report) -> None:
+        self.report = report
+        self.replicas = {replica.partition: replica for replica in report.replicas}
 
 
 class FailureDetector:
@@ -215,6 +221,13 @@ class FailureDetector:
         peer = self._peers.get(node)
         return peer.report if peer is not None else Report()
 
+    def replica_report(self, writer: Writer, partition: int) -> ReplicaReport | None:
+        """What another node's process says of its replica; None: nothing, or it is not that run."""
+        peer = self._peers.get(writer.node)
+        if peer is None or peer.writer != writer:
+            return None
+        return peer.replicas.get(partition)
+
     # --- What happens ---------------------------------------------------------------------------
 
     def set_members(self, nodes: Iterable[NodeId]) -> list[Effect]:
@@ -251,7 +264,7 @@ class FailureDetector:
         peer = self._peers[sender]
         is_news = self._learn(gossip.beats[0], is_direct=True, effects=effects)
         if is_news and gossip.report is not None:
-            peer.report = gossip.report
+            peer.set_report(gossip.report)
         for beat in gossip.beats[1:]:
             self._learn(beat, is_direct=False, effects=effects)
         return effects
@@ -305,7 +318,7 @@ class FailureDetector:
             peer.is_cut = False
         if is_new_run:
             peer.suspect_left = 0
-            peer.report = Report()
+            peer.set_report(Report())
         elif peer.state.is_gone:
             peer.suspect_left = FD_SUSPECT_TICKS
         self._judge(node, peer, effects, is_changed=is_new_run or known is None)
