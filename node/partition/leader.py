@@ -4,6 +4,7 @@
 for a result. On taking office everything is found again by scanning tables; actions are only hints.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,8 +44,8 @@ from perdure.node.partition.shuffle import Shuffle
 from perdure.node.partition.timers import TimerService
 from perdure.node.traces.tracer import Tracer
 from perdure.storage.keys import split_timer_key
-from perdure.storage.tables.invocations import Result
-from perdure.storage.tables.timers import Outgoing, TimerKind
+from perdure.storage.tables.invocations import Result, Status, split_status_key
+from perdure.storage.tables.timers import Outgoing, TimerKind, inbound_counter
 from perdure.storage.wal_format import ProducerKind
 
 log = logger("partition")
@@ -93,6 +94,8 @@ class Leader:
         self._log: SegmentLog[Proposed] | None = None
         self._announcement: Announce | None = None
         self._waiters: dict[InvocationId, dict[object, Waiter]] = {}
+        self._received: dict[int, int] = {}  # by source: the last message appended in this term
+        self._loop = asyncio.get_running_loop()
         self._is_leading = False
         self._on_decided: Callable[[], None] | None = None
         self.tracer: Tracer | None = None
@@ -100,6 +103,7 @@ class Leader:
 
     def _prepare(self) -> None:
         processor, store = self._processor, self._processor.store
+        self._received.clear()
         self.shuffle = Shuffle(
             store,
             lambda target, sequence, message: self._route_message(
@@ -172,14 +176,24 @@ class Leader:
         self.propose(effects, partition_key_of(effects.id), on_applied)
 
     def receive(self, source: int, sequence: int, message: Outgoing) -> None:
-        """Append a message of another partition's outbox.
+        """Append a message of another partition's outbox; the next one, or one that came before.
 
         Raises:
-            PerdureError: as ``propose``; the source tries again.
+            PerdureError: as ``propose``, or messages before this one are missing; the source sends
+                again all that is not acknowledged.
         """
         if not self._is_leading:
             raise PartitionUnavailable("not leading yet")
         self._processor.check_available()
+        applied = self._processor.store.sequences.get(inbound_counter(source)) or 0
+        received = max(applied, self._received.get(source, 0))
+        if sequence <= received:
+            if sequence <= applied:
+                partition = self._processor.partition
+                self._loop.call_soon(self._route_applied, partition, source, applied)
+            return
+        if sequence != received + 1:
+            raise PartitionUnavailable(f"messages of partition {source} are missing before this")
         assert self._log is not None
         proposal = Proposal(
             kind=RECORD_KIND_COMMAND,
@@ -191,6 +205,7 @@ class Leader:
             producer_seq=sequence,
         )
         self._log.append(proposal, Proposed(decode_command(message.payload), None))
+        self._received[source] = sequence
 
     def wait(self, invocation: InvocationId, waiter: Waiter) -> Callable[[], None]:
         """Call ``waiter`` with the result when the invocation ends; returns how to stop waiting.
@@ -296,11 +311,11 @@ class Leader:
         store = self._processor.store
         lower = b""
         resumed = 0
-        while found := store.invoked.scan(lower, _SCAN_COUNT):
+        while found := store.of_statuses(Status.INVOKED, Status.INVOKED, lower, _SCAN_COUNT):
             for key, session in found:
-                self.invoker.start(InvocationId(key), session)
+                self.invoker.start(split_status_key(key)[2], session)
             resumed += len(found)
-            lower = store.invoked.after(found[-1][0])
+            lower = found[-1][0] + b"\0"
         self.timers.start()
         self.expiries.start()
         self.shuffle.start()

@@ -1,7 +1,8 @@
 """Carries a partition's outbox to other partitions, in order, and trims what has arrived.
 
 The receiving end drops repeats by sequence, so everything not yet known to be applied is simply
-sent again after a restart.
+sent again: after a restart, when it was refused, and when nothing was heard of it for a while
+because a session, or the leader at the other end, was lost on the way.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 
 from perdure.core.errors import PerdureError
 from perdure.core.invariant import invariant
-from perdure.core.limits import OUTBOX_TRIM_INTERVAL_MS, OUTBOX_WINDOW_COUNT
+from perdure.core.limits import OUTBOX_STALL_MS, OUTBOX_TRIM_INTERVAL_MS, OUTBOX_WINDOW_COUNT
 from perdure.storage.keys import outbox_key, split_outbox_key
 from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.timers import Outgoing
@@ -24,12 +25,14 @@ Deliver = Callable[[int, int, Outgoing], None]
 
 @dataclass(slots=True)
 class _Lane:
-    """``acked <= sent <= stored``: sequences towards one partition."""
+    """``acked <= sent <= stored``: sequences towards one partition. ``stalled_at``: what had been
+    acknowledged when the lane was last looked at while something was in flight."""
 
     acked: int
     sent: int
     stored: int
     retry: asyncio.TimerHandle | None = field(default=None)
+    stalled_at: int = -1
 
 
 class Shuffle:
@@ -45,6 +48,7 @@ class Shuffle:
         self._lanes: dict[int, _Lane] = {}
         self._untrimmed: dict[int, int] = {}
         self._trimmer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
         self._is_stopped = False
         self.sent_count = 0
 
@@ -76,12 +80,21 @@ class Shuffle:
         if lane is None or sequence <= lane.acked or self._is_stopped:
             return
         lane.acked = sequence
+        lane.sent = max(lane.sent, sequence)  # what is sent again may be acknowledged meanwhile
         self._untrimmed[partition] = sequence
         if self._trimmer is None:
             self._trimmer = self._loop.call_later(
                 OUTBOX_TRIM_INTERVAL_MS / 1000, self._trim_applied
             )
         self._pump(partition)
+
+    def resend_later(self, partition: int) -> None:
+        """What is not acknowledged did not arrive: send it again, in a moment."""
+        lane = self._lanes.get(partition)
+        if lane is None or lane.retry is not None or self._is_stopped:
+            return
+        lane.sent = lane.acked
+        lane.retry = self._loop.call_later(_REFUSED_RETRY_SECONDS, self._pump_again, partition)
 
     def in_flight(self) -> int:
         """Messages handed over and not known to be applied."""
@@ -91,6 +104,8 @@ class Shuffle:
         self._is_stopped = True
         if self._trimmer is not None:
             self._trimmer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         for lane in self._lanes.values():
             if lane.retry is not None:
                 lane.retry.cancel()
@@ -115,6 +130,21 @@ class Shuffle:
                 return
             lane.sent = sequence
             self.sent_count += 1
+            if self._watch is None:
+                self._watch = self._loop.call_later(OUTBOX_STALL_MS / 1000, self._look)
+
+    def _look(self) -> None:
+        """Send again where something is in flight and nothing was acknowledged since last time."""
+        self._watch = None
+        for partition, lane in self._lanes.items():
+            if lane.sent == lane.acked:
+                lane.stalled_at = -1
+            elif lane.stalled_at == lane.acked:
+                self.resend_later(partition)
+            else:
+                lane.stalled_at = lane.acked
+        if any(lane.acked < lane.stored for lane in self._lanes.values()):
+            self._watch = self._loop.call_later(OUTBOX_STALL_MS / 1000, self._look)
 
     def _pump_again(self, partition: int) -> None:
         self._lanes[partition].retry = None

@@ -1,0 +1,106 @@
+"""What nodes say to each other about partitions: messages 0x0401 on (cluster/core/messages.py)."""
+
+from perdure.cluster.core.messages import Message, Request
+from perdure.core.ids import InvocationId
+from perdure.engine.actions import Accepted, Existing, Outcome, Verdict
+from perdure.storage.tables.invocations import Result, Target
+
+
+class Applied(Message, frozen=True, tag=0x0401):
+    """A command's outcome. ``accepted`` or ``existing`` for invocations, ``verdict`` for requests
+    of operators, none of them for what has no outcome."""
+
+    accepted: int | None = None
+    existing: tuple[int, Result | None, int, bool] | None = None
+    verdict: str | None = None
+
+
+class Propose(Request[Applied], frozen=True, tag=0x0402):
+    """Have an encoded command applied by the partition, if the receiver leads it."""
+
+    partition: int
+    partition_key: int
+    command: bytes
+
+
+class Known(Message, frozen=True, tag=0x0403):
+    """What tables know of an invocation: nothing, its target, or its result too."""
+
+    target: Target | None
+    result: Result | None
+    expires_at_ms: int
+
+
+class LookUp(Request[Known], frozen=True, tag=0x0404):
+    """What is known of an invocation?"""
+
+    partition: int
+    invocation: InvocationId
+
+
+class Ended(Message, frozen=True, tag=0x0405):
+    """An invocation's result."""
+
+    result: Result
+
+
+class Watch(Request[Ended], frozen=True, tag=0x0406):
+    """Answer when the invocation has ended. ``ticket``: the asker's name for this wish."""
+
+    partition: int
+    invocation: InvocationId
+    ticket: int
+
+
+class Unwatch(Message, frozen=True, tag=0x0407):
+    """Nobody waits under this ticket any more."""
+
+    ticket: int
+
+
+class Deliver(Message, frozen=True, tag=0x0408):
+    """A message of ``source``'s outbox for ``target``, in the order of ``sequence``."""
+
+    source: int
+    target: int
+    sequence: int
+    partition_key: int
+    payload: bytes
+
+
+class Delivered(Message, frozen=True, tag=0x0409):
+    """``target`` has applied ``source``'s messages up to ``sequence``."""
+
+    source: int
+    target: int
+    sequence: int
+
+
+class Undelivered(Message, frozen=True, tag=0x040A):
+    """``target`` didn't take what ``source`` sent: send again all that is not ``Delivered``."""
+
+    source: int
+    target: int
+
+
+def pack(outcome: Outcome) -> Applied:
+    """An outcome as it travels. What an attempt is told stays on its node: it never does."""
+    match outcome:
+        case Accepted():
+            return Applied(accepted=outcome.execute_at_ms)
+        case Existing():
+            fields = (outcome.execute_at_ms, outcome.result, outcome.expires_at_ms)
+            return Applied(existing=(*fields, outcome.is_repeat))
+        case Verdict():
+            return Applied(verdict=outcome.value)
+        case _:
+            return Applied()
+
+
+def unpack(applied: Applied) -> Outcome:
+    """The outcome that was packed."""
+    if applied.accepted is not None:
+        return Accepted(applied.accepted)
+    if applied.existing is not None:
+        return Existing(*applied.existing)
+    return Verdict(applied.verdict) if applied.verdict is not None else None

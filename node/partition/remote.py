@@ -1,0 +1,105 @@
+"""What other nodes ask of the partitions that this node leads."""
+
+from collections.abc import Callable
+
+from perdure.cluster.core.messages import Peer
+from perdure.cluster.transport import Answer, Transport
+from perdure.core.errors import PartitionUnavailable, PerdureError
+from perdure.core.ids import PartitionId
+from perdure.engine.actions import Outcome
+from perdure.engine.commands import decode_command
+from perdure.node.partition.gateway import LedPartition, find
+from perdure.node.partition.messages import (
+    Deliver,
+    Delivered,
+    Ended,
+    Known,
+    LookUp,
+    Propose,
+    Undelivered,
+    Unwatch,
+    Watch,
+    pack,
+)
+from perdure.node.partition.routing import gone
+from perdure.storage.tables.invocations import Result
+from perdure.storage.tables.timers import Outgoing
+
+
+class RemoteDesk:
+    """Serves the messages of ``node/partition/messages.py``."""
+
+    def __init__(self, partitions: list[LedPartition], transport: Transport) -> None:
+        self._here = {led.processor.partition: led for led in partitions}
+        self._transport = transport
+        self._watches: dict[tuple[int, int], Callable[[], None]] = {}
+        transport.serve(Propose, self._propose)
+        transport.serve(LookUp, self._look_up)
+        transport.serve(Watch, self._watch)
+        transport.serve(Unwatch, self._unwatch)
+        transport.serve(Deliver, self._deliver)
+        transport.serve(Delivered, self._delivered)
+        transport.serve(Undelivered, self._undelivered)
+
+    @property
+    def watching(self) -> int:
+        """Results that other nodes wait for here."""
+        return len(self._watches)
+
+    def _propose(self, _: Peer, request: Propose, answer: Answer) -> None:
+        def applied(outcome: Outcome) -> None:
+            answer(pack(outcome))
+
+        command = decode_command(request.command)
+        leader = self._led(request.partition).leader
+        leader.propose(command, request.partition_key, applied, answer)
+
+    def _look_up(self, _: Peer, request: LookUp, answer: Answer) -> None:
+        found = find(self._led(request.partition).processor.store, request.invocation)
+        if found is None:
+            answer(Known(None, None, 0))
+        else:
+            answer(Known(found.target, found.result, found.expires_at_ms))
+
+    def _watch(self, peer: Peer, request: Watch, answer: Answer) -> None:
+        led = self._led(request.partition)
+        found = find(led.processor.store, request.invocation)
+        if found is None:
+            raise gone(request.invocation)
+        if found.result is not None:
+            answer(Ended(found.result))
+            return
+        ticket = (peer.incarnation, request.ticket)
+
+        def told(result: Result | PerdureError) -> None:
+            self._watches.pop(ticket, None)
+            answer(result if isinstance(result, PerdureError) else Ended(result))
+
+        self._watches[ticket] = led.leader.wait(request.invocation, told)
+
+    def _unwatch(self, peer: Peer, message: Unwatch, _: Answer) -> None:
+        if (forget := self._watches.pop((peer.incarnation, message.ticket), None)) is not None:
+            forget()
+
+    def _deliver(self, _: Peer, message: Deliver, answer: Answer) -> None:
+        outgoing = Outgoing(message.partition_key, message.payload)
+        try:
+            self._led(message.target).leader.receive(message.source, message.sequence, outgoing)
+        except PerdureError:
+            answer(Undelivered(message.source, message.target))
+
+    def _delivered(self, _: Peer, message: Delivered, __: Answer) -> None:
+        if (led := self._here.get(PartitionId(message.source))) is not None:
+            led.leader.shuffle.applied(message.target, message.sequence)
+
+    def _undelivered(self, _: Peer, message: Undelivered, __: Answer) -> None:
+        if (led := self._here.get(PartitionId(message.source))) is not None:
+            led.leader.shuffle.resend_later(message.target)
+
+    def _led(self, partition: int) -> LedPartition:
+        led = self._here.get(PartitionId(partition))
+        if led is None or not led.leader.is_leading:
+            raise PartitionUnavailable(
+                f"partition {partition} is not led by this node (any more): ask the new leader"
+            )
+        return led
