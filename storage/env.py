@@ -5,19 +5,26 @@ is durable. Reads see one committed state until ``refresh``. Writes come from on
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import lmdb
 
-from perdure.core.errors import PartitionUnavailable, StoreUnreadable
-from perdure.core.limits import LMDB_KEY_BYTES_MAX, LMDB_MAP_BYTES_INITIAL, LMDB_READERS_MAX
+from perdure.core.errors import PartitionUnavailable, SnapshotDamaged, StoreUnreadable
+from perdure.core.limits import (
+    LMDB_KEY_BYTES_MAX,
+    LMDB_MAP_BYTES_INITIAL,
+    LMDB_READERS_MAX,
+    MIB,
+)
 from perdure.storage.disk import sync_path
 
 # Rows per native call: large enough to amortise the call, small enough to hand over the
 # interpreter lock often.
 _PUT_BATCH_COUNT = 256
+# Address space for what is written while a state is pinned; it costs nothing until it is used.
+_PIN_ROOM_BYTES = 1024 * MIB
 
 
 class MapFull(Exception):
@@ -42,6 +49,16 @@ class Snapshot(Protocol):
         self, lower: bytes, upper: bytes, rows_max: int, bytes_max: int
     ) -> list[tuple[bytes, bytes]]:
         """The first entries with keys in ``[lower, upper)``: at least one, if there are any.
+
+        Raises:
+            PartitionUnavailable: the environment was closed.
+        """
+        ...
+
+    def scan_back(
+        self, lower: bytes, upper: bytes, rows_max: int, bytes_max: int
+    ) -> list[tuple[bytes, bytes]]:
+        """The same from the end: the last entries, in descending order.
 
         Raises:
             PartitionUnavailable: the environment was closed.
@@ -88,8 +105,11 @@ class Env(Protocol):
         """The state of the last commit, to be read beside everything else. Close it soon."""
         ...
 
-    def grow(self) -> None:
-        """Double the map after ``MapFull``; no commit or scan may be under way."""
+    def grow(self) -> bool:
+        """Double the map after ``MapFull``; no commit or scan may be under way.
+
+        False: not now, because a state is pinned; try again later.
+        """
         ...
 
     def close(self) -> None: ...
@@ -111,6 +131,8 @@ class LmdbEnv:
             self._reader = self._env.begin(buffers=False)
             self._snapshots: set[LmdbSnapshot] = set()
             self._snapshots_lock = threading.Lock()
+            self._pins = 0
+            self._is_closing = False
         except lmdb.Error as error:
             raise StoreUnreadable(f"can't open the store at {folder}: {error}") from error
         if self._env.max_key_size() < LMDB_KEY_BYTES_MAX:
@@ -163,9 +185,22 @@ class LmdbEnv:
     def snapshot(self) -> Snapshot:
         return LmdbSnapshot(self._env, self._snapshots, self._snapshots_lock)
 
-    def grow(self) -> None:
+    def pin(self) -> "PinnedState":
+        """The state of the last commit, held to be copied; no commit may be under way."""
+        info = self._env.info()
+        used = (info["last_pgno"] + 1) * self._env.stat()["psize"]
+        # While pinned it can't grow, and pages that the copy needs are not used again.
+        while info["map_size"] < used * 2 + _PIN_ROOM_BYTES and self.grow():
+            info = self._env.info()
+        with self._snapshots_lock:
+            self._pins += 1
+            return PinnedState(self._env, self._unpin)
+
+    def grow(self) -> bool:
         # Growing moves the map: no transaction may be open, not even one that only reads.
         with self._snapshots_lock:
+            if self._pins:
+                return False
             self._reader.abort()
             for snapshot in self._snapshots:
                 snapshot.release()
@@ -173,6 +208,7 @@ class LmdbEnv:
             self._reader = self._env.begin(buffers=False)
             for snapshot in self._snapshots:
                 snapshot.begin()
+            return True
 
     def close(self) -> None:
         with self._snapshots_lock:
@@ -180,7 +216,16 @@ class LmdbEnv:
                 snapshot.release()
             self._snapshots.clear()
             self._reader.abort()
-            self._env.close()
+            self._is_closing = True
+            if not self._pins:  # or else the copy under way closes behind itself
+                self._env.close()
+
+    def _unpin(self, txn: "lmdb.Transaction[bytes]") -> None:
+        with self._snapshots_lock:
+            txn.abort()
+            self._pins -= 1
+            if self._is_closing and not self._pins:
+                self._env.close()
 
     def _grow_to_content(self) -> None:
         info = self._env.info()
@@ -227,6 +272,24 @@ class LmdbSnapshot:
                     break
         return found
 
+    def scan_back(
+        self, lower: bytes, upper: bytes, rows_max: int, bytes_max: int
+    ) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        with self._lock, self._open().cursor() as cursor:
+            is_there = cursor.prev() if cursor.set_range(upper) else cursor.last()
+            if not is_there:
+                return found
+            for key, value in cursor.iterprev():
+                if key < lower:
+                    break
+                found.append((key, value))
+                size += len(value)
+                if len(found) >= rows_max or size >= bytes_max:
+                    break
+        return found
+
     def close(self) -> None:
         with self._lock:
             self.release()
@@ -246,3 +309,58 @@ class LmdbSnapshot:
         if self._txn is None:
             raise PartitionUnavailable("the tables are closed: the node is stopping")
         return self._txn
+
+
+class PinnedState:
+    """A committed state that stays what it is, and where it is, until it is let go."""
+
+    def __init__(
+        self, env: lmdb.Environment, unpin: "Callable[[lmdb.Transaction[bytes]], None]"
+    ) -> None:
+        self._env = env
+        self._unpin = unpin
+        self._txn: lmdb.Transaction[bytes] | None = env.begin(buffers=False)
+        self.row_count: int = self._txn.stat()["entries"]
+
+    def copy_to(self, folder: Path) -> None:
+        """Write it, without free pages, into an empty folder; on any thread.
+
+        Raises:
+            OSError: no room, or the disk failed.
+        """
+        try:
+            self._env.copy(str(folder), compact=True, txn=self._txn)
+        except lmdb.Error as error:
+            raise OSError(str(error)) from error
+
+    def release(self) -> None:
+        """Let go."""
+        txn, self._txn = self._txn, None
+        if txn is not None:
+            self._unpin(txn)
+
+
+def read_only(folder: Path, key: bytes, row_count: int | None = None) -> bytes | None:
+    """One value of an environment that nobody writes to, if it has as many rows as it should.
+
+    ``row_count`` None: as it says itself, and then all of them are looked at.
+
+    Raises:
+        SnapshotDamaged: it is no environment, lacks rows, or can't be read.
+    """
+    try:
+        env = lmdb.open(str(folder), readonly=True, lock=False, create=False, max_readers=1)
+        try:
+            with env.begin() as txn, txn.cursor() as cursor:
+                found = txn.stat()["entries"]
+                if row_count is None:
+                    row_count = sum(1 for _ in cursor.iternext(keys=True, values=False))
+                if row_count != found:
+                    raise SnapshotDamaged(
+                        f"the store at {folder} has {found} rows instead of {row_count}"
+                    )
+                return txn.get(key)
+        finally:
+            env.close()
+    except lmdb.Error as error:
+        raise SnapshotDamaged(f"the store at {folder} can't be read: {error}") from error

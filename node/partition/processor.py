@@ -285,8 +285,10 @@ class Processor:
         if self._is_closed:
             return
         if isinstance(error, MapFull):
-            self.store.env.grow()
-            self._submit_flush(flush)
+            if self.store.env.grow():
+                self._submit_flush(flush)
+            else:  # a snapshot is being copied
+                self._loop.call_later(_FLUSH_RETRY_SECONDS, self._submit_flush, flush)
         elif isinstance(error, OSError):
             # Nothing is lost: the log keeps what the tables don't have yet.
             if self._flush_error is None:

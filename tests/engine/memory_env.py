@@ -28,6 +28,18 @@ class DictSnapshot:
             size += len(self._content[key])
         return found
 
+    def scan_back(
+        self, lower: bytes, upper: bytes, rows_max: int, bytes_max: int
+    ) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key in reversed(self._keys[: bisect_left(self._keys, upper)]):
+            if key < lower or len(found) >= rows_max or size >= bytes_max:
+                break
+            found.append((key, self._content[key]))
+            size += len(self._content[key])
+        return found
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -76,7 +88,7 @@ class MemoryEnv:
     def snapshot(self) -> Snapshot:
         return DictSnapshot(self._committed)
 
-    def grow(self) -> None:
+    def grow(self) -> bool:
         raise AssertionError("memory is never full")
 
     def close(self) -> None:

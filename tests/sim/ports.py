@@ -158,8 +158,9 @@ class SimEnv:
     def snapshot(self) -> Snapshot:
         return DictSnapshot(self._tables.committed)
 
-    def grow(self) -> None:
+    def grow(self) -> bool:
         self._tables.map_bytes *= 2
+        return True
 
     def close(self) -> None:
         """Handles cost nothing."""
