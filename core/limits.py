@@ -137,6 +137,20 @@ HAND_OVER_MS = 10_000
 CUT_OFF_PAUSE_MS = 5_000
 CUT_OFF_RESIGN_MS = 15_000
 
+# --- Controller ---------------------------------------------------------------------------------
+# Tables are made anew elsewhere once a node has been dead for so long: most come back before.
+REPLICA_REPAIR_MS = 5 * 60 * 1000
+# Replica sets that change at once: each may download a partition.
+REPLICA_CHANGES_MAX = 8
+# A replica that lacks no more may be handed the leadership.
+REPLICA_LAG_RECORDS_MAX = 1_000
+# A node gives or takes one leadership in so long, for balance; one that drains gives more at once.
+LEADER_MOVE_REST_MS = 10_000
+DRAIN_MOVES_MAX = 4
+# Nothing is balanced until a controller has looked on for so long, nor soon after a failover.
+BALANCE_SETTLE_MS = 10_000
+BALANCE_PAUSE_MS = 60_000
+
 # --- Partition store ----------------------------------------------------------------------------
 # Times two and the number of partitions, this is what a busy node holds beyond an idle one.
 MEMTABLE_FLUSH_BYTES = 1 * MIB

@@ -166,8 +166,8 @@ class FailureDetector:
     def __init__(self, me: Writer, members: Iterable[NodeId]) -> None:
         self.me = me
         self.mood = Mood.WELL
-        self.report = Report()
         self.conflicts = 0
+        self.set_report(Report())
         self._count = 0
         self._echoed = 0
         self._unheard = 0
@@ -221,12 +221,18 @@ class FailureDetector:
         peer = self._peers.get(node)
         return peer.report if peer is not None else Report()
 
+    def set_report(self, report: Report) -> None:
+        """What the others are told of this node from now on."""
+        self.report = report
+        self._own_replicas = {replica.partition: replica for replica in report.replicas}
+
     def replica_report(self, writer: Writer, partition: int) -> ReplicaReport | None:
-        """What another node's process says of its replica; None: nothing, or it is not that run."""
-        peer = self._peers.get(writer.node)
-        if peer is None or peer.writer != writer:
+        """What a run of a node says of its replica; None: nothing, or it is not its latest run."""
+        if self.writer(writer.node) != writer:
             return None
-        return peer.replicas.get(partition)
+        if writer == self.me:
+            return self._own_replicas.get(partition)
+        return self._peers[writer.node].replicas.get(partition)
 
     # --- What happens ---------------------------------------------------------------------------
 

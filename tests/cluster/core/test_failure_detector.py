@@ -233,7 +233,9 @@ def test_the_survivor_of_two_is_not_isolated() -> None:
 
 def test_reports_go_out_now_and_then() -> None:
     detector = _detector((1, 2))
-    detector.report = Report(7, False, (ReplicaReport(3, Role.LEADER, 5, 10, 9),))
+    replica = ReplicaReport(3, Role.LEADER, 5, 10, 9)
+    detector.set_report(Report(7, False, (replica,)))
+    assert detector.replica_report(_writer(1), 3) == replica
     detector.on_gossip(_beat(2, 1))
     ticks = [
         any(isinstance(e, SendGossip) and e.gossip.report is not None for e in detector.tick(0))
@@ -246,13 +248,17 @@ def test_reports_go_out_now_and_then() -> None:
 
 def test_the_latest_report_stands_until_the_node_starts_again() -> None:
     detector = _detector()
-    report = Report(1, True, ())
+    replica = ReplicaReport(3, Role.LEADER, 5, 10, 9)
+    report = Report(1, True, (replica,))
     detector.on_gossip(Gossip(_beat(2, 1).beats, report))
+    assert detector.replica_report(_writer(2), 3) == replica
     detector.on_gossip(_beat(2, 2))
     detector.on_gossip(Gossip(_beat(2, 1).beats, Report(5)))  # an old one, late
     assert detector.report_of(TWO) == report
     detector.on_gossip(_beat(2, 1, generation=2))
     assert detector.report_of(TWO) == Report()
+    assert detector.replica_report(_writer(2), 3) is None
+    assert detector.replica_report(_writer(2, 2), 3) is None
 
 
 @given(st.lists(st.tuples(st.integers(2, 3), st.integers(0, 3), st.integers(0, 9)), max_size=30))
