@@ -15,10 +15,10 @@ from perdure.engine.commands import (
 from perdure.engine.futures import settle
 from perdure.engine.journal import Journaling, append_command
 from perdure.engine.lifecycle import end_with_output, finish, stop
-from perdure.engine.tape import Tape, lookup_of, run, stop_running
+from perdure.engine.tape import Tape, lookup_of, move, run
 from perdure.engine.turn import Turn
 from perdure.proto.frames import MessageType
-from perdure.storage.tables.invocations import Invoked, Suspended
+from perdure.storage.tables.invocations import Invoked, Status, Suspended
 from perdure.storage.tables.journal import EventKind
 
 
@@ -94,10 +94,11 @@ def _terminate(
             lookup = lookup_of(turn.store, target, effect.delivered)
             rest = settle(effect.awaiting, lookup)
             if rest is None:
-                run(turn, target, Invoked(spec, tape.progress(), turn.lsn))
+                running = Invoked(spec, tape.progress(), turn.lsn)
+                run(turn, target, running, Status.INVOKED)
             else:
                 tape.event(EventKind.SUSPENDED, None, rest)
                 suspended = Suspended(spec, tape.progress(), rest, effect.delivered)
                 turn.store.invocations.put(target, suspended)
-                stop_running(turn, target)
+                move(turn.store, target, spec, Status.INVOKED, Status.SUSPENDED)
     return recorded

@@ -7,7 +7,7 @@ from perdure.core.invariant import invariant
 from perdure.engine import notifications
 from perdure.engine.actions import Accepted, Existing
 from perdure.engine.commands import Complete, Invoke
-from perdure.engine.tape import run
+from perdure.engine.tape import move, run
 from perdure.engine.turn import Turn
 from perdure.proto.frames import MessageType
 from perdure.storage.keys import index_suffix, sequence_suffix
@@ -22,6 +22,7 @@ from perdure.storage.tables.invocations import (
     Progress,
     Scheduled,
     Spec,
+    Status,
     attacher_suffix,
 )
 from perdure.storage.tables.journal import Entry
@@ -55,14 +56,21 @@ def accept(turn: Turn, command: Invoke) -> Accepted | Existing:
     )
     if command.execute_at_ms:
         turn.store.invocations.put(command.id, Scheduled(spec, False))
+        move(turn.store, command.id, spec, None, Status.SCHEDULED)
         turn.set_timer(command.execute_at_ms, TimerKind.START, command.id, turn.lsn)
     else:
         enter(turn, command.id, spec, has_attachers=False)
     return Accepted(command.execute_at_ms)
 
 
-def enter(turn: Turn, target: InvocationId, spec: Spec, has_attachers: bool) -> None:
-    """Start the invocation, or queue it behind its key's lock."""
+def enter(
+    turn: Turn,
+    target: InvocationId,
+    spec: Spec,
+    has_attachers: bool,
+    before: Status | None = None,
+) -> None:
+    """Start the invocation, which was ``before`` or is new, or queue it behind its key's lock."""
     if spec.target.kind == HandlerKind.EXCLUSIVE:
         assert spec.target.key is not None
         group = turn.object(spec.target.service, spec.target.key)
@@ -73,12 +81,15 @@ def enter(turn: Turn, target: InvocationId, spec: Spec, has_attachers: bool) -> 
                 group, Lock(lock.holder, lock.acquired_at_ms, lock.head, lock.tail + 1)
             )
             turn.store.invocations.put(target, Inboxed(spec, has_attachers, lock.tail, turn.now_ms))
+            move(turn.store, target, spec, before, Status.INBOXED)
             return
         turn.store.locks.put(group, Lock(target, turn.now_ms, 0, 0))
-    start(turn, target, spec, has_attachers)
+    start(turn, target, spec, has_attachers, before)
 
 
-def start(turn: Turn, target: InvocationId, spec: Spec, has_attachers: bool) -> None:
+def start(
+    turn: Turn, target: InvocationId, spec: Spec, has_attachers: bool, before: Status | None
+) -> None:
     """Run an invocation for the first time: its journal is the Input, or a copied prefix."""
     prefix = spec.prefix
     length, commands, pin = (
@@ -87,14 +98,14 @@ def start(turn: Turn, target: InvocationId, spec: Spec, has_attachers: bool) -> 
         else (prefix.journal_length, prefix.command_count, prefix.pin)
     )
     progress = Progress(length, commands, pin, turn.now_ms, turn.now_ms, 0, has_attachers)
-    run(turn, target, Invoked(spec, progress, turn.lsn))
+    run(turn, target, Invoked(spec, progress, turn.lsn), before)
 
 
 def start_scheduled(turn: Turn, target: InvocationId, accepted_lsn: int) -> None:
     """A delayed start is due."""
     row = turn.store.invocations.get(target)
     if isinstance(row, Scheduled) and row.spec.accepted_lsn == accepted_lsn:
-        enter(turn, target, row.spec, row.has_attachers)
+        enter(turn, target, row.spec, row.has_attachers, Status.SCHEDULED)
 
 
 def add_attacher(turn: Turn, target: InvocationId, row: Invocation, sink: CallerSink) -> None:

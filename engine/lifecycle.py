@@ -20,11 +20,12 @@ from perdure.engine.actions import (
 from perdure.engine.commands import Complete, Kill
 from perdure.engine.invoke import start
 from perdure.engine.objects import apply_mutation, drop_promises
-from perdure.engine.tape import Tape, notify, run, stop_running
+from perdure.engine.tape import Tape, move, notify, run
 from perdure.engine.turn import Turn
 from perdure.proto.frames import MessageType
 from perdure.storage.keys import index_suffix, sequence_suffix, timer_key
 from perdure.storage.tables.invocations import (
+    STATUS_OF,
     CallerSink,
     Completed,
     Failure,
@@ -38,6 +39,7 @@ from perdure.storage.tables.invocations import (
     Scheduled,
     Spec,
     Started,
+    Status,
     Success,
     Suspended,
     weight,
@@ -51,12 +53,16 @@ KILLED = Failure(409, "killed")
 
 
 def finish(
-    turn: Turn, target: InvocationId, spec: Spec, progress: Progress, result: Result
+    turn: Turn,
+    target: InvocationId,
+    spec: Spec,
+    progress: Progress,
+    result: Result,
+    before: Status = Status.INVOKED,
 ) -> None:
     """End a started invocation: answer its callers, keep or drop what retention says."""
     store = turn.store
     _answer(turn, target, spec, progress.has_attachers, result)
-    stop_running(turn, target)
     store.notifications.clear(target)
     keeps_journal = spec.journal_retention_ms > 0 and spec.completion_retention_ms > 0
     if not keeps_journal:
@@ -68,6 +74,7 @@ def finish(
         store.invocations.put(
             target, Completed(spec, progress, turn.now_ms, isinstance(result, Success))
         )
+        move(store, target, spec, before, Status.COMPLETED)
         lsn = spec.accepted_lsn
         expiry = turn.now_ms + spec.completion_retention_ms
         turn.set_timer(expiry, TimerKind.EXPIRE_COMPLETION, target, lsn)
@@ -76,6 +83,7 @@ def finish(
             turn.set_timer(expiry, TimerKind.EXPIRE_JOURNAL, target, lsn)
     else:
         store.invocations.delete(target)
+        move(store, target, spec, before, None)
     if spec.target.kind == HandlerKind.EXCLUSIVE:
         release_lock(turn, spec, target)
 
@@ -102,7 +110,7 @@ def release_lock(turn: Turn, spec: Spec, holder: InvocationId) -> None:
         invariant(isinstance(row, Inboxed), "inboxes hold inboxed invocations", id=waiting.id)
         assert isinstance(row, Inboxed)
         store.locks.put(group, Lock(waiting.id, turn.now_ms, head, lock.tail))
-        start(turn, waiting.id, row.spec, row.has_attachers)
+        start(turn, waiting.id, row.spec, row.has_attachers, Status.INBOXED)
         return
     store.locks.delete(group)
 
@@ -147,7 +155,8 @@ def deliver_cancel(turn: Turn, target: InvocationId, row: Started) -> None:
     if isinstance(row, Paused):
         paused = turn.store.invocations.get(target)
         assert isinstance(paused, Paused)
-        run(turn, target, Invoked(paused.spec, paused.progress, turn.lsn))
+        running = Invoked(paused.spec, paused.progress, turn.lsn)
+        run(turn, target, running, Status.PAUSED)
 
 
 def kill(turn: Turn, target: InvocationId) -> Verdict:
@@ -166,7 +175,7 @@ def kill(turn: Turn, target: InvocationId) -> Verdict:
                     turn.send(child, Kill(child))
             # First the old stream goes; only then may the key's next holder start.
             turn.actions.append(AbortAttempt(target))
-            finish(turn, target, row.spec, row.progress, KILLED)
+            finish(turn, target, row.spec, row.progress, KILLED, STATUS_OF[type(row)])
     return Verdict.DONE
 
 
@@ -179,6 +188,7 @@ def purge(turn: Turn, target: InvocationId) -> Verdict:
         return Verdict.NOT_COMPLETED
     store = turn.store
     store.invocations.delete(target)
+    move(store, target, row.spec, Status.COMPLETED, None)
     store.results.delete(target)
     _drop_journal(turn, target)
     if row.spec.target.kind == HandlerKind.WORKFLOW_RUN:
@@ -234,17 +244,23 @@ def pause(turn: Turn, target: InvocationId) -> Verdict:
             turn.actions.append(WindDown(target, row.session))
             return Verdict.ACCEPTED
         case Suspended():
-            stop(turn, target, row.spec, Tape(turn, target, row.progress), None)
+            tape = Tape(turn, target, row.progress)
+            stop(turn, target, row.spec, tape, None, Status.SUSPENDED)
             return Verdict.ACCEPTED
 
 
 def stop(
-    turn: Turn, target: InvocationId, spec: Spec, tape: Tape, failure: AttemptFailure | None
+    turn: Turn,
+    target: InvocationId,
+    spec: Spec,
+    tape: Tape,
+    failure: AttemptFailure | None,
+    before: Status = Status.INVOKED,
 ) -> None:
     """Wait for an operator from here on."""
     tape.event(EventKind.PAUSED, failure)
     turn.store.invocations.put(target, Paused(spec, tape.progress()))
-    stop_running(turn, target)
+    move(turn.store, target, spec, before, Status.PAUSED)
 
 
 def resume(turn: Turn, target: InvocationId, pin: Pin | None = None) -> Verdict:
@@ -261,7 +277,8 @@ def resume(turn: Turn, target: InvocationId, pin: Pin | None = None) -> Verdict:
             progress = msgspec.structs.replace(row.progress, modified_at_ms=turn.now_ms)
             if pin is not None and progress.pin is not None:
                 progress = msgspec.structs.replace(progress, pin=pin)
-            run(turn, target, Invoked(row.spec, progress, turn.lsn))
+            running = Invoked(row.spec, progress, turn.lsn)
+            run(turn, target, running, STATUS_OF[type(row)])
             return Verdict.DONE
         case Invoked():
             if row.is_pausing:
@@ -309,6 +326,7 @@ def _remove_unstarted(
         turn.store.inbox.delete(group, sequence_suffix(row.sequence))
     turn.store.journal.clear(target)
     turn.store.invocations.delete(target)
+    move(turn.store, target, row.spec, STATUS_OF[type(row)], None)
 
 
 def _drop_journal(turn: Turn, target: InvocationId) -> None:

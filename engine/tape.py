@@ -24,8 +24,11 @@ from perdure.storage.tables.invocations import (
     Paused,
     Pin,
     Progress,
+    Spec,
     Started,
+    Status,
     Suspended,
+    status_key,
 )
 from perdure.storage.tables.journal import (
     AttemptFailure,
@@ -159,22 +162,32 @@ def notify(
         case Suspended():
             rest = arrive(row.awaiting, _arrival(*key))
             if rest is None:
-                run(turn, target, Invoked(row.spec, progress, turn.lsn))
+                run(turn, target, Invoked(row.spec, progress, turn.lsn), Status.SUSPENDED)
             else:
                 suspended = Suspended(row.spec, progress, rest, row.delivered)
                 turn.store.invocations.put(target, suspended)
 
 
-def run(turn: Turn, target: InvocationId, row: Invoked) -> None:
-    """Make the invocation run under a new session."""
+def run(turn: Turn, target: InvocationId, row: Invoked, before: Status | None) -> None:
+    """Make the invocation, which was ``before`` or is new, run under a new session."""
     turn.store.invocations.put(target, row)
-    turn.store.invoked.put(target, row.session)
+    move(turn.store, target, row.spec, before, Status.INVOKED, row.session)
     turn.actions.append(StartAttempt(target, row.session))
 
 
-def stop_running(turn: Turn, target: InvocationId) -> None:
-    """Take the invocation out of what a new leader would run."""
-    turn.store.invoked.delete(target)
+def move(
+    store: PartitionStore,
+    target: InvocationId,
+    spec: Spec,
+    before: Status | None,
+    after: Status | None,
+    session: int = 0,
+) -> None:
+    """Keep ``statuses`` in step with the invocation's row; None: there is none."""
+    if before is not None and before is not after:
+        store.statuses.delete(status_key(before, spec.created_at_ms, target))
+    if after is not None:
+        store.statuses.put(status_key(after, spec.created_at_ms, target), session)
 
 
 def _arrival(suffix: bytes, failed: bool) -> Arrival:

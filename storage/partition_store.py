@@ -21,7 +21,7 @@ from perdure.core.invariant import invariant
 from perdure.storage.env import Env
 from perdure.storage.keys import after_prefix, invocation_key, split_invocation_key
 from perdure.storage.memtable import MISSING, ROW_OVERHEAD_BYTES, Group, Memtable
-from perdure.storage.tables.invocations import CallerSink, Invocation, Result
+from perdure.storage.tables.invocations import CallerSink, Invocation, Result, Status
 from perdure.storage.tables.journal import Entry, Event
 from perdure.storage.tables.objects import Lock, ObjectNames, Promise, StateEntry, Waiting
 from perdure.storage.tables.timers import Outgoing
@@ -36,7 +36,7 @@ class TableId(IntEnum):
 
     META = 0
     INVOCATIONS = 1
-    INVOKED = 2
+    INVOKED = 2  # no more: STATUSES tells
     RESULTS = 3
     ATTACHERS = 4
     JOURNAL = 5
@@ -52,13 +52,13 @@ class TableId(IntEnum):
     SEQUENCES = 15
     EXPIRIES = 16
     LISTENERS = 17
+    STATUSES = 18
 
 
 # Their keys or groups are invocation ids.
 _OF_INVOCATIONS = frozenset(
     {
         TableId.INVOCATIONS,
-        TableId.INVOKED,
         TableId.RESULTS,
         TableId.ATTACHERS,
         TableId.JOURNAL,
@@ -312,7 +312,7 @@ class PartitionStore:
         self.time_ms = meta.time_ms
 
         self.invocations: Rows[Invocation] = Rows(self, TableId.INVOCATIONS, Invocation)
-        self.invoked: Rows[int] = Rows(self, TableId.INVOKED, int)
+        self.statuses: Rows[int] = Rows(self, TableId.STATUSES, int)
         self.results: Rows[Result] = Rows(self, TableId.RESULTS, Result)
         self.attachers: Groups[CallerSink] = Groups(self, TableId.ATTACHERS, CallerSink)
         self.journal: Groups[Entry] = Groups(self, TableId.JOURNAL, Entry)
@@ -359,6 +359,15 @@ class PartitionStore:
         self.env.refresh()
         self.frozen = None
         self.durable_lsn = flush.meta.applied_lsn
+
+    def of_statuses(
+        self, first: Status, last: Status, lower: bytes, limit: int
+    ) -> list[tuple[bytes, int]]:
+        """Up to ``limit`` rows of ``statuses`` from ``lower`` on, of ``first`` up to ``last``."""
+        found = self.statuses.scan(max(lower, bytes([first])), limit)
+        while found and found[-1][0][0] > last:
+            found.pop()
+        return found
 
     def scan_all(self, table: TableId, row_type: type[V]) -> Iterator[tuple[bytes, V]]:
         """Every row of a plain table as of the last flush, decoded."""

@@ -1,9 +1,10 @@
-"""Which rows a statement can't need: equalities of its filters become ranges of ordered keys. Pure.
+"""Which rows a statement can't need: what its filters say becomes ranges of ordered keys. Pure.
 
 Ranges may hold rows that the filters drop, never the other way round.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from perdure.core.hashing import key_partition_key
@@ -23,13 +24,52 @@ from perdure.storage.keys import (
 )
 from perdure.storage.partition_store import TableId
 
-Equalities = Mapping[str, frozenset[object]]
-"""Columns that one scan of a table restricts, and the values that pass."""
+Values = Mapping[str, frozenset[object]]
+"""Values by column."""
 
-Wanted = tuple[Equalities, ...]
-"""A row is needed if it passes any; a scan without restrictions is an empty mapping."""
 
-EVERYTHING: Wanted = ({},)
+class Span(NamedTuple):
+    """Times ``[lower, upper)``, in ms."""
+
+    lower: int
+    upper: int
+
+
+ALWAYS = Span(0, 1 << 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Restriction:
+    """What every row of one scan meets. By column: it has one of some values, none of some, a time
+    in a span."""
+
+    equal: Values = field(default_factory=dict[str, frozenset[object]])
+    unequal: Values = field(default_factory=dict[str, frozenset[object]])
+    spans: Mapping[str, Span] = field(default_factory=dict[str, Span])
+
+
+Wanted = tuple[Restriction, ...]
+"""A row is needed if it passes any."""
+
+EVERYTHING: Wanted = (Restriction(),)
+
+
+class Order(NamedTuple):
+    """By when they were made, the first ``limit`` rows are enough, with all that were made in the
+    same ms as the last of these."""
+
+    limit: int
+    is_descending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a statement needs of a table. ``columns``: all that it looks at; None: any."""
+
+    scans: Wanted = EVERYTHING
+    columns: frozenset[str] | None = None
+    order: Order | None = None
+
 
 _PARTITION_KEY_END = 1 << 64
 
@@ -43,34 +83,42 @@ class Range(NamedTuple):
 
 
 def invocation_ranges(
-    table: TableId, wanted: Wanted, count: int, key_column: str | None = None
+    table: TableId, need: Need, count: int, key_column: str | None = None
 ) -> list[Range]:
     """Of a table that is filed by invocation.
 
     ``key_column`` holds the object's key, whose hash names the partition of its invocations.
     """
     found: list[Range] = []
-    for equalities in wanted:
-        if "id" in equalities:
-            for invocation in _ids(equalities["id"]):
-                found += _below(table, invocation, equalities, count)
-        elif "partition_key" in equalities:
-            numbers = _numbers(equalities["partition_key"], _PARTITION_KEY_END)
-            found += _whole(table, {partition_of(number, count) for number in numbers})
-        elif key_column is not None and key_column in equalities:
-            keys = _texts(equalities[key_column])
-            found += _whole(table, {partition_of(key_partition_key(key), count) for key in keys})
-        else:
+    for scan in need.scans:
+        if "id" in scan.equal:
+            for invocation in ids_among(scan.equal["id"]):
+                found += _below(table, invocation, scan.equal, count)
+            continue
+        partitions = partitions_of(scan, count, key_column)
+        if partitions is None:
             return _whole(table, range(count))
-    return _merged(found)
+        found += _whole(table, partitions)
+    return merged(found)
 
 
-def object_ranges(table: TableId, wanted: Wanted, count: int) -> list[Range]:
+def partitions_of(scan: Restriction, count: int, key_column: str | None = None) -> set[int] | None:
+    """The partitions that hold the rows of a scan; None: all."""
+    if "partition_key" in scan.equal:
+        numbers = _numbers(scan.equal["partition_key"], _PARTITION_KEY_END)
+        return {partition_of(number, count) for number in numbers}
+    if key_column is not None and key_column in scan.equal:
+        keys = _texts(scan.equal[key_column])
+        return {partition_of(key_partition_key(key), count) for key in keys}
+    return None
+
+
+def object_ranges(table: TableId, need: Need, count: int) -> list[Range]:
     """Of a table whose keys begin with an object's group."""
     found: list[Range] = []
-    for equalities in wanted:
-        services = _some(equalities, "service_name")
-        keys = _some(equalities, "service_key")
+    for scan in need.scans:
+        services = _some(scan.equal, "service_name")
+        keys = _some(scan.equal, "service_key")
         if services is not None and keys is not None:
             for key in keys:
                 for service in services:
@@ -85,22 +133,20 @@ def object_ranges(table: TableId, wanted: Wanted, count: int) -> list[Range]:
             found += _whole(table, {partition_of(key_partition_key(key), count) for key in keys})
         else:
             return _whole(table, range(count))
-    return _merged(found)
+    return merged(found)
 
 
-def wanted_ids(wanted: Wanted, column: str = "id") -> list[InvocationId] | None:
+def wanted_ids(need: Need, column: str = "id") -> list[InvocationId] | None:
     """The ids that rows must have; None: any."""
     found: list[InvocationId] = []
-    for equalities in wanted:
-        if column not in equalities:
+    for scan in need.scans:
+        if column not in scan.equal:
             return None
-        found += _ids(equalities[column])
+        found += ids_among(scan.equal[column])
     return sorted(set(found))
 
 
-def _below(
-    table: TableId, invocation: InvocationId, equalities: Equalities, count: int
-) -> list[Range]:
+def _below(table: TableId, invocation: InvocationId, equalities: Values, count: int) -> list[Range]:
     number, filed = partition_key_of(invocation), invocation_key(invocation)
     if "index" in equalities and table is TableId.JOURNAL:
         indices = _numbers(equalities["index"], 1 << 32)
@@ -118,7 +164,7 @@ def _whole(table: TableId, partitions: Iterable[int]) -> list[Range]:
     return [Range(partition, lower, upper) for partition in sorted(partitions)]
 
 
-def _merged(ranges: list[Range]) -> list[Range]:
+def merged(ranges: list[Range]) -> list[Range]:
     """The same keys in order, each once."""
     merged: list[Range] = []
     for found in sorted(ranges):
@@ -130,7 +176,7 @@ def _merged(ranges: list[Range]) -> list[Range]:
     return merged
 
 
-def _some(equalities: Equalities, column: str) -> list[str] | None:
+def _some(equalities: Values, column: str) -> list[str] | None:
     return _texts(equalities[column]) if column in equalities else None
 
 
@@ -142,7 +188,7 @@ def _numbers(values: Iterable[object], end: int) -> list[int]:
     return sorted(value for value in values if isinstance(value, int) and 0 <= value < end)
 
 
-def _ids(values: Iterable[object]) -> list[InvocationId]:
+def ids_among(values: Iterable[object]) -> list[InvocationId]:
     """What is no id names no row."""
     found: list[InvocationId] = []
     for text in _texts(values):

@@ -6,10 +6,11 @@ the others only for rows that pass.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from perdure.core.limits import QUERY_BATCH_ROWS
-from perdure.node.query.bounds import EVERYTHING, Wanted
+from perdure.node.query.bounds import Need, Order
 from perdure.node.query.columns import Kind
 from perdure.node.query.libraries import arrow, dataset
 from perdure.node.query.reading import Reading
@@ -31,14 +32,14 @@ _TYPES: dict[Kind, Any] = {
 
 
 class Table:
-    """A table of one statement. ``wanted`` is set when the statement is planned, ``reading`` when
-    it runs."""
+    """A table of one statement. ``need`` is set when the statement is planned, ``reading`` when it
+    runs. ``filtered``: the columns of filters."""
 
     def __init__(self, columns: dict[str, Kind], source: Source, partition_count: int) -> None:
         self.schema = arrow.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
         self.source = source
         self.partition_count = partition_count
-        self.wanted: Wanted = EVERYTHING
+        self.need = Need()
         self.filtered: frozenset[str] = frozenset()
         self.reading: Reading | None = None
 
@@ -48,13 +49,17 @@ class Table:
         if reading is None:
             return
         first = [name for name in self.schema.names if name in self.filtered]
-        ranges = source.ranges(self.wanted, self.partition_count)
-        for rows in source.rows(reading, self.wanted, ranges):
+        need = replace(self.need, columns=self.filtered.union(columns))
+        enough = _Enough(need.order) if need.order is not None else None
+        ranges = source.ranges(need, self.partition_count)
+        for rows in source.rows(reading, need, ranges):
             reading.pause()
             chosen = rows if condition is None else self._passing(rows, first, condition)
             for start in range(0, len(chosen), QUERY_BATCH_ROWS):
                 reading.pause()
                 yield self._build(chosen[start : start + QUERY_BATCH_ROWS], columns)
+            if enough is not None and enough.is_reached(rows, chosen):
+                return
 
     def _passing(self, rows: list[Any], names: list[str], condition: Any) -> list[Any]:
         batch = self._build(rows, names)
@@ -76,6 +81,25 @@ class Table:
         batch = arrow.RecordBatch.from_arrays(arrays, [_POSITION, *names])
         # A batch without columns still counts its rows.
         return batch.select(list(names))
+
+
+class _Enough:
+    """Tells when the rows that came in an order are all that is needed."""
+
+    def __init__(self, order: Order) -> None:
+        self._left = order.limit
+        self._last_ms: int | None = None
+
+    def is_reached(self, rows: list[Any], chosen: list[Any]) -> bool:
+        """``rows`` came, and of these ``chosen`` were handed on."""
+        if self._last_ms is None:
+            if len(chosen) < self._left:
+                self._left -= len(chosen)
+                return False
+            self._last_ms = chosen[self._left - 1].created_at_ms if self._left else None
+            if self._last_ms is None:
+                return True
+        return bool(rows) and rows[-1].created_at_ms != self._last_ms
 
 
 class TableDataset(dataset.Dataset):  # type: ignore[misc]

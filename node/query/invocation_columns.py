@@ -8,22 +8,24 @@ import msgspec
 from perdure.core.ids import InvocationId, format_invocation_id
 from perdure.node.query.live import Live
 from perdure.node.query.reading import Reading
+from perdure.node.query.statuses import RAW_WORDS, SHOWN_WORDS
 from perdure.node.query.texts import command_type, completion_failure, future_json, last_failure
-from perdure.storage.keys import index_suffix, split_invocation_key
+from perdure.storage.keys import index_suffix, invocation_key
 from perdure.storage.partition_store import TableId
 from perdure.storage.tables.invocations import (
+    STATUS_OF,
     Completed,
     Failure,
     HandlerKind,
     Inboxed,
     Invocation,
-    Invoked,
     Paused,
     Pin,
     Progress,
     Result,
     Scheduled,
     SourceKind,
+    Status,
     Suspended,
 )
 from perdure.storage.tables.journal import AttemptFailure, Event
@@ -40,31 +42,46 @@ _INVOKED_BY = {
     SourceKind.SERVICE: "service",
     SourceKind.RESTART: "restart_as_new",
 }
-_RAW_STATUS: dict[type[Invocation], str] = {
-    Scheduled: "scheduled",
-    Inboxed: "inboxed",
-    Invoked: "invoked",
-    Suspended: "suspended",
-    Paused: "paused",
-    Completed: "completed",
-}
+_RAW_STATUS = {status: word for word, status in RAW_WORDS.items()}
+_SHOWN_STATUS = {status: word for word, status in SHOWN_WORDS.items()}
 _DECODE_INVOCATION = msgspec.msgpack.Decoder(Invocation).decode
 _DECODE_RESULT = msgspec.msgpack.Decoder(Result).decode
 _DECODE_EVENT = msgspec.msgpack.Decoder(Event).decode
 
 
 class InvocationRow:
-    """An invocation as stored, with its running session; more is read when a column needs it."""
+    """An invocation with its running session; more is read when a column needs it.
 
-    __slots__ = ("_failure", "filed", "id", "live", "partition", "reading", "row")
+    ``row``: as stored; not there when nothing but what keys tell is looked at.
+    """
 
-    def __init__(self, reading: Reading, partition: int, key: bytes, value: bytes) -> None:
+    __slots__ = (
+        "_failure",
+        "created_at_ms",
+        "id",
+        "live",
+        "partition",
+        "reading",
+        "row",
+        "status",
+    )
+
+    row: Invocation
+
+    def __init__(
+        self,
+        reading: Reading,
+        partition: int,
+        id: InvocationId,
+        status: Status,
+        created_at_ms: int,
+    ) -> None:
         self.reading = reading
         self.partition = partition
-        self.filed = key
-        self.id = split_invocation_key(key)
-        self.row: Invocation = _DECODE_INVOCATION(value)
-        self.live = reading.live.get(self.id) if isinstance(self.row, Invoked) else None
+        self.id = id
+        self.status = status
+        self.created_at_ms = created_at_ms
+        self.live = reading.live.get(id) if status is Status.INVOKED else None
         self._failure: AttemptFailure | bool | None = False
 
     @property
@@ -89,7 +106,7 @@ class InvocationRow:
         row = self.row
         if not isinstance(row, Completed) or row.is_success:
             return None
-        raw = self.reading.get(self.partition, TableId.RESULTS, self.filed)
+        raw = self.reading.get(self.partition, TableId.RESULTS, invocation_key(self.id))
         result = _DECODE_RESULT(raw) if raw is not None else None
         return completion_failure(result) if isinstance(result, Failure) else None
 
@@ -99,17 +116,24 @@ class InvocationRow:
             return self.live.failure
         if not isinstance(row, Paused) or not row.progress.event_count:
             return None
-        key = self.filed + index_suffix(row.progress.event_count - 1)
+        key = invocation_key(self.id) + index_suffix(row.progress.event_count - 1)
         raw = self.reading.get(self.partition, TableId.EVENTS, key)
         return _DECODE_EVENT(raw).failure if raw is not None else None
 
 
-def shown_status(row: Invocation, live: Live | None) -> str:
+def stored_row(reading: Reading, partition: int, id: InvocationId, value: bytes) -> InvocationRow:
+    """The row of an invocation as it is stored."""
+    row: Invocation = _DECODE_INVOCATION(value)
+    found = InvocationRow(reading, partition, id, STATUS_OF[type(row)], row.spec.created_at_ms)
+    found.row = row
+    return found
+
+
+def _shown_status(r: InvocationRow) -> str:
     """The state as people are shown it."""
-    if isinstance(row, Inboxed):
-        return "pending"
-    if not isinstance(row, Invoked):
-        return _RAW_STATUS[type(row)]
+    if r.status is not Status.INVOKED:
+        return _SHOWN_STATUS[r.status]
+    live = r.live
     if live is None:
         return "ready"
     if live.is_in_flight:
@@ -236,7 +260,7 @@ _SESSION: dict[str, Callable[[Live], Any]] = {
 STATUS: dict[str, Callable[[InvocationRow], Any]] = {
     "partition_key": lambda r: int.from_bytes(r.id[:8]),
     "id": lambda r: format_invocation_id(r.id),
-    "status": lambda r: _RAW_STATUS[type(r.row)],
+    "status": lambda r: _RAW_STATUS[r.status],
     "completion_result": _completion_result,
     "completion_failure": InvocationRow.result_failure,
     "target": lambda r: r.row.spec.target.text(),
@@ -254,7 +278,7 @@ STATUS: dict[str, Callable[[InvocationRow], Any]] = {
     "pinned_service_protocol_version": _pinned(lambda pin: pin.protocol_version),
     "journal_size": _started(lambda progress: progress.journal_length),
     "journal_commands_size": _started(lambda progress: progress.command_count),
-    "created_at": lambda r: r.row.spec.created_at_ms,
+    "created_at": lambda r: r.created_at_ms,
     "modified_at": _modified_at,
     "inboxed_at": lambda r: r.row.inboxed_at_ms if isinstance(r.row, Inboxed) else None,
     "scheduled_at": _scheduled_at,
@@ -274,7 +298,7 @@ INVOCATION: dict[str, Callable[[InvocationRow], Any]] = {
     **STATUS,
     **{name: _session(pick) for name, pick in _SESSION.items()},
     **{name: _failed(pick) for name, pick in _FAILURE.items()},
-    "status": lambda r: shown_status(r.row, r.live),
+    "status": _shown_status,
 }
 
 # --- sys_invocation_state -------------------------------------------------------------------------

@@ -15,23 +15,39 @@ from perdure.core.ids import INVOCATION_ID_BYTES, InvocationId, format_invocatio
 from perdure.core.limits import QUERY_ENTRY_JSON_BYTES_MAX, QUERY_SCAN_ROWS
 from perdure.node.query import entries, texts
 from perdure.node.query.bounds import (
+    Need,
     Range,
-    Wanted,
+    Restriction,
     invocation_ranges,
     object_ranges,
     wanted_ids,
 )
-from perdure.node.query.invocation_columns import INVOCATION, STATE, STATUS, InvocationRow
+from perdure.node.query.invocation_columns import (
+    INVOCATION,
+    STATE,
+    STATUS,
+    InvocationRow,
+    stored_row,
+)
 from perdure.node.query.reading import RawRow, Reading
+from perdure.node.query.statuses import (
+    RAW_WORDS,
+    SHOWN_WORDS,
+    can_order,
+    is_by_status,
+    is_told_by_keys,
+    ranges_by,
+)
 from perdure.node.registry.model import Deployment, Service, ServiceType
 from perdure.storage.keys import (
     group_bytes,
+    invocation_key,
     is_hashed_group,
     split_invocation_key,
     split_object_group,
 )
 from perdure.storage.partition_store import TableId
-from perdure.storage.tables.invocations import Failure, Success
+from perdure.storage.tables.invocations import Failure, Success, split_status_key
 from perdure.storage.tables.journal import Entry, Event
 from perdure.storage.tables.objects import (
     Lock,
@@ -45,18 +61,23 @@ from perdure.storage.tables.objects import (
 Column = Callable[[Any], Any]
 
 
-def _no_ranges(wanted: Wanted, partition_count: int) -> list[Range]:
+def _no_ranges(need: Need, partition_count: int) -> list[Range]:
     return []
+
+
+def _never(scan: Restriction) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """``ranges``: what of the tables must be read; ``rows`` reads it. ``needs_live``: running
-    sessions are looked at."""
+    """``ranges``: what of the tables must be read; ``rows`` reads it. ``can_order``: whether it
+    heeds an order that is needed. ``needs_live``: running sessions are looked at."""
 
     columns: Mapping[str, Column]
-    rows: Callable[[Reading, Wanted, list[Range]], Iterator[list[Any]]]
-    ranges: Callable[[Wanted, int], list[Range]] = field(default=_no_ranges)
+    rows: Callable[[Reading, Need, list[Range]], Iterator[list[Any]]]
+    ranges: Callable[[Need, int], list[Range]] = field(default=_no_ranges)
+    can_order: Callable[[Restriction], bool] = field(default=_never)
     needs_live: bool = False
 
 
@@ -64,22 +85,41 @@ class Source:
 
 
 def _invocations(
-    reading: Reading, wanted: Wanted, ranges: list[Range]
+    reading: Reading, need: Need, ranges: list[Range]
 ) -> Iterator[list[InvocationRow]]:
-    for found in reading.scan(ranges):
-        yield [InvocationRow(reading, *raw) for raw in found]
+    if not is_by_status(ranges):
+        for found in reading.scan(ranges):
+            yield [
+                stored_row(reading, partition, split_invocation_key(key), value)
+                for partition, key, value in found
+            ]
+        return
+    order = need.order
+    keys = reading.scan(ranges) if order is None else reading.merge(ranges, 1, order)
+    reads_rows = not is_told_by_keys(need.columns)
+    for found in keys:
+        rows = (_by_status(reading, raw, reads_rows) for raw in found)
+        yield [row for row in rows if row is not None]
 
 
-def _sessions(reading: Reading, wanted: Wanted, ranges: list[Range]) -> Iterator[list[Any]]:
-    ids = wanted_ids(wanted)
+def _by_status(reading: Reading, raw: RawRow, reads_row: bool) -> InvocationRow | None:
+    status, created_at_ms, id = split_status_key(raw.key)
+    if not reads_row:
+        return InvocationRow(reading, raw.partition, id, status, created_at_ms)
+    value = reading.get(raw.partition, TableId.INVOCATIONS, invocation_key(id))
+    if value is None:
+        return None
+    row = stored_row(reading, raw.partition, id, value)
+    # Unless the tables moved on while they were read, that is so.
+    return row if row.status is status else None
+
+
+def _sessions(reading: Reading, need: Need, ranges: list[Range]) -> Iterator[list[Any]]:
+    ids = wanted_ids(need)
     chosen = sorted(reading.live) if ids is None else [each for each in ids if each in reading.live]
     for start in range(0, len(chosen), QUERY_SCAN_ROWS):
         yield [(each, reading.live[each]) for each in chosen[start : start + QUERY_SCAN_ROWS]]
 
-
-_invocation_ranges = partial(
-    invocation_ranges, TableId.INVOCATIONS, key_column="target_service_key"
-)
 
 # --- Journals -------------------------------------------------------------------------------------
 
@@ -99,7 +139,7 @@ _ENTRY = msgspec.msgpack.Decoder(Entry).decode
 _EVENT = msgspec.msgpack.Decoder(Event).decode
 
 
-def _journal(reading: Reading, wanted: Wanted, ranges: list[Range]) -> Iterator[list[_Step]]:
+def _journal(reading: Reading, need: Need, ranges: list[Range]) -> Iterator[list[_Step]]:
     for found in reading.scan(ranges):
         yield [
             _Step(
@@ -111,7 +151,7 @@ def _journal(reading: Reading, wanted: Wanted, ranges: list[Range]) -> Iterator[
         ]
 
 
-def _events(reading: Reading, wanted: Wanted, ranges: list[Range]) -> Iterator[list[_Happening]]:
+def _events(reading: Reading, need: Need, ranges: list[Range]) -> Iterator[list[_Happening]]:
     for found in reading.scan(ranges):
         yield [_Happening(split_invocation_key(raw.key), _EVENT(raw.value)) for raw in found]
 
@@ -161,10 +201,10 @@ class _Held(NamedTuple):
 _NAMES = msgspec.msgpack.Decoder(ObjectNames).decode
 
 
-def _objects(decoder: Any) -> Callable[[Reading, Wanted, list[Range]], Iterator[list[_Held]]]:
+def _objects(decoder: Any) -> Callable[[Reading, Need, list[Range]], Iterator[list[_Held]]]:
     decode = decoder.decode
 
-    def rows(reading: Reading, wanted: Wanted, ranges: list[Range]) -> Iterator[list[_Held]]:
+    def rows(reading: Reading, need: Need, ranges: list[Range]) -> Iterator[list[_Held]]:
         for found in reading.scan(ranges):
             held = (_held(reading, raw, decode) for raw in found)
             yield [each for each in held if each is not None]
@@ -211,8 +251,8 @@ def _promise_text(held: _Held) -> str | None:
     return _text_or_none(value) if value is not None else None
 
 
-def _inbox(reading: Reading, wanted: Wanted, ranges: list[Range]) -> Iterator[list[_Held]]:
-    for held in _objects(msgspec.msgpack.Decoder(Waiting))(reading, wanted, ranges):
+def _inbox(reading: Reading, need: Need, ranges: list[Range]) -> Iterator[list[_Held]]:
+    for held in _objects(msgspec.msgpack.Decoder(Waiting))(reading, need, ranges):
         # Edits of state wait in the same queue; they are no invocations.
         yield [each for each in held if isinstance(each.row, WaitingInvocation)]
 
@@ -264,7 +304,7 @@ _TYPES = {
 
 
 def _services(
-    reading: Reading, wanted: Wanted, ranges: list[Range]
+    reading: Reading, need: Need, ranges: list[Range]
 ) -> Iterator[list[tuple[Service, str]]]:
     registry = reading.registry
     yield [
@@ -273,9 +313,7 @@ def _services(
     ]
 
 
-def _deployments(
-    reading: Reading, wanted: Wanted, ranges: list[Range]
-) -> Iterator[list[Deployment]]:
+def _deployments(reading: Reading, need: Need, ranges: list[Range]) -> Iterator[list[Deployment]]:
     yield sorted(reading.registry.deployments.values(), key=lambda each: each.id)
 
 
@@ -299,7 +337,7 @@ _DEPLOYMENTS: dict[str, Column] = {
 # --- All of them ----------------------------------------------------------------------------------
 
 
-def _nothing(reading: Reading, wanted: Wanted, ranges: list[Range]) -> Iterator[list[Any]]:
+def _nothing(reading: Reading, need: Need, ranges: list[Range]) -> Iterator[list[Any]]:
     return iter(())
 
 
@@ -316,9 +354,18 @@ def _of_objects(table: TableId, row_type: Any, columns: Mapping[str, Column]) ->
 
 SOURCES: dict[str, Source] = {
     "sys_invocation": Source(
-        columns=INVOCATION, rows=_invocations, ranges=_invocation_ranges, needs_live=True
+        columns=INVOCATION,
+        rows=_invocations,
+        ranges=partial(ranges_by, SHOWN_WORDS),
+        can_order=can_order,
+        needs_live=True,
     ),
-    "sys_invocation_status": Source(columns=STATUS, rows=_invocations, ranges=_invocation_ranges),
+    "sys_invocation_status": Source(
+        columns=STATUS,
+        rows=_invocations,
+        ranges=partial(ranges_by, RAW_WORDS),
+        can_order=can_order,
+    ),
     "sys_invocation_state": Source(columns=STATE, rows=_sessions, needs_live=True),
     "sys_journal": Source(
         columns=_JOURNAL, rows=_journal, ranges=partial(invocation_ranges, TableId.JOURNAL)

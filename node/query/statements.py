@@ -20,6 +20,7 @@ from perdure.core.limits import (
 )
 from perdure.node.query import json_operators
 from perdure.node.query.answers import ArrowEncoder, Encoder, JsonEncoder
+from perdure.node.query.bounds import Need
 from perdure.node.query.columns import TABLES
 from perdure.node.query.datasets import Table, TableDataset
 from perdure.node.query.libraries import arrow, datafusion
@@ -63,7 +64,7 @@ class Planned:
             {
                 each.partition
                 for table in self.tables
-                for each in table.source.ranges(table.wanted, table.partition_count)
+                for each in table.source.ranges(table.need, table.partition_count)
             }
         )
 
@@ -83,14 +84,25 @@ def plan(statement: str, partition_count: int) -> Planned:
         .with_allow_statements(False)
     )
     try:
-        frame = context.sql_with_options(json_operators.rewrite(statement), only_reading)
+        text = json_operators.rewrite(statement)
+        frame = context.sql_with_options(text, only_reading)
         found = [scan for scan in scans(frame.optimized_logical_plan()) if scan.table in tables]
+        if void := {scan.table for scan in found if scan.is_void}:
+            void -= {scan.table for scan in found if not scan.is_void}
+            # The bindings stumble over filters that contradict each other.
+            for name in void:
+                _empty(context, name, tables[name])
+            found = [scan for scan in found if scan.table not in void]
+            frame = context.sql_with_options(text, only_reading)
     except Exception as error:  # bulkhead: the engine has no classes for what users get wrong
         raise QueryRefused(_message(error)) from error
     for scan in found:
         table = tables[scan.table]
         others = [other for other in found if other.table == scan.table]
-        table.wanted = tuple(other.equalities for other in others)
+        order = others[0].order
+        if len(others) > 1 or not table.source.can_order(others[0].restriction):
+            order = None  # what is enough for one may not be for another
+        table.need = Need(tuple(other.restriction for other in others), order=order)
         if any(other.filtered is None for other in others):
             table.filtered = frozenset(TABLES[scan.table])
         else:
@@ -222,6 +234,12 @@ def _session(tables: dict[str, Table]) -> Any:
             datafusion.udf(_vectorized(function, kind), [_TEXT, _TEXT], kind, "immutable", name)
         )
     return context
+
+
+def _empty(context: Any, name: str, table: Table) -> None:
+    """Have no rows in a table."""
+    context.deregister_table(name)
+    context.register_record_batches(name, [[arrow.RecordBatch.from_pylist([], table.schema)]])
 
 
 def _vectorized(function: Callable[[str | None, str | None], Any], kind: Any) -> Any:

@@ -1,8 +1,9 @@
 """Invocations: who was called by whom, and how far it got.
 
-Table ``invocations`` (id -> Invocation), ``invoked`` (id -> session: the index a new leader starts
-from), ``results`` (id -> Result, kept as long as the completion), ``attachers`` (id, caller and
-completion id -> CallerSink: who else waits for the result).
+Table ``invocations`` (id -> Invocation), ``statuses`` (status, when it was made, id -> session if
+invoked, else 0: what a new leader starts from, and how people find what they ask for), ``results``
+(id -> Result, kept as long as the completion), ``attachers`` (id, caller and completion id ->
+CallerSink: who else waits for the result).
 """
 
 from enum import IntEnum
@@ -178,6 +179,28 @@ Started = Invoked | Suspended | Paused
 Invocation = Scheduled | Inboxed | Invoked | Suspended | Paused | Completed
 
 
+class Status(IntEnum):
+    """What an invocation's row is; a key in ``statuses`` begins with it."""
+
+    SCHEDULED = 0
+    INBOXED = 1
+    INVOKED = 2
+    SUSPENDED = 3
+    PAUSED = 4
+    COMPLETED = 5
+
+
+STATUS_OF: dict[type[Invocation], Status] = {
+    Scheduled: Status.SCHEDULED,
+    Inboxed: Status.INBOXED,
+    Invoked: Status.INVOKED,
+    Suspended: Status.SUSPENDED,
+    Paused: Status.PAUSED,
+    Completed: Status.COMPLETED,
+}
+_STATUS_BYTES = tuple(status.to_bytes(1) for status in Status)
+
+
 class Success(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
     """A value."""
 
@@ -201,6 +224,16 @@ def weight(result: Result) -> int:
     if isinstance(result, Success):
         return len(result.value)
     return len(result.message) + len(result.stacktrace)
+
+
+def status_key(status: Status, created_at_ms: int, invocation: InvocationId) -> bytes:
+    """Key of an invocation in ``statuses``: those of one status sort by time."""
+    return _STATUS_BYTES[status] + created_at_ms.to_bytes(8) + invocation
+
+
+def split_status_key(key: bytes) -> tuple[Status, int, InvocationId]:
+    """Status, time in ms and invocation of a key in ``statuses``."""
+    return Status(key[0]), int.from_bytes(key[1:9]), InvocationId(key[9:])
 
 
 def attacher_suffix(caller: InvocationId, completion_id: int) -> bytes:

@@ -12,7 +12,7 @@ from tests.engine.entries import (
     send_signal,
     sleep,
 )
-from tests.engine.world import World, tree
+from tests.engine.world import World, invoked, tree
 
 from perdure.core.ids import InvocationId
 from perdure.core.limits import (
@@ -269,7 +269,7 @@ def test_kill_aborts_the_attempt_and_answers() -> None:
         AbortAttempt(invocation),
         InvocationEnded(invocation, Failure(409, "killed")),
     ]
-    assert world.partitions[0].store.invoked.scan(b"", 10) == []
+    assert invoked(world) == []
 
 
 def test_failing_attempt_does_not_kill_children() -> None:
@@ -316,7 +316,7 @@ def test_pause_waits_for_the_attempt_and_loses_nothing_of_it() -> None:
     assert world.status(invocation) == "paused"
     assert world.journal(invocation) == ["Input", "Run(1)", "RunCompletion(1)", "Signal(#17)"]
     assert events_of(world, invocation) == [(EventKind.PAUSED, None)]
-    assert world.partitions[0].store.invoked.scan(b"", 10) == []
+    assert invoked(world) == []
     world.check()
 
 

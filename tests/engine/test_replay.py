@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.engine import entries as e
 from tests.engine.memory_env import MemoryEnv
-from tests.engine.world import PIN, Partition, World, any_of, outgoing_count
+from tests.engine.world import PIN, Partition, World, any_of, invoked, outgoing_count
 
 from perdure.core.ids import InvocationId
 from perdure.engine.commands import (
@@ -32,12 +32,14 @@ from perdure.engine.commands import (
 )
 from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.invocations import (
+    STATUS_OF,
     Completed,
     Failure,
     Inboxed,
     Invoked,
     Scheduled,
     Target,
+    status_key,
 )
 from perdure.storage.tables.journal import AttemptFailure
 
@@ -150,12 +152,13 @@ def play(world: World, steps: list[Step]) -> None:
 def check_tables(partition: Partition) -> None:
     """What holds between any two records."""
     store = partition.store
-    running: dict[bytes, int] = {}
+    statuses: dict[bytes, int] = {}
     for key, row in store.invocations.scan(b"", 1000):
         id = InvocationId(key)
+        status = status_key(STATUS_OF[type(row)], row.spec.created_at_ms, id)
+        statuses[status] = row.session if isinstance(row, Invoked) else 0
         match row:
             case Invoked():
-                running[key] = row.session
                 assert len(store.journal.scan(id)) == row.progress.journal_length
             case Inboxed():
                 assert row.spec.target.kind == e.exclusive("").kind
@@ -170,7 +173,7 @@ def check_tables(partition: Partition) -> None:
             not isinstance(row, Scheduled | Inboxed | Completed) and row.progress.has_attachers
         )
         assert bool(store.attachers.scan(id)) == has_attachers
-    assert dict(store.invoked.scan(b"", 1000)) == running
+    assert dict(store.statuses.scan(b"", 1000)) == statuses
     _check_locks(store)
 
 
@@ -225,7 +228,7 @@ def test_new_leader_finds_all_work_in_the_tables() -> None:
     world.propose(command, world.partitions[0])  # in the outbox, not carried yet
     disk = MemoryEnv(world.partitions[0].tables())
     world.partitions[0] = reopened = Partition(0, 2, disk)
-    assert reopened.store.invoked.scan(b"", 10) == [(running, world.session(running))]
+    assert invoked(world) == [(running, world.session(running))]
     assert len(reopened.store.timers.scan(b"", 10)) == 2
     assert outgoing_count(reopened) == 1
     world.shuffle()

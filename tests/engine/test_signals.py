@@ -14,7 +14,7 @@ from tests.engine.entries import (
     send_signal,
     sleep,
 )
-from tests.engine.world import World, any_of, tree
+from tests.engine.world import World, any_of, invoked, tree
 
 from perdure.core.ids import InvocationId, format_awakeable_id
 from perdure.engine.actions import JournalGrew, Recorded, StartAttempt
@@ -185,10 +185,9 @@ def test_suspension_frees_the_slot_and_keeps_nothing_to_run() -> None:
     world = World()
     invocation = world.invoke()
     world.suspend(invocation, "#17")
-    assert world.partitions[0].store.invoked.scan(b"", 10) == []
+    assert invoked(world) == []
     world.signal(invocation, 17)
-    ((key, session),) = world.partitions[0].store.invoked.scan(b"", 10)
-    assert (key, session) == (invocation, world.session(invocation))
+    assert invoked(world) == [(invocation, world.session(invocation))]
 
 
 # --- A named signal used as a queue (no hot loop) -------------------------------------------------

@@ -64,8 +64,10 @@ from perdure.storage.tables.invocations import (
     Result,
     Source,
     SourceKind,
+    Status,
     Suspended,
     Target,
+    split_status_key,
 )
 from perdure.storage.tables.journal import Entry
 
@@ -122,6 +124,12 @@ def rebuilt(original: Partition, *, flush_every: int = 0) -> Partition:
         if flush_every and position % flush_every == 0:
             twin.flush()
     return twin
+
+
+def invoked(world: "World", partition: int = 0) -> list[tuple[InvocationId, int]]:
+    """What a new leader of the partition would run, and under which sessions."""
+    rows = world.partitions[partition].store.of_statuses(Status.INVOKED, Status.INVOKED, b"", 100)
+    return [(split_status_key(key)[2], session) for key, session in rows]
 
 
 @dataclass

@@ -46,6 +46,7 @@ from perdure.storage.tables.invocations import (
     Result,
     Source,
     SourceKind,
+    Status,
     Success,
     Target,
 )
@@ -407,7 +408,7 @@ class NodeLife:
 
     def _has_work(self) -> bool:
         return any(
-            store.invoked.scan(b"", 1) or store.outbox.scan(b"", 1)
+            store.of_statuses(Status.INVOKED, Status.INVOKED, b"", 1) or store.outbox.scan(b"", 1)
             for store in (led.processor.store for led in self.host.led)
         )
 

@@ -181,6 +181,10 @@ def test_a_snapshot_stays_what_it_was(opener: Opener) -> None:
     assert snapshot.scan(b"", b"z", 2, 100) == [(b"a", b"1"), (b"b", b"2")]
     assert snapshot.scan(b"", b"z", 10, 1) == [(b"a", b"1")]
     assert snapshot.scan(b"d", b"z", 10, 10) == []
+    assert snapshot.scan_back(b"b", b"c", 10, 10) == [(b"b", b"2")]
+    assert snapshot.scan_back(b"", b"z", 2, 100) == [(b"c", b"3"), (b"b", b"2")]
+    assert snapshot.scan_back(b"a", b"c", 10, 1) == [(b"b", b"2")]
+    assert snapshot.scan_back(b"", b"a", 10, 10) == snapshot.scan_back(b"d", b"z", 10, 10) == []
     later = env.snapshot()
     assert later.scan(b"", b"z", 10, 10) == [(b"b", b"9"), (b"c", b"3")]
     for each in (snapshot, later):

@@ -16,7 +16,7 @@ from perdure.core.ids import InvocationId
 from perdure.core.invariant import InvariantViolation
 from perdure.storage.env import Env, LmdbEnv, MapFull
 from perdure.storage.memtable import Memtable
-from perdure.storage.partition_store import Flush, PartitionStore, TableId
+from perdure.storage.partition_store import Flush, PartitionStore, Rows, TableId
 from perdure.storage.tables.objects import StateEntry
 
 FINGERPRINT = b"F" * 16
@@ -154,14 +154,15 @@ def test_rows_of_invocations_are_filed_by_uuid(
     """One layer for each place a row can be in; the younger one wins."""
     tables = SimTables(SimDisk(random.Random(1)))
     store = _store(SimEnv(tables))
+    plain: Rows[int] = Rows(store, TableId.RESULTS, int)
 
     def write(layer: dict[InvocationId, int | None]) -> None:
         for id, number in layer.items():
             if number is None:
-                store.invoked.delete(id)
+                plain.delete(id)
                 store.notifications.clear(id)
             else:
-                store.invoked.put(id, number)
+                plain.put(id, number)
                 store.notifications.put(id, b"n", number)
         store.applied_lsn += 1
 
@@ -173,15 +174,15 @@ def test_rows_of_invocations_are_filed_by_uuid(
     expected = {id: row for id, row in (stored | frozen | active).items() if row is not None}
     found: list[tuple[bytes, int]] = []
     lower = b""
-    while rows := store.invoked.scan(lower, page):
+    while rows := plain.scan(lower, page):
         found += rows
-        lower = store.invoked.after(rows[-1][0])
+        lower = plain.after(rows[-1][0])
     assert found == sorted(expected.items(), key=lambda item: item[0][8:] + item[0][:8])
     for id in stored | frozen | active:
-        assert store.invoked.get(id) == store.notifications.get(id, b"n") == expected.get(id)
+        assert plain.get(id) == store.notifications.get(id, b"n") == expected.get(id)
         assert store.notifications.scan(id) == ([(b"n", expected[id])] if id in expected else [])
     for id, number in stored.items():
-        filed = bytes([TableId.INVOKED]) + id[8:] + id[:8]
+        filed = bytes([TableId.RESULTS]) + id[8:] + id[:8]
         assert (filed in tables.committed) == (number is not None)
 
 
@@ -315,6 +316,7 @@ def test_tables_keep_their_numbers() -> None:
         "sequences",
         "expiries",
         "listeners",
+        "statuses",
     ]
     assert [int(table) for table in TableId] == list(range(18))
     assert Memtable(16).is_empty()

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from perdure.core.hashing import key_partition_key
 from perdure.core.ids import InvocationId, format_invocation_id, partition_key_of, partition_of
 from perdure.node.query.bounds import (
-    EVERYTHING,
+    Need,
     Range,
-    Wanted,
+    Restriction,
+    Values,
     invocation_ranges,
     object_ranges,
     wanted_ids,
@@ -21,6 +22,11 @@ from perdure.storage.partition_store import TableId
 TABLE = TableId.INVOCATIONS
 IDS = [InvocationId(bytes([n * 17]) * 8 + bytes([n]) * 16) for n in range(12)]
 NAMES = ["A", "AB", "A\x00", "B", "s" * 120, "t" * 120 + "1", "t" * 120 + "2", "u" * 230, "v" * 255]
+
+
+def equal(*scans: Values) -> Need:
+    """A need of scans that only compare for equality."""
+    return Need(tuple(Restriction(scan) for scan in scans))
 
 
 def covers(ranges: list[Range], partition: int, key: bytes) -> bool:
@@ -39,11 +45,13 @@ _SUBSET = st.frozensets(st.sampled_from(IDS), min_size=0, max_size=4)
 def test_ids_are_looked_up_and_nothing_else(
     scans: list[frozenset[InvocationId] | None], count: int
 ) -> None:
-    wanted: Wanted = tuple(
-        {} if ids is None else {"id": frozenset(format_invocation_id(each) for each in ids)}
-        for ids in scans
+    need = equal(
+        *(
+            {} if ids is None else {"id": frozenset(format_invocation_id(each) for each in ids)}
+            for ids in scans
+        )
     )
-    ranges = invocation_ranges(TABLE, wanted, count)
+    ranges = invocation_ranges(TABLE, need, count)
     assert is_ordered(ranges)
     is_whole = any(ids is None for ids in scans)
     chosen = frozenset[InvocationId]().union(*(ids for ids in scans if ids is not None))
@@ -51,34 +59,34 @@ def test_ids_are_looked_up_and_nothing_else(
         partition = partition_of(partition_key_of(each), count)
         expected = is_whole or each in chosen
         assert covers(ranges, partition, bytes([TABLE]) + invocation_key(each)) == expected
-    found = wanted_ids(wanted)
+    found = wanted_ids(need)
     assert found == (None if is_whole else sorted(chosen))
 
 
 def test_what_is_no_id_names_no_row() -> None:
-    wanted: Wanted = ({"id": frozenset(("nope", "dp_15mdtU1BEGtqYqnNyeRqqEF"))},)
+    wanted = equal({"id": frozenset(("nope", "dp_15mdtU1BEGtqYqnNyeRqqEF"))})
     assert invocation_ranges(TABLE, wanted, 3) == []
     assert wanted_ids(wanted) == []
 
 
 def test_everything_is_every_partition() -> None:
-    assert [r.partition for r in invocation_ranges(TABLE, EVERYTHING, 3)] == [0, 1, 2]
-    assert [r.partition for r in object_ranges(TableId.STATE, EVERYTHING, 2)] == [0, 1]
+    assert [r.partition for r in invocation_ranges(TABLE, Need(), 3)] == [0, 1, 2]
+    assert [r.partition for r in object_ranges(TableId.STATE, Need(), 2)] == [0, 1]
 
 
 def test_a_key_names_the_partition_of_its_invocations() -> None:
-    wanted: Wanted = ({"target_service_key": frozenset(("k",))},)
+    wanted = equal({"target_service_key": frozenset(("k",))})
     ranges = invocation_ranges(TABLE, wanted, 4, "target_service_key")
     number = key_partition_key("k")
     assert [r.partition for r in ranges] == [partition_of(number, 4)]
     assert covers(ranges, ranges[0].partition, bytes([TABLE]) + b"\x07" * 24)
     assert len(invocation_ranges(TableId.JOURNAL, wanted, 4)) == 4
-    same: Wanted = ({"partition_key": frozenset((number, -1, 1 << 64))},)
+    same = equal({"partition_key": frozenset((number, -1, 1 << 64))})
     assert invocation_ranges(TABLE, same, 4) == ranges
 
 
 def test_an_index_bounds_a_journal() -> None:
-    wanted: Wanted = ({"id": frozenset((format_invocation_id(IDS[3]),)), "index": frozenset((2,))},)
+    wanted = equal({"id": frozenset((format_invocation_id(IDS[3]),)), "index": frozenset((2,))})
     (found,) = invocation_ranges(TableId.JOURNAL, wanted, 1)
     prefix = bytes([TableId.JOURNAL]) + invocation_key(IDS[3])
     assert covers([found], 0, prefix + b"\x00\x00\x00\x02")
@@ -94,13 +102,15 @@ _SOME = st.one_of(st.none(), st.frozensets(st.sampled_from(NAMES), max_size=3))
 def test_objects_that_pass_lie_inside(
     scans: list[tuple[frozenset[str] | None, frozenset[str] | None]], count: int
 ) -> None:
-    wanted: Wanted = tuple(
-        {
-            name: values
-            for name, values in (("service_name", services), ("service_key", keys))
-            if values is not None
-        }
-        for services, keys in scans
+    wanted = equal(
+        *(
+            {
+                name: values
+                for name, values in (("service_name", services), ("service_key", keys))
+                if values is not None
+            }
+            for services, keys in scans
+        )
     )
     ranges = object_ranges(TableId.STATE, wanted, count)
     assert is_ordered(ranges)
@@ -116,10 +126,10 @@ def test_objects_that_pass_lie_inside(
 
 
 def test_an_object_is_not_read_for_another() -> None:
-    wanted: Wanted = ({"service_name": frozenset("A"), "service_key": frozenset("B")},)
+    wanted = equal({"service_name": frozenset("A"), "service_key": frozenset("B")})
     ranges = object_ranges(TableId.STATE, wanted, 1)
     for service, key in (("A", "BB"), ("AB", "B"), ("A", "A"), ("B", "B")):
         assert not covers(ranges, 0, bytes([TableId.STATE]) + object_group(service, key))
-    services: Wanted = ({"service_name": frozenset("A")},)
+    services = equal({"service_name": frozenset("A")})
     ranges = object_ranges(TableId.STATE, services, 1)
     assert not covers(ranges, 0, bytes([TableId.STATE]) + object_group("AB", "x"))
