@@ -318,5 +318,5 @@ def test_tables_keep_their_numbers() -> None:
         "listeners",
         "statuses",
     ]
-    assert [int(table) for table in TableId] == list(range(18))
+    assert [int(table) for table in TableId] == list(range(19))
     assert Memtable(16).is_empty()
