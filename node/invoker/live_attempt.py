@@ -82,7 +82,9 @@ class LiveAttempt:
         self._is_half_closed = False
         self._is_over = False
         self._in_flight = 0
-        self._last_activity = self._loop.time()
+        self.last_activity = self._opened = self._loop.time()
+        self.is_busy = False
+        self._gate = run.ports.gates.of(route.origin) if route.function is None else None
         self._timer: asyncio.TimerHandle | None = None
         self._held: list[Effect] = []
         self._held_bytes = 0
@@ -113,6 +115,7 @@ class LiveAttempt:
         headers.extend(ports.additional_headers)
         headers.append((b"x-restate-cluster-name", ports.cluster_name.encode()))
         path = f"/invoke/{target.service}/{target.handler}"
+        self._stir()
         self._stream = ports.caller.open(self.route, path, headers, self)
         self._stream.write(self._start_frame())
         self.pump()
@@ -139,7 +142,7 @@ class LiveAttempt:
                 self.trace.sent(entry)
             parts = attempt.send(entry)
             if parts:
-                self._last_activity = self._loop.time()
+                self._stir()
             for part in parts:
                 self._stream.write(part)
         if not self._is_bidirectional:
@@ -163,7 +166,7 @@ class LiveAttempt:
         step it is at, and suspends."""
         self._is_bidirectional = False
         if not (self._is_half_closed or self._is_over):
-            self._last_activity = self._loop.time()
+            self.last_activity = self._loop.time()
             self.pump()
         if self._timer is not None and not self._is_over:
             # It may be set for an inactivity that no longer matters.
@@ -191,7 +194,9 @@ class LiveAttempt:
     # --- Listening --------------------------------------------------------------------------------
 
     def on_response(self, status: int, headers: Headers) -> None:
-        self._last_activity = self._loop.time()
+        self._stir()
+        if self._gate is not None:
+            self._gate.answered(self.last_activity - self._opened)
         self.run.ports.tally.answer(status)
         found = dict(reversed(headers))
         content_type = found.get(b"content-type")
@@ -207,7 +212,7 @@ class LiveAttempt:
             self._terminate(failed, [])
 
     def on_body(self, data: bytes) -> None:
-        self._last_activity = self._loop.time()
+        self._stir()
         size = len(data)
         received = self.attempt.on_bytes(data, self._resolver)
         if self.trace is not None:
@@ -252,6 +257,16 @@ class LiveAttempt:
 
     # --- Inside -----------------------------------------------------------------------------------
 
+    def _stir(self) -> None:
+        """Something moves on the stream."""
+        self.last_activity = self._loop.time()
+        if not self.is_busy and not self._is_over and self._gate is not None:
+            self._gate.enter(self)
+
+    def _leave_gate(self) -> None:
+        if self._gate is not None:
+            self._gate.leave(self)
+
     def _begin_trace(self, tracer: Tracer | None) -> AttemptTrace | None:
         if tracer is None:
             return None
@@ -293,7 +308,7 @@ class LiveAttempt:
 
     def _hold(self, effects: list[Effect], size: int) -> None:
         if not self._held:
-            self._held_since = self._last_activity
+            self._held_since = self.last_activity
         self._held += effects
         self._held_bytes += size
         if self._hold_timer is None:
@@ -321,6 +336,7 @@ class LiveAttempt:
     def _terminate(self, terminal: Terminal, effects: list[Effect]) -> None:
         """A terminal frame or a failure: half-close, drain, and let the run conclude."""
         self._is_over = True
+        self._leave_gate()
         held, size = self._take_held()
         if held:
             effects = held + effects
@@ -367,6 +383,7 @@ class LiveAttempt:
 
     def _closed(self) -> None:
         self.is_closed = True
+        self._leave_gate()
         for timer in (self._timer, self._hold_timer):
             if timer is not None:
                 timer.cancel()
@@ -381,7 +398,7 @@ class LiveAttempt:
         self._timer = None
         if self.is_closed or self._is_over:
             return
-        idle_ms = (self._loop.time() - self._last_activity) * 1000
+        idle_ms = (self._loop.time() - self.last_activity) * 1000
         effective = self.route.effective
         if not self._is_half_closed:
             left = effective.inactivity_timeout_ms - idle_ms
@@ -389,7 +406,7 @@ class LiveAttempt:
                 left = effective.inactivity_timeout_ms
             elif left <= 0:
                 self._half_close()
-                self._last_activity = self._loop.time()
+                self.last_activity = self._loop.time()
                 left = effective.abort_timeout_ms
         else:
             left = effective.abort_timeout_ms - idle_ms

@@ -13,6 +13,7 @@ from perdure.engine.commands import Effect, Effects
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamListener
 from perdure.node.invoker.attempt import Terminal
+from perdure.node.invoker.gate import Gates
 from perdure.node.invoker.retries import RetryState
 from perdure.node.invoker.tally import AttemptTally
 from perdure.node.invoker.validation import Resolver
@@ -66,6 +67,7 @@ class RunPorts:
     frame_bytes_max: int = FRAME_BYTES_MAX
     tally: AttemptTally = field(default_factory=AttemptTally)
     tracer: Tracer | None = None
+    gates: Gates = field(default_factory=Gates)
 
 
 class Session(Protocol):

@@ -23,6 +23,7 @@ from perdure.core.telemetry import logger
 from perdure.engine.actions import NoOutput, Outcome, Recorded
 from perdure.engine.commands import Append, Effect, Effects, End, Suspend, Yield
 from perdure.node.invoker.attempt import Behavior, Ended, Failed, Suspended, Terminal, fail
+from perdure.node.invoker.gate import Place
 from perdure.node.invoker.live_attempt import LiveAttempt
 from perdure.node.invoker.ports import RunPorts
 from perdure.node.invoker.retries import GiveUp, Retry, RetryState
@@ -86,6 +87,7 @@ class Run:
         self._on_attempt = on_attempt
         self._live: LiveAttempt | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._place: Place | None = None  # in the queue of the origin's gate
         self._route: Route | None = None
         self._last_server: str | None = None
         self._is_cut_short = False  # if it pauses then, no wait follows the attempt under way
@@ -130,9 +132,9 @@ class Run:
             awaiting_on=live.attempt.awaiting_on if live is not None else None,
         )
 
-    def start(self) -> None:
-        """Begin the next attempt, now."""
-        self._timer = None
+    def start(self, is_admitted: bool = False) -> None:
+        """Begin the next attempt: now, or when the gate of its origin lets it start."""
+        self._timer = self._place = None
         row = self.ports.store.invocations.get(self.id)
         if self._is_over or not isinstance(row, Invoked) or row.session != self.session:
             self._end()
@@ -141,19 +143,31 @@ class Run:
         if row.is_pausing:
             self._yield()
             return
-        self.attempt_count += 1
-        self.last_start_at_ms = self.ports.clock.now_ms()
         try:
             route, version = self._choose(row)
         except AttemptError as error:
+            self._note_start()
             self.conclude(fail(error, is_reached=False), [])
             return
+        if not is_admitted and route.function is None:
+            gate = self.ports.gates.of(route.origin)
+            if not gate.is_open():
+                self._place = gate.wait(self._admitted)
+                return
+        self._note_start()
         self._route = route
         self._live = LiveAttempt(self, row, route, version)
         self._is_counted = False
         self.ports.tally.start()
         self._on_attempt(self._live)
         self._live.open()
+
+    def _admitted(self) -> None:
+        self.start(is_admitted=True)
+
+    def _note_start(self) -> None:
+        self.attempt_count += 1
+        self.last_start_at_ms = self.ports.clock.now_ms()
 
     def retry_now(self) -> None:
         """Cut a wait short."""
@@ -163,9 +177,8 @@ class Run:
 
     def wind_down(self) -> None:
         """A pause was asked for: an attempt under way may end by itself, another doesn't begin."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._timer is not None or self._place is not None:
+            self._stop_waiting()
             self._yield()
         else:
             self._is_cut_short = True
@@ -304,10 +317,16 @@ class Run:
     def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._stop_waiting()
             self._on_over(self)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._place is not None:
+            self._place.give_up()
+            self._place = None
 
     def _choose(self, row: Invoked) -> tuple[Route, int]:
         target, pin = row.spec.target, row.progress.pin

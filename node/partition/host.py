@@ -34,6 +34,7 @@ from perdure.core.offload import Offload
 from perdure.core.telemetry import logger
 from perdure.engine.commands import Announce
 from perdure.node.identity import Identity
+from perdure.node.invoker.gate import Gates
 from perdure.node.invoker.invoker import Invoker
 from perdure.node.invoker.ports import Caller, RunPorts
 from perdure.node.invoker.validation import CatalogueResolver
@@ -126,6 +127,7 @@ class Host:
         self.writer: WalWriter
         self.log_server: LogServer
         self.led: list[LedPartition] = []
+        self._gates = Gates()
         self.gateway = LocalGateway(self.led)
         self.figures = BootFigures(0, 0, None)
 
@@ -268,6 +270,7 @@ class Host:
             additional_headers=self._options.additional_headers,
             frame_bytes_max=self._options.message_bytes_max + FRAME_BYTES_MAX - MESSAGE_BYTES_MAX,
             tracer=ports.tracer,
+            gates=self._gates,
         )
 
     def _replay(self, index: ReplayIndex, wal: Wal, takeovers: list[Takeover]) -> None:

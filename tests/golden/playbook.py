@@ -29,6 +29,7 @@ from tests.golden import words
 from tests.golden.stage import ServiceStream, Stage
 
 from perdure.core.ids import format_awakeable_id, format_invocation_id
+from perdure.core.limits import ATTEMPTS_BUSY_MAX
 from perdure.engine.commands import Cancel, Kill, Pause, Purge, Resume, Signal
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamFailure
@@ -93,8 +94,8 @@ def check(path: Path, rewrite: bool) -> None:
 class Playbook:
     """Runs the commands of one script on a stage of its own."""
 
-    def __init__(self, slots: int = 1000) -> None:
-        self.stage = Stage(slots)
+    def __init__(self, slots: int = 1000, busy_max: int = ATTEMPTS_BUSY_MAX) -> None:
+        self.stage = Stage(slots, busy_max)
         self._commands: dict[str, Callable[[list[str], list[str]], None]] = {
             "deploy": self._deploy,
             "forget": lambda args, _: self.stage.forget(args[0]),

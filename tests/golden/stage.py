@@ -16,6 +16,7 @@ from tests.sim.loop import SimLoop
 
 from perdure.core.errors import Overloaded
 from perdure.core.ids import InvocationId, format_invocation_id
+from perdure.core.limits import ATTEMPTS_BUSY_MAX
 from perdure.core.retry import RetryPolicy
 from perdure.engine.actions import (
     AbortAttempt,
@@ -31,6 +32,7 @@ from perdure.engine.commands import Command, Effects, FireTimers, Invoke
 from perdure.engine.notifications import input_entry
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamListener
+from perdure.node.invoker.gate import Gates
 from perdure.node.invoker.invoker import Invoker
 from perdure.node.invoker.ports import RunPorts
 from perdure.node.invoker.validation import CatalogueResolver, new_invocation_id
@@ -113,7 +115,7 @@ class ServiceStream:
 class Stage:
     """One partition, its invoker, and the registry; ``lines`` is the transcript."""
 
-    def __init__(self, slots: int = 1000) -> None:
+    def __init__(self, slots: int = 1000, busy_max: int = ATTEMPTS_BUSY_MAX) -> None:
         self.loop = OrderedLoop()
         self.clock = Clock(self.loop)
         self.world = World()
@@ -142,6 +144,7 @@ class Stage:
             clock=self.clock,
             entropy=self._dice,
             cluster_name="test",
+            gates=Gates(busy_max),
         )
         self.invoker = self.inside(lambda: Invoker(self.ports, slots))
 
