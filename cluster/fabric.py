@@ -1,0 +1,540 @@
+"""The transport: dials every member, takes their calls, keeps one session each way.
+
+``Fabric`` is the same over gRPC and over the simulated network; only the wires differ.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from perdure.cluster.core.admission import Admission, names_match
+from perdure.cluster.core.handshake import (
+    NONCE_BYTES,
+    ClusterIdentity,
+    DiallerSide,
+    Established,
+    ListenerSide,
+    Purpose,
+    RefusedByPeer,
+)
+from perdure.cluster.core.messages import GUEST, Message, Peer, Request, kind_of
+from perdure.cluster.core.types import NodeId
+from perdure.cluster.session import Counters, Session
+from perdure.cluster.streams import StreamServer, take_stream
+from perdure.cluster.transport import (
+    Answer,
+    Directory,
+    Handler,
+    Place,
+    StreamHandler,
+    TransportStatistics,
+)
+from perdure.cluster.wires import Connection, Wire, WireBroken, Wires
+from perdure.core import limits
+from perdure.core.entropy import Entropy
+from perdure.core.errors import NotAuthenticated, PerdureError, Unreachable
+from perdure.core.invariant import invariant
+from perdure.core.retry import RetryPolicy, with_jitter
+from perdure.core.tasks import Supervisor
+from perdure.core.telemetry import logger
+
+log = logger("fabric")
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R")
+Q = TypeVar("Q", bound=Request[Any])
+
+_RETRY = RetryPolicy(
+    initial_ms=limits.FABRIC_RETRY_MS_INITIAL,
+    factor=2,
+    interval_ms_max=limits.FABRIC_RETRY_MS_MAX,
+    attempts_max=None,
+)
+# What was logged last per place, so that the same refusal is logged once.
+_REFUSALS_REMEMBERED_MAX = 1_024
+
+
+class _Handlers:
+    """Who takes which messages; implements ``session.Dispatch``."""
+
+    def __init__(self) -> None:
+        self.messages: dict[int, Callable[[Peer, Any, Answer], None]] = {}
+        self.streams: dict[int, StreamHandler[Any]] = {}
+        self.open_to_guests: set[int] = set()
+
+    def handler_for(self, kind: int, peer: Peer) -> Callable[[Peer, Any, Answer], None] | None:
+        if peer.node == GUEST and kind not in self.open_to_guests:
+            return None
+        return self.messages.get(kind)
+
+
+class _Member:
+    """Another node of the directory, and the task that keeps a session to it."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.task: asyncio.Task[None] | None = None
+        self.session: Session | None = None
+        self.connection: Connection | None = None
+        self.hurry = asyncio.Event()  # it is alive: don't wait to dial
+
+
+class Fabric:
+    """Implements ``transport.Transport`` over wires."""
+
+    def __init__(
+        self,
+        *,
+        me: Peer,
+        cluster: ClusterIdentity,
+        wires: Wires,
+        entropy: Entropy,
+        supervisor: Supervisor,
+        allowed_names: Sequence[str] = (),
+    ) -> None:
+        self._me = me
+        self._cluster = cluster
+        self._wires = wires
+        self._entropy = entropy
+        self._supervisor = supervisor
+        self._allowed_names = tuple(allowed_names)
+        self._admission = Admission(me)
+        self._handlers = _Handlers()
+        self._counters = Counters()
+        self._members: dict[NodeId, _Member] = {}
+        self._inbound: dict[NodeId, Session] = {}
+        self._guests: set[Session] = set()
+        self._streams: dict[Wire, Peer] = {}  # being served
+        self._streams_taken = 0
+        self._handshakes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_session: list[Callable[[Peer, bool], None]] = []
+        self._on_refused: list[Callable[[NodeId, PerdureError], None]] = []
+        self._refusals: dict[str, str] = {}
+        self._is_closed = False
+        self._ticker = asyncio.get_running_loop().call_later(
+            limits.FABRIC_TICK_MS / 1000, self._tick
+        )
+
+    # --- the port ---------------------------------------------------------------------------------
+
+    @property
+    def me(self) -> Peer:
+        return self._me
+
+    async def listen(self) -> str:
+        """Let others in; returns the address. Handlers are registered before."""
+        return await self._wires.listen(self._accept)
+
+    def set_directory(self, members: Directory) -> None:
+        others = {node: place for node, place in members.items() if node != self._me.node}
+        self._admission.set_members({node: place.identity for node, place in members.items()})
+        for node in [*self._members]:
+            known = others.get(node)
+            if known is None or known.address != self._members[node].place.address:
+                self._forget(node)
+        for node, place in others.items():
+            if node not in self._members and not self._is_closed:
+                member = self._members[node] = _Member(place)
+                member.task = self._start(f"fabric.out.{node}", self._keep(node, member))
+            elif node in self._members:
+                self._members[node].place = place
+        self._drop_outdated()
+
+    def session(self, to: NodeId) -> Peer | None:
+        session = self._session(to)
+        return session.peer if session is not None else None
+
+    def queued_bytes(self, to: NodeId) -> int:
+        session = self._session(to)
+        return session.outbox.queued_bytes if session is not None else 0
+
+    def send(self, to: NodeId, message: Message) -> bool:
+        session = self._session(to)
+        if session is None:
+            return False
+        session.say(message)
+        return session.is_open
+
+    async def ask(self, to: NodeId, request: Request[R], timeout_s: float) -> R:
+        session = self._session(to)
+        if session is None:
+            raise Unreachable(f"there is no session to node {to}")
+        answer: R = await _ask_on(session, request, timeout_s)
+        return answer
+
+    async def stream(self, to: NodeId, request: Request[R]) -> AsyncGenerator[R, None]:
+        member, session = self._members.get(to), self._session(to)
+        if member is None or session is None or member.connection is None:
+            raise Unreachable(f"there is no session to node {to}")
+        try:
+            wire, established = await self._dial(member.connection, to, Purpose.STREAM)
+        except (WireBroken, RefusedByPeer, PerdureError) as failure:
+            raise Unreachable(f"no stream from node {to}: {failure}") from failure
+        if established.peer != session.peer:
+            wire.close()
+            raise Unreachable(f"node {to} was replaced meanwhile")
+        self._streams_taken += 1
+        try:
+            items = take_stream(wire, established, request, self._counters)
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+        finally:
+            self._streams_taken -= 1
+
+    async def ask_at(self, address: str, request: Request[R], timeout_s: float) -> R:
+        connection = self._wires.connect(address)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                wire, established = await self._dial(connection, None, Purpose.SESSION)
+        except (WireBroken, RefusedByPeer, TimeoutError, PerdureError) as failure:
+            await connection.aclose()
+            if isinstance(failure, RefusedByPeer):
+                raise failure.error from failure
+            if isinstance(failure, PerdureError):
+                raise
+            raise Unreachable(f"nobody answers at {address}: {failure}") from failure
+        session = self._make_session(wire, established)
+        running = asyncio.ensure_future(session.run())
+        running.add_done_callback(lambda _: session.fail_asks())
+        try:
+            answer: R = await _ask_on(session, request, max(deadline - loop.time(), 0.0))
+            return answer
+        finally:
+            session.close("the answer was all that was wanted")
+            await running
+            await connection.aclose()
+
+    def serve(self, kind: type[M], handler: Handler[M], *, guests: bool = False) -> None:
+        number = kind_of(kind)
+        invariant(number not in self._handlers.messages, "two handlers", kind=kind.__name__)
+        self._handlers.messages[number] = handler
+        if guests:
+            self._handlers.open_to_guests.add(number)
+
+    def serve_stream(self, kind: type[Q], handler: StreamHandler[Q]) -> None:
+        number = kind_of(kind)
+        invariant(number not in self._handlers.streams, "two handlers", kind=kind.__name__)
+        self._handlers.streams[number] = handler
+
+    def on_session(self, callback: Callable[[Peer, bool], None]) -> None:
+        self._on_session.append(callback)
+
+    def on_refused(self, callback: Callable[[NodeId, PerdureError], None]) -> None:
+        self._on_refused.append(callback)
+
+    def statistics(self) -> TransportStatistics:
+        sessions = self._sessions()
+        return TransportStatistics(
+            sessions_out=sum(self._session(node) is not None for node in self._members),
+            sessions_in=len(self._inbound) + len(self._guests),
+            members=len(self._members),
+            streams=len(self._streams) + self._streams_taken,
+            asks_waiting=sum(session.asks_waiting for session in sessions),
+            queued_bytes=sum(session.outbox.queued_bytes for session in sessions),
+            **asdict(self._counters),
+        )
+
+    async def aclose(self) -> None:
+        self._is_closed = True
+        self._ticker.cancel()
+        for session in self._sessions():
+            session.close("this node stops")
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._wires.aclose()
+
+    # --- dialling ---------------------------------------------------------------------------------
+
+    async def _keep(self, node: NodeId, member: _Member) -> None:
+        """Keep a session to a member for as long as it is one."""
+        tries = 0
+        while True:
+            member.hurry.clear()
+            connection = self._wires.connect(member.place.address)
+            try:
+                wire, established = await self._dial(connection, node, Purpose.SESSION)
+            except (WireBroken, RefusedByPeer, PerdureError) as failure:
+                self._tell_refused(node, member.place.address, failure)
+                tries += 1
+            else:
+                tries = 1
+                await self._hold(member, connection, self._make_session(wire, established))
+            finally:
+                await connection.aclose()
+            delay_ms = _RETRY.delay_ms(tries)
+            assert delay_ms is not None  # it never gives up
+            try:
+                async with asyncio.timeout(with_jitter(delay_ms, self._entropy) / 1000):
+                    await member.hurry.wait()
+            except TimeoutError:
+                continue
+
+    async def _hold(self, member: _Member, connection: Connection, session: Session) -> None:
+        """From up to down."""
+        peer = session.peer
+        member.session, member.connection = session, connection
+        self._counters.sessions_opened += 1
+        log.info("fabric.session.up", node=peer.node, generation=peer.generation)
+        try:
+            for callback in self._on_session:
+                callback(peer, True)
+            await session.run()
+        finally:
+            session.close("this node ended it")
+            member.session = member.connection = None
+            self._counters.sessions_lost += 1
+            log.info("fabric.session.down", node=peer.node, reason=session.ended_because)
+            for callback in self._on_session:
+                callback(peer, False)
+            session.fail_asks()
+
+    async def _dial(
+        self, connection: Connection, node: NodeId | None, purpose: Purpose
+    ) -> tuple[Wire, Established]:
+        """Open a wire and become sure of who is there.
+
+        Raises:
+            WireBroken, RefusedByPeer, PerdureError: why not.
+        """
+        wire: Wire | None = None
+        is_made = False
+        try:
+            async with asyncio.timeout(limits.FABRIC_CONNECT_MS / 1000):
+                wire = await connection.open()
+                side = DiallerSide(
+                    self._cluster,
+                    self._admission,
+                    seals=not wire.is_private,
+                    nonce=self._nonce(),
+                    expected=node,
+                    purpose=purpose,
+                )
+                await wire.write(side.hello())
+                frame = await wire.read()
+                if frame is None:
+                    raise WireBroken("it hung up during the handshake")
+                try:
+                    confirm, established = side.take(frame)
+                except PerdureError as failure:
+                    await wire.write(side.refusal(failure))
+                    await wire.read()  # let it arrive: the other side hangs up
+                    raise
+                await wire.write(confirm)
+                is_made = True
+        except TimeoutError as failure:
+            raise WireBroken("it took too long") from failure
+        finally:
+            if wire is not None and not is_made:
+                wire.close()
+        if node is not None:
+            self._learn(established.peer)
+        return wire, established
+
+    # --- being dialled ----------------------------------------------------------------------------
+
+    def _accept(self, wire: Wire) -> None:
+        if self._is_closed or self._handshakes >= limits.FABRIC_HANDSHAKES_MAX:
+            wire.close()
+            return
+        self._handshakes += 1
+        self._start("fabric.in", self._take_wire(wire))
+
+    async def _take_wire(self, wire: Wire) -> None:
+        established: Established | None = None
+        try:
+            async with asyncio.timeout(limits.FABRIC_HANDSHAKE_MS / 1000):
+                established = await self._greet(wire)
+        except (TimeoutError, WireBroken):
+            pass
+        except RefusedByPeer as failure:
+            self._log_refusal(wire.remote, None, failure)
+        finally:
+            self._handshakes -= 1
+            if established is None:
+                wire.close()
+        if established is None:
+            return
+        if established.purpose == Purpose.STREAM:
+            await self._serve_stream(wire, established)
+        else:
+            await self._take_session(self._make_session(wire, established))
+
+    async def _greet(self, wire: Wire) -> Established | None:
+        """The listener's side of the handshake; None when the other was turned down."""
+        side = ListenerSide(
+            self._cluster, self._admission, seals=not wire.is_private, nonce=self._nonce()
+        )
+        try:
+            if (frame := await wire.read()) is None:
+                return None
+            self._check_names(wire)
+            await wire.write(side.take_hello(frame))
+            if (frame := await wire.read()) is None:
+                return None
+            established = side.take_confirm(frame)
+        except PerdureError as failure:
+            self._counters.refused_in += 1
+            self._log_turned_down(wire.remote, failure)
+            await wire.write(side.refusal(failure))
+            await wire.read()  # let it arrive: the other side hangs up
+            return None
+        self._learn(established.peer)
+        return established
+
+    def _check_names(self, wire: Wire) -> None:
+        if self._allowed_names and not names_match(wire.names or (), self._allowed_names):
+            named = ", ".join(wire.names or ()) or "nothing"
+            raise NotAuthenticated(f"the certificate names {named}, which is not allowed here")
+
+    async def _take_session(self, session: Session) -> None:
+        node = session.peer.node
+        if node == GUEST:
+            await self._take_guest(session)
+            return
+        earlier = self._inbound.get(node)
+        if earlier is not None:
+            earlier.close("the other side opened another")
+        self._inbound[node] = session
+        if (member := self._members.get(node)) is not None:
+            member.hurry.set()
+        try:
+            await session.run()
+        finally:
+            if self._inbound.get(node) is session:
+                del self._inbound[node]
+                self._close_streams(lambda peer: peer == session.peer)
+
+    async def _take_guest(self, session: Session) -> None:
+        if len(self._guests) >= limits.FABRIC_HANDSHAKES_MAX:
+            session.close("there are too many guests")
+            return
+        self._guests.add(session)
+        try:
+            await session.run()
+        finally:
+            self._guests.discard(session)
+
+    async def _serve_stream(self, wire: Wire, established: Established) -> None:
+        peer = established.peer
+        count = sum(other == peer for other in self._streams.values())
+        if peer.node == GUEST or count >= limits.FABRIC_STREAMS_PER_PEER_MAX:
+            wire.close()
+            return
+        self._streams[wire] = peer
+        try:
+            server = StreamServer(wire, established, self._counters)
+            await server.run(self._handlers.streams.get)
+        finally:
+            del self._streams[wire]
+
+    # --- both -------------------------------------------------------------------------------------
+
+    def _make_session(self, wire: Wire, established: Established) -> Session:
+        keys = (established.key_out, established.key_in)
+        return Session(wire, established.peer, keys, self._handlers, self._counters)
+
+    def _session(self, node: NodeId) -> Session | None:
+        member = self._members.get(node)
+        session = member.session if member is not None else None
+        return session if session is not None and session.is_open else None
+
+    def _sessions(self) -> list[Session]:
+        dialled = (member.session for member in self._members.values())
+        found = [session for session in dialled if session is not None]
+        return [*found, *self._inbound.values(), *self._guests]
+
+    def _learn(self, peer: Peer) -> None:
+        """A peer has proved who it is; an earlier life of its node is not heard any more."""
+        if self._admission.learn(peer):
+            self._drop_outdated()
+
+    def _drop_outdated(self) -> None:
+        for session in self._sessions():
+            if not self._admission.is_current(session.peer):
+                session.close("a later process runs as this node, or it is no member any more")
+        self._close_streams(lambda peer: not self._admission.is_current(peer))
+
+    def _close_streams(self, is_over: Callable[[Peer], bool]) -> None:
+        for wire in [wire for wire, peer in self._streams.items() if is_over(peer)]:
+            wire.close()
+
+    def _forget(self, node: NodeId) -> None:
+        member = self._members.pop(node)
+        if member.task is not None:
+            member.task.cancel()
+
+    def _tick(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(
+            limits.FABRIC_TICK_MS / 1000, self._tick
+        )
+        for session in self._sessions():
+            session.tick()
+
+    def _start(self, name: str, work: Any) -> asyncio.Task[None]:
+        task = self._supervisor.start(name, work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _nonce(self) -> bytes:
+        return self._entropy.bits(NONCE_BYTES * 8).to_bytes(NONCE_BYTES)
+
+    # --- refusals ---------------------------------------------------------------------------------
+
+    def _tell_refused(self, node: NodeId, address: str, failure: Exception) -> None:
+        if isinstance(failure, RefusedByPeer):
+            self._counters.refused_out += 1
+            self._log_refusal(address, node, failure)
+            if failure.is_proven:
+                for callback in self._on_refused:
+                    callback(node, failure.error)
+        elif isinstance(failure, PerdureError):
+            self._counters.refused_in += 1
+            self._log_turned_down(address, failure)
+        else:
+            log.debug("fabric.dial.failed", address=address, node=node, reason=str(failure))
+
+    def _log_refusal(self, address: str, node: NodeId | None, failure: RefusedByPeer) -> None:
+        if self._is_news(address, str(failure)):
+            log.warning("fabric.peer.refused", address=address, node=node, reason=str(failure))
+
+    def _log_turned_down(self, address: str, failure: PerdureError) -> None:
+        host = address.rpartition(":")[0]
+        if self._is_news(host, str(failure)):
+            log.warning("fabric.hello.refused", address=address, reason=str(failure))
+
+    def _is_news(self, where: str, what: str) -> bool:
+        if len(self._refusals) >= _REFUSALS_REMEMBERED_MAX:
+            self._refusals.clear()
+        is_news = self._refusals.get(where) != what
+        self._refusals[where] = what
+        return is_news
+
+
+async def _ask_on(session: Session, request: Request[Any], timeout_s: float) -> Any:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    if session.outbox.queued_bytes > limits.FABRIC_QUEUE_BYTES_HIGH:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await session.outbox.wait_room()
+        except TimeoutError as failure:
+            raise Unreachable(f"node {session.peer.node} reads too slowly") from failure
+    if not session.is_open:
+        raise Unreachable(f"the session to node {session.peer.node} ended")
+    number, future = session.ask(request)
+    why = f"node {session.peer.node} gave no answer within {timeout_s:g} s"
+    timer = loop.call_at(deadline, session.forget, number, why)
+    try:
+        return await future
+    finally:
+        timer.cancel()
+        session.forget(number, why)
