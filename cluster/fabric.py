@@ -9,18 +9,11 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from perdure.cluster.core.admission import Admission, names_match
-from perdure.cluster.core.handshake import (
-    NONCE_BYTES,
-    ClusterIdentity,
-    DiallerSide,
-    Established,
-    ListenerSide,
-    Purpose,
-    RefusedByPeer,
-)
+from perdure.cluster.core.admission import Admission
+from perdure.cluster.core.handshake import ClusterIdentity, Established, Purpose, RefusedByPeer
 from perdure.cluster.core.messages import GUEST, Message, Peer, Request, kind_of
 from perdure.cluster.core.types import NodeId
+from perdure.cluster.greeting import Greeter
 from perdure.cluster.session import Counters, Session
 from perdure.cluster.streams import StreamServer, take_stream
 from perdure.cluster.transport import (
@@ -34,7 +27,7 @@ from perdure.cluster.transport import (
 from perdure.cluster.wires import Connection, Wire, WireBroken, Wires
 from perdure.core import limits
 from perdure.core.entropy import Entropy
-from perdure.core.errors import NotAuthenticated, PerdureError, Unreachable
+from perdure.core.errors import PerdureError, Unreachable
 from perdure.core.invariant import invariant
 from perdure.core.retry import RetryPolicy, with_jitter
 from perdure.core.tasks import Supervisor
@@ -52,8 +45,6 @@ _RETRY = RetryPolicy(
     interval_ms_max=limits.FABRIC_RETRY_MS_MAX,
     attempts_max=None,
 )
-# What was logged last per place, so that the same refusal is logged once.
-_REFUSALS_REMEMBERED_MAX = 1_024
 
 
 class _Handlers:
@@ -95,14 +86,13 @@ class Fabric:
         allowed_names: Sequence[str] = (),
     ) -> None:
         self._me = me
-        self._cluster = cluster
         self._wires = wires
         self._entropy = entropy
         self._supervisor = supervisor
-        self._allowed_names = tuple(allowed_names)
         self._admission = Admission(me)
-        self._handlers = _Handlers()
         self._counters = Counters()
+        self._greeter = Greeter(cluster, self._admission, entropy, allowed_names, self._counters)
+        self._handlers = _Handlers()
         self._members: dict[NodeId, _Member] = {}
         self._inbound: dict[NodeId, Session] = {}
         self._guests: set[Session] = set()
@@ -112,7 +102,6 @@ class Fabric:
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_session: list[Callable[[Peer, bool], None]] = []
         self._on_refused: list[Callable[[NodeId, PerdureError], None]] = []
-        self._refusals: dict[str, str] = {}
         self._is_closed = False
         self._ticker = asyncio.get_running_loop().call_later(
             limits.FABRIC_TICK_MS / 1000, self._tick
@@ -162,7 +151,7 @@ class Fabric:
         session = self._session(to)
         if session is None:
             raise Unreachable(f"there is no session to node {to}")
-        answer: R = await _ask_on(session, request, timeout_s)
+        answer: R = await session.ask(request, timeout_s)
         return answer
 
     async def stream(self, to: NodeId, request: Request[R]) -> AsyncGenerator[R, None]:
@@ -170,7 +159,7 @@ class Fabric:
         if member is None or session is None or member.connection is None:
             raise Unreachable(f"there is no session to node {to}")
         try:
-            wire, established = await self._dial(member.connection, to, Purpose.STREAM)
+            wire, established = await self._greeter.dial(member.connection, to, Purpose.STREAM)
         except (WireBroken, RefusedByPeer, PerdureError) as failure:
             raise Unreachable(f"no stream from node {to}: {failure}") from failure
         if established.peer != session.peer:
@@ -191,7 +180,7 @@ class Fabric:
         deadline = loop.time() + timeout_s
         try:
             async with asyncio.timeout_at(deadline):
-                wire, established = await self._dial(connection, None, Purpose.SESSION)
+                wire, established = await self._greeter.dial(connection, None, Purpose.SESSION)
         except (WireBroken, RefusedByPeer, TimeoutError, PerdureError) as failure:
             await connection.aclose()
             if isinstance(failure, RefusedByPeer):
@@ -203,7 +192,7 @@ class Fabric:
         running = asyncio.ensure_future(session.run())
         running.add_done_callback(lambda _: session.fail_asks())
         try:
-            answer: R = await _ask_on(session, request, max(deadline - loop.time(), 0.0))
+            answer: R = await session.ask(request, max(deadline - loop.time(), 0.0))
             return answer
         finally:
             session.close("the answer was all that was wanted")
@@ -260,12 +249,13 @@ class Fabric:
             member.hurry.clear()
             connection = self._wires.connect(member.place.address)
             try:
-                wire, established = await self._dial(connection, node, Purpose.SESSION)
+                wire, established = await self._greeter.dial(connection, node, Purpose.SESSION)
             except (WireBroken, RefusedByPeer, PerdureError) as failure:
-                self._tell_refused(node, member.place.address, failure)
+                self._on_not_reached(node, member.place.address, failure)
                 tries += 1
             else:
                 tries = 1
+                self._learn(established.peer)
                 await self._hold(member, connection, self._make_session(wire, established))
             finally:
                 await connection.aclose()
@@ -276,6 +266,12 @@ class Fabric:
                     await member.hurry.wait()
             except TimeoutError:
                 continue
+
+    def _on_not_reached(self, node: NodeId, address: str, failure: Exception) -> None:
+        self._greeter.note(failure, address, node)
+        if isinstance(failure, RefusedByPeer) and failure.is_proven:
+            for callback in self._on_refused:
+                callback(node, failure.error)
 
     async def _hold(self, member: _Member, connection: Connection, session: Session) -> None:
         """From up to down."""
@@ -296,48 +292,6 @@ class Fabric:
                 callback(peer, False)
             session.fail_asks()
 
-    async def _dial(
-        self, connection: Connection, node: NodeId | None, purpose: Purpose
-    ) -> tuple[Wire, Established]:
-        """Open a wire and become sure of who is there.
-
-        Raises:
-            WireBroken, RefusedByPeer, PerdureError: why not.
-        """
-        wire: Wire | None = None
-        is_made = False
-        try:
-            async with asyncio.timeout(limits.FABRIC_CONNECT_MS / 1000):
-                wire = await connection.open()
-                side = DiallerSide(
-                    self._cluster,
-                    self._admission,
-                    seals=not wire.is_private,
-                    nonce=self._nonce(),
-                    expected=node,
-                    purpose=purpose,
-                )
-                await wire.write(side.hello())
-                frame = await wire.read()
-                if frame is None:
-                    raise WireBroken("it hung up during the handshake")
-                try:
-                    confirm, established = side.take(frame)
-                except PerdureError as failure:
-                    await wire.write(side.refusal(failure))
-                    await wire.read()  # let it arrive: the other side hangs up
-                    raise
-                await wire.write(confirm)
-                is_made = True
-        except TimeoutError as failure:
-            raise WireBroken("it took too long") from failure
-        finally:
-            if wire is not None and not is_made:
-                wire.close()
-        if node is not None:
-            self._learn(established.peer)
-        return wire, established
-
     # --- being dialled ----------------------------------------------------------------------------
 
     def _accept(self, wire: Wire) -> None:
@@ -351,48 +305,20 @@ class Fabric:
         established: Established | None = None
         try:
             async with asyncio.timeout(limits.FABRIC_HANDSHAKE_MS / 1000):
-                established = await self._greet(wire)
-        except (TimeoutError, WireBroken):
-            pass
-        except RefusedByPeer as failure:
-            self._log_refusal(wire.remote, None, failure)
+                established = await self._greeter.greet(wire)
+        except (TimeoutError, WireBroken, RefusedByPeer) as failure:
+            self._greeter.note(failure, wire.remote, None)
         finally:
             self._handshakes -= 1
             if established is None:
                 wire.close()
         if established is None:
             return
+        self._learn(established.peer)
         if established.purpose == Purpose.STREAM:
             await self._serve_stream(wire, established)
         else:
             await self._take_session(self._make_session(wire, established))
-
-    async def _greet(self, wire: Wire) -> Established | None:
-        """The listener's side of the handshake; None when the other was turned down."""
-        side = ListenerSide(
-            self._cluster, self._admission, seals=not wire.is_private, nonce=self._nonce()
-        )
-        try:
-            if (frame := await wire.read()) is None:
-                return None
-            self._check_names(wire)
-            await wire.write(side.take_hello(frame))
-            if (frame := await wire.read()) is None:
-                return None
-            established = side.take_confirm(frame)
-        except PerdureError as failure:
-            self._counters.refused_in += 1
-            self._log_turned_down(wire.remote, failure)
-            await wire.write(side.refusal(failure))
-            await wire.read()  # let it arrive: the other side hangs up
-            return None
-        self._learn(established.peer)
-        return established
-
-    def _check_names(self, wire: Wire) -> None:
-        if self._allowed_names and not names_match(wire.names or (), self._allowed_names):
-            named = ", ".join(wire.names or ()) or "nothing"
-            raise NotAuthenticated(f"the certificate names {named}, which is not allowed here")
 
     async def _take_session(self, session: Session) -> None:
         node = session.peer.node
@@ -483,58 +409,3 @@ class Fabric:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    def _nonce(self) -> bytes:
-        return self._entropy.bits(NONCE_BYTES * 8).to_bytes(NONCE_BYTES)
-
-    # --- refusals ---------------------------------------------------------------------------------
-
-    def _tell_refused(self, node: NodeId, address: str, failure: Exception) -> None:
-        if isinstance(failure, RefusedByPeer):
-            self._counters.refused_out += 1
-            self._log_refusal(address, node, failure)
-            if failure.is_proven:
-                for callback in self._on_refused:
-                    callback(node, failure.error)
-        elif isinstance(failure, PerdureError):
-            self._counters.refused_in += 1
-            self._log_turned_down(address, failure)
-        else:
-            log.debug("fabric.dial.failed", address=address, node=node, reason=str(failure))
-
-    def _log_refusal(self, address: str, node: NodeId | None, failure: RefusedByPeer) -> None:
-        if self._is_news(address, str(failure)):
-            log.warning("fabric.peer.refused", address=address, node=node, reason=str(failure))
-
-    def _log_turned_down(self, address: str, failure: PerdureError) -> None:
-        host = address.rpartition(":")[0]
-        if self._is_news(host, str(failure)):
-            log.warning("fabric.hello.refused", address=address, reason=str(failure))
-
-    def _is_news(self, where: str, what: str) -> bool:
-        if len(self._refusals) >= _REFUSALS_REMEMBERED_MAX:
-            self._refusals.clear()
-        is_news = self._refusals.get(where) != what
-        self._refusals[where] = what
-        return is_news
-
-
-async def _ask_on(session: Session, request: Request[Any], timeout_s: float) -> Any:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
-    if session.outbox.queued_bytes > limits.FABRIC_QUEUE_BYTES_HIGH:
-        try:
-            async with asyncio.timeout_at(deadline):
-                await session.outbox.wait_room()
-        except TimeoutError as failure:
-            raise Unreachable(f"node {session.peer.node} reads too slowly") from failure
-    if not session.is_open:
-        raise Unreachable(f"the session to node {session.peer.node} ended")
-    number, future = session.ask(request)
-    why = f"node {session.peer.node} gave no answer within {timeout_s:g} s"
-    timer = loop.call_at(deadline, session.forget, number, why)
-    try:
-        return await future
-    finally:
-        timer.cancel()
-        session.forget(number, why)

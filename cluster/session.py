@@ -212,8 +212,28 @@ class Session:
         self.outbox.put(Op.SAY, kind_of(type(message)), 0, encode(message))
         self._limit_queue()
 
-    def ask(self, request: Request[Any]) -> tuple[int, asyncio.Future[Any]]:
-        """Queue a request; the number is for ``forget``."""
+    async def ask(self, request: Request[Any], timeout_s: float) -> Any:
+        """Send a request and wait for its answer; see ``Transport.ask``."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        if self.outbox.queued_bytes > limits.FABRIC_QUEUE_BYTES_HIGH:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self.outbox.wait_room()
+            except TimeoutError as failure:
+                raise Unreachable(f"node {self.peer.node} reads too slowly") from failure
+        if not self.is_open:
+            raise Unreachable(f"the session to node {self.peer.node} ended")
+        number, future = self._put_ask(request)
+        why = f"node {self.peer.node} gave no answer within {timeout_s:g} s"
+        timer = loop.call_at(deadline, self._forget, number, why)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._forget(number, why)
+
+    def _put_ask(self, request: Request[Any]) -> tuple[int, asyncio.Future[Any]]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         ask = Ask(future, type(request))
         self._number += 1
@@ -224,7 +244,7 @@ class Session:
             self.close("it has used up its numbers")
         return self._number, future
 
-    def forget(self, number: int, why: str) -> None:
+    def _forget(self, number: int, why: str) -> None:
         """Fail a request that is no longer waited for."""
         ask = self._asks.pop(number, None)
         if ask is not None:
@@ -335,4 +355,4 @@ class Session:
         if op is Op.ASK:
             self._answer(number, Unreachable(f"message {kind:#06x} can't be read there"))
         elif op is not Op.SAY:
-            self.forget(number, f"the answer can't be read: {failure}")
+            self._forget(number, f"the answer can't be read: {failure}")
