@@ -121,10 +121,18 @@ FABRIC_STREAMS_PER_PEER_MAX = 1_024
 FABRIC_SECRET_BYTES_MIN = 16
 FABRIC_SECRET_BYTES_MAX = 4 * KIB
 
+# --- Registers ----------------------------------------------------------------------------------
+# Hints of change may be lost; everything is read again so often.
+REGISTER_REFRESH_MS = 10_000
+REGISTER_RETRY_MS = 500
+# An edit that loses so many times in a row is not alone in its loop.
+REGISTER_EDIT_ROUNDS_MAX = 16
+
 # --- Leadership ---------------------------------------------------------------------------------
 # A controller names a new leader within one of its rounds; replicas wait for three detection
 # periods before they name themselves, one after the other.
 CONTROLLER_TICK_MS = 2_000
+CONTROLLER_REST_MS = 50
 NOMINATION_GRACE_MS = 6_000
 CLAIM_RANK_WAIT_MS = 500
 # A claim that has not led to a segment by now was made by somebody who can't; also how long a
@@ -208,6 +216,8 @@ PUBLISH_RETRY_MS_MAX = 10_000
 SNAPSHOT_GRACE_MS = 3_600_000
 # What it never named is somebody's upload under way for so long, then waste.
 SNAPSHOT_ORPHAN_MS = 24 * 3_600_000
+# How long an operator's request for a snapshot is kept open; it is taken to its end in any case.
+SNAPSHOT_ANSWER_MS = 20_000
 # How often it is looked whether a snapshot is due, and whether the object store keeps its promises.
 SNAPSHOT_LOOK_MS = 1_000
 OBJECT_STORE_TEST_MS = 24 * 3_600_000
@@ -367,10 +377,14 @@ STATE_SHOWN_BYTES_MAX = 8 * MIB
 QUERIES_MAX = 4
 QUERIES_WAITING_MAX = 64
 QUERY_STATEMENT_BYTES_MAX = 256 * KIB
-# Known clients give up after 13 s, people a little later.
+# Known clients give up after 13 s, people a little later. As long as a statement reads, the tables
+# keep what it sees: an hour is the most that may be configured.
 QUERY_TIMEOUT_MS = 60_000
-# What a statement may hold for joins, groups and sorts.
-QUERY_MEMORY_BYTES_MAX = 128 * MIB
+QUERY_TIMEOUT_MS_MAX = 3_600_000
+# What a statement may hold for joins, groups and sorts, and what may be configured.
+QUERY_MEMORY_BYTES = 128 * MIB
+QUERY_MEMORY_BYTES_MIN = 1 * MIB
+QUERY_MEMORY_BYTES_MAX = 64 * 1024 * MIB
 # An answer goes out in pieces of so many bytes, or of the rows of so long.
 QUERY_PIECE_BYTES = 64 * KIB
 QUERY_PIECE_MS = 100
@@ -428,7 +442,8 @@ assert WINDOW_BYTES_MAX <= FABRIC_QUEUE_BYTES_HIGH < FABRIC_QUEUE_BYTES_MAX
 # The number of frames in a group is a u16, and the shortest frame has 78 bytes.
 assert WAL_GROUP_BYTES_MAX // 78 < 1 << 16
 assert QUERY_PIECE_BYTES < RESPONSE_PENDING_BYTES_HIGH < INGRESS_BUFFERED_BYTES_MAX
-assert QUERY_PIECE_MS < QUERY_TIMEOUT_MS
+assert QUERY_PIECE_MS < QUERY_TIMEOUT_MS <= QUERY_TIMEOUT_MS_MAX
+assert QUERY_MEMORY_BYTES_MIN <= QUERY_MEMORY_BYTES <= QUERY_MEMORY_BYTES_MAX
 assert QUERY_FLUSH_MS < QUERY_TIMEOUT_MS
 assert DISK_RESERVE_BYTES <= DISK_FREE_BYTES_MIN
 assert OBJECT_PART_BYTES <= OBJECT_WHOLE_BYTES_MAX <= SNAPSHOT_CHUNK_BYTES_MAX

@@ -47,8 +47,9 @@ from perdure.node.metrics.node_port import NodePort
 from perdure.node.metrics.process import read_process
 from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
 from perdure.node.partition.host import Host, HostOptions, HostPorts
-from perdure.node.query.query import Query
+from perdure.node.query.query import Query, QueryLimits
 from perdure.node.registry.store import RegistryStore
+from perdure.node.snapshots import NodeSnapshots, open_store
 from perdure.node.traces.spans import Value
 from perdure.node.traces.tracer import Tracer
 from perdure.node.traces.tracing import Tracing, start_tracing
@@ -98,6 +99,8 @@ class Node:
         self._tracing: Tracing | None = None
         self._tracer: Tracer | None = None
         self._query: Query | None = None
+        self._envs: dict[PartitionId, LmdbEnv] = {}
+        self._snapshots: NodeSnapshots | None = None
         self._ingress: Ingress
 
     async def start(self) -> ReadyInfo:
@@ -127,6 +130,7 @@ class Node:
             caller = SigningCaller(caller, signer)
         host = await self._open_host(disk, metadata, identity, registry, caller)
         registry.on_change(host.on_catalogue_change)
+        self._start_snapshots(disk, host, registry)
         ingress_url = await self._serve_ingress(host, registry)
         discovery = Discovery(client, self._clock, identity.cluster, signer, functions)
         admin = await self._serve_admin(host, registry, discovery, ingress_url)
@@ -144,6 +148,8 @@ class Node:
                 server.stop_accepting()
             await self._ingress.drain(self.config.shutdown_timeout_ms)
             await asyncio.gather(*(server.aclose(1.0) for server in servers))
+        if self._snapshots is not None:
+            await self._snapshots.stop()
         if self._query is not None:
             self._query.close()
         if self._rendering is not None:
@@ -214,7 +220,8 @@ class Node:
         def open_env(partition: PartitionId) -> Env:
             folder = f"{PARTITIONS_FOLDER}/{partition}"
             disk.make_folder(folder)
-            return LmdbEnv(disk.root / folder)
+            env = self._envs[partition] = LmdbEnv(disk.root / folder)
+            return env
 
         ports = HostPorts(
             disk=disk,
@@ -242,6 +249,15 @@ class Node:
         self._host = Host(identity, ports, options)
         await self._host.open()
         return self._host
+
+    def _start_snapshots(self, disk: OsDisk, host: Host, registry: RegistryStore) -> None:
+        store = open_store(self.config.snapshots)
+        if store is None:
+            return
+        chances = (self._clock, self._entropy)
+        snapshots = NodeSnapshots(self.config.snapshots, store, host.identity, disk, chances)
+        self._snapshots = snapshots
+        snapshots.start(host, self._envs, lambda: registry.registry, self._supervisor)
 
     async def _serve_ingress(self, host: Host, registry: RegistryStore) -> str:
         config = self.config.ingress
@@ -275,8 +291,18 @@ class Node:
             admin_url=config.admin.advertised_address,
             concurrent_requests_max=config.admin.concurrent_requests_max,
         )
-        query = self._query = Query(host.led, lambda: registry.registry, self._clock)
-        admin = Admin(host.gateway, registry, discovery, query, self._clock, self._entropy, options)
+        limits = QueryLimits(config.query.timeout_ms, config.query.memory_bytes_max)
+        query = self._query = Query(host.led, lambda: registry.registry, self._clock, limits)
+        admin = Admin(
+            host.gateway,
+            registry,
+            discovery,
+            query,
+            self._clock,
+            self._entropy,
+            options,
+            self._snapshots.snapshotter if self._snapshots is not None else None,
+        )
         await self._listen(
             Listener.ADMIN, admin, config.admin.bind_address, config.admin.advertised_address
         )
@@ -309,6 +335,7 @@ class Node:
     def _statistics(
         self, host: Host, registry: RegistryStore, client: HttpClient, admin: Admin
     ) -> NodeStatistics:
+        assert self._query is not None
         catalogue = registry.catalogue.registry
         return NodeStatistics(
             cluster_name=self.config.cluster_name,
@@ -327,6 +354,10 @@ class Node:
             deployment_count=len(catalogue.deployments),
             service_count=len(catalogue.latest),
             process=read_process(),
+            query=self._query.statistics(),
+            snapshots=(
+                self._snapshots.snapshotter.statistics() if self._snapshots is not None else None
+            ),
         )
 
     def _ready(self, host: Host) -> ReadyInfo:

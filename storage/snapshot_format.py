@@ -100,8 +100,7 @@ class SetMember(msgspec.Struct, frozen=True):
     """A partition's snapshot in a set."""
 
     partition: int
-    snapshot: str
-    lsn: int
+    snapshot: Retained
 
 
 class SnapshotSet(Document, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from perdure.node.admin import (
     pins,
     query,
     services,
+    snapshots,
     state,
 )
 from perdure.node.admin.api_document import api_document
@@ -31,6 +32,7 @@ from perdure.node.admin.routes import Match, Route, Router, WrongMethod
 from perdure.node.http.server import Exchange
 from perdure.node.invoker.discovery import Discovery
 from perdure.node.partition.gateway import Gateway
+from perdure.node.partition.snapshotter import Snapshotter
 from perdure.node.query.query import Query
 from perdure.node.registry.store import RegistryStore
 
@@ -45,6 +47,7 @@ ROUTES: list[Route[Endpoint]] = [
     *inspection.ROUTES,
     *pins.ROUTES,
     *query.ROUTES,
+    *snapshots.ROUTES,
     *inert.ROUTES,
 ]
 
@@ -77,6 +80,7 @@ class Admin:
         clock: Clock,
         entropy: Entropy,
         options: AdminOptions,
+        snapshots: Snapshotter | None = None,
     ) -> None:
         self.body_bytes_max = options.body_bytes_max
         self._context = Context(
@@ -87,6 +91,7 @@ class Admin:
             clock=clock,
             entropy=entropy,
             options=options,
+            snapshots=snapshots,
         )
         self._router: Router[Endpoint] = Router(ROUTES)
         self._tasks: set[asyncio.Task[None]] = set()

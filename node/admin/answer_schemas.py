@@ -89,6 +89,18 @@ _SUMMARY_OPTIONAL = {
         {"kind": {"enum": ["success", "failure"]}}, {"code": _NUMBER, "message": _TEXT}
     ),
 }
+_SET = _object(
+    {
+        "name": _TEXT,
+        "created_at": _TIME,
+        "cluster": _TEXT,
+        "software": _TEXT,
+        "size": _NUMBER,
+        "partitions": _list(
+            _object({"partition": _NUMBER, "lsn": _NUMBER, "snapshot": _TEXT, "size": _NUMBER})
+        ),
+    }
+)
 _FAILED = _list(_object({"invocation_id": _TEXT, "error": _TEXT}))
 
 SCHEMAS: dict[str, Schema] = {
@@ -253,6 +265,19 @@ SCHEMAS: dict[str, Schema] = {
             ),
         }
     ),
+    "SnapshotSet": _SET,
+    "Snapshots": _object(
+        {"destination": _nullable(_TEXT), "sets": _list(_of("SnapshotSet"))},
+        {
+            "is_sound": _nullable(_FLAG),
+            "is_taking": _FLAG,
+            "failures": _NUMBER,
+            "stored_bytes": _NUMBER,
+            "fault": _TEXT,
+            "last_failure": _TEXT,
+        },
+    ),
+    "Taking": _object({"is_taking": _FLAG}),
     "Rows": _object({"rows": _list(_ANY)}),
     "Clusters": _object({"clusters": {"type": "array", "maxItems": 0}}),
     "Subscriptions": _object({"subscriptions": {"type": "array", "maxItems": 0}}),

@@ -13,6 +13,7 @@ from perdure.engine.commands import Command
 from perdure.node.admin.requests import Reply, Request
 from perdure.node.invoker.discovery import Discovery
 from perdure.node.partition.gateway import Gateway
+from perdure.node.partition.snapshotter import Snapshotter
 from perdure.node.query.query import Query
 from perdure.node.registry.store import RegistryStore
 
@@ -38,6 +39,7 @@ class Context:
     clock: Clock
     entropy: Entropy
     options: AdminOptions
+    snapshots: Snapshotter | None = None
 
     async def propose(self, command: Command, partition_key: int) -> Outcome:
         """Have a command committed and applied; its outcome.

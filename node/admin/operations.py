@@ -303,6 +303,23 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         successes={200: Success("The rows.", "Rows")},
         refusals=(400, 415, 422, 429, 500, 501, 503),
     ),
+    # --- Snapshots ------------------------------------------------------------------------------
+    ("GET", "/perdure/snapshots"): Operation(
+        id="get_snapshots",
+        group=_NODE,
+        summary="Where snapshots go, the sets that can be restored, and what went wrong last.",
+        successes={200: Success("They.", "Snapshots")},
+    ),
+    ("POST", "/perdure/snapshots"): Operation(
+        id="create_snapshots",
+        group=_NODE,
+        summary="Take snapshots of all partitions now, as a set.",
+        successes={
+            200: Success("The set.", "SnapshotSet"),
+            202: Success("It takes long, and goes on: see `is_taking`.", "Taking"),
+        },
+        refusals=(409, 500, 503),
+    ),
     # --- What is not here -----------------------------------------------------------------------
     ("GET", "/kafka-clusters"): Operation(
         id="list_kafka_clusters",

@@ -38,6 +38,10 @@ VERBS = {
     ),
     "sql": ("perdure.node.cli.sql:sql", "Ask the tables of a node: a statement that only reads."),
     "state": ("perdure.node.cli.state:state", "Read and change the state of objects."),
+    "snapshots": (
+        "perdure.node.cli.snapshots:snapshots",
+        "Take, check and restore snapshots of all state.",
+    ),
     "identity": (
         "perdure.node.cli.identity:identity",
         "Make and look at the key that requests to services are signed with.",
@@ -58,6 +62,7 @@ _ADVICE = {
     "META0014": "register with --use-http1.1, or serve HTTP/2 (hypercorn does)",
     "META0102": "see `perdure deployments list`",
     "META0103": "see `perdure services list`",
+    "SNAP0004": "see `perdure config` for snapshots.destination, and the node's log",
 }
 
 

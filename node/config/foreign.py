@@ -51,6 +51,14 @@ _INVOKER = {
     "aws-profile": "aws-profile",
     "aws-assume-role-external-id": "aws-assume-role-external-id",
 }
+_SNAPSHOTS = {
+    "destination": "destination",
+    "snapshot-interval": "interval",
+    "snapshot-interval-num-records": "records",
+    "aws-profile": "aws-profile",
+    "aws-region": "region",
+    "aws-endpoint-url": "endpoint-url",
+}
 _RETRY = {
     "initial-interval": "initial-interval",
     "exponentiation-factor": "exponentiation-factor",
@@ -71,9 +79,14 @@ TRANSLATIONS: dict[KeyPath, Translation] = {
     ),
     ("ingress", "request-size-limit"): Translation(("ingress", "request-bytes-max")),
     ("admin", "concurrent-api-requests-limit"): Translation(("admin", "concurrent-requests-max")),
+    ("admin", "query-engine", "memory-size"): Translation(("query", "memory-bytes-max")),
     **{
         ("worker", "invoker", theirs): Translation(("invoker", ours))
         for theirs, ours in _INVOKER.items()
+    },
+    **{
+        ("worker", "snapshots", theirs): Translation(("snapshots", ours))
+        for theirs, ours in _SNAPSHOTS.items()
     },
     **{
         ("default-retry-policy", theirs): Translation(("retry", ours))
@@ -89,7 +102,6 @@ TRANSLATIONS: dict[KeyPath, Translation] = {
 # What an operator must know beyond "is ignored".
 CONSEQUENCES: dict[KeyPath, str] = {
     ("worker", "invoker", "http-proxy"): "services are called directly",
-    ("worker", "snapshots", "destination"): "no snapshots are taken",
     ("default-replication",): "records are kept on this node only",
     ("roles",): "a node has all roles",
     ("ingress", "kafka-clusters"): "nothing is read from Kafka",
@@ -107,12 +119,10 @@ _TABLES: tuple[KeyPath, ...] = (
     ("log-server",),
     ("networking",),
     ("aws",),
-    ("admin", "query-engine"),
     ("admin", "rate-limiting"),
     ("ingress", "ingestion"),
     ("ingress", "kafka-clusters"),
     ("worker", "storage"),
-    ("worker", "snapshots"),
     ("worker", "shuffle"),
     ("worker", "invoker", "rate-limiting"),
 )
@@ -125,8 +135,10 @@ _NAMES = re.compile(
     r"|ingress\.(http2-[a-z0-9-]+|bind-ip|bind-port|listen-mode|use-random-ports|advertised-host)"
     r"|admin\.(disable-web-ui|deployment-routing-headers|heartbeat-interval|log-[a-z0-9-]+"
     r"|storage-[a-z0-9-]+|disable-cluster-controller|bind-ip|bind-port|listen-mode"
-    r"|use-random-ports|advertised-host|default-[a-z0-9-]+)"
+    r"|use-random-ports|advertised-host|default-[a-z0-9-]+|query-engine\.(?!memory-size$).+)"
     r"|worker\.(cleanup-interval|internal-queue-length|trim-delay-interval|num-timers-[a-z-]+"
+    r"|snapshots\.(?!(?:destination|snapshot-interval(-num-records)?|aws-(profile|region"
+    r"|endpoint-url))$)[a-z0-9.-]+"
     r"|experimental-[a-z0-9-]+|max-command-batch-[a-z]+|rule-book-poll-interval"
     r"|[a-z-]+-memory-limit|durability-mode)"
     r"|worker\.invoker\.(http2?-[a-z0-9-]+|in-memory-queue-length-limit|memory-limit"

@@ -249,6 +249,13 @@ HOST: Kind[str] = Kind(
 URL: Kind[str] = Kind(
     "URL", values.URL_SYNTAX, lambda raw: values.parse_url(_text(raw)), str, _itself
 )
+DESTINATION: Kind[str] = Kind(
+    "destination",
+    values.DESTINATION_SYNTAX,
+    lambda raw: values.parse_destination(_text(raw)),
+    str,
+    _itself,
+)
 HEADERS: Kind[tuple[tuple[str, str], ...]] = Kind(
     "headers", _HEADERS_SYNTAX, _headers, _show_headers, _mask_headers
 )

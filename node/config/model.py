@@ -26,10 +26,17 @@ from perdure.core.limits import (
     MESSAGE_BYTES_MAX,
     PARTITIONS_MAX,
     PARTITIONS_SINGLE_NODE,
+    QUERY_MEMORY_BYTES,
+    QUERY_MEMORY_BYTES_MAX,
+    QUERY_MEMORY_BYTES_MIN,
+    QUERY_TIMEOUT_MS,
+    QUERY_TIMEOUT_MS_MAX,
+    SNAPSHOTS_RETAINED_MAX,
 )
 from perdure.node.config.kinds import (
     ADDRESS,
     BOOLEAN,
+    DESTINATION,
     HEADERS,
     HOST,
     NAME,
@@ -245,6 +252,65 @@ class InvokerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotsConfig:
+    """Copies of all state in an object store, from which a lost node can be restored."""
+
+    destination: str | None = _setting(
+        None,
+        optional(DESTINATION, "none"),
+        "Where snapshots go: `s3://bucket/prefix`, in S3 or what speaks its protocol (needs `pip "
+        "install 'perdure[s3]'`), or `file:///directory`. Each cluster needs one of its own. "
+        "`none`: no snapshots are taken.",
+    )
+    interval_ms: int | None = _setting(
+        15 * _MINUTE_MS,
+        optional(duration(_SECOND_MS), "never"),
+        "A snapshot is taken this long after the last one, if anything has happened. `never`: "
+        "only for the number of records, and when asked for.",
+    )
+    records: int | None = _setting(
+        100_000,
+        optional(count(1, 1_000_000_000), "unlimited"),
+        "A snapshot is taken once a partition has so many records that the last one lacks.",
+    )
+    retain: int = _setting(2, count(1, SNAPSHOTS_RETAINED_MAX), "Snapshots kept.")
+    endpoint_url: str | None = _setting(
+        None, optional(URL, "auto"), "Where the object store is. `auto`: AWS S3 of the region."
+    )
+    region: str | None = _setting(
+        None, optional(NAME, "auto"), "Region of the bucket. `auto`: as the environment says."
+    )
+    path_style: bool = _setting(
+        False,
+        BOOLEAN,
+        "Name the bucket in the path of requests instead of the host; many stores that are not AWS "
+        "want that.",
+    )
+    aws_profile: str | None = _setting(
+        None,
+        optional(NAME, "none"),
+        "Profile of the AWS configuration files with the credentials. `none`: what the environment "
+        "says.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryConfig:
+    """What one SQL statement may take."""
+
+    timeout_ms: int = _setting(
+        QUERY_TIMEOUT_MS,
+        duration(_SECOND_MS, QUERY_TIMEOUT_MS_MAX),
+        "A statement that takes longer, its answer's way to the client included, is given up.",
+    )
+    memory_bytes_max: int = _setting(
+        QUERY_MEMORY_BYTES,
+        size(QUERY_MEMORY_BYTES_MIN, QUERY_MEMORY_BYTES_MAX),
+        "Memory that a statement may hold to sort, group and join; one that needs more is refused.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionConfig:
     """How long things are kept after an invocation is over; services and handlers may override."""
 
@@ -342,8 +408,10 @@ class Config:
     admin: AdminConfig = field(default_factory=AdminConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     invoker: InvokerConfig = field(default_factory=InvokerConfig)
+    query: QueryConfig = field(default_factory=QueryConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
+    snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
 
 
 TABLES: dict[str, type] = {
@@ -351,8 +419,10 @@ TABLES: dict[str, type] = {
     "admin": AdminConfig,
     "worker": WorkerConfig,
     "invoker": InvokerConfig,
+    "query": QueryConfig,
     "retention": RetentionConfig,
     "retry": RetryConfig,
+    "snapshots": SnapshotsConfig,
 }
 
 

@@ -88,6 +88,32 @@ def parse_url(text: str) -> str:
     return url if url.endswith("/") else f"{url}/"
 
 
+DESTINATION_SYNTAX = "'s3://bucket/prefix', or 'file:///directory' with its whole path"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
+
+
+def parse_destination(text: str) -> str:
+    """Where snapshots go, without a slash at its end.
+
+    Raises:
+        ValueError: it is nowhere.
+    """
+    url = text.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(f"expected {DESTINATION_SYNTAX}") from None
+    is_bucket = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc) is not None
+    is_folder = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1
+    if not (is_bucket or is_folder) or parts.query or parts.fragment or _has_control(url):
+        raise ValueError(f"expected {DESTINATION_SYNTAX}")
+    return url
+
+
+def _has_control(text: str) -> bool:
+    return any(not character.isprintable() for character in text)
+
+
 def _has_blank(text: str) -> bool:
     return any(character.isspace() or not character.isprintable() for character in text)
 

@@ -9,6 +9,8 @@ from perdure.node.http.server import ServerStatistics
 from perdure.node.ingress.ingress import IngressStatistics
 from perdure.node.metrics.process import ProcessFigures
 from perdure.node.partition.host import HostStatistics
+from perdure.node.partition.snapshotter import SnapshotterStatistics
+from perdure.node.query.query import QueryStatistics
 
 
 class Listener(Enum):
@@ -46,3 +48,5 @@ class NodeStatistics:
     deployment_count: int
     service_count: int
     process: ProcessFigures
+    query: QueryStatistics
+    snapshots: SnapshotterStatistics | None = None

@@ -15,7 +15,7 @@ from perdure.cluster.core.sequencer import Proposal
 from perdure.cluster.log import CommittedRecord
 from perdure.core.errors import DiskFull, PartitionUnavailable, PerdureError
 from perdure.core.ids import PartitionId
-from perdure.core.invariant import InvariantViolation
+from perdure.core.invariant import InvariantViolation, invariant
 from perdure.core.limits import (
     MEMTABLE_BYTES_MAX,
     MEMTABLE_FLUSH_BYTES,
@@ -95,6 +95,8 @@ class Processor:
         self._flush_error: OSError | None = None
         self._is_closed = False
         self._flushed: list[tuple[int, Callable[[], None]]] = []
+        self._is_held = False
+        self._on_rest: Callable[[], None] | None = None
 
     # --- Applying -------------------------------------------------------------------------------
 
@@ -166,8 +168,9 @@ class Processor:
         self._is_applying = True
         try:
             while self._committed and self.halted is None:
-                if self.store.active.bytes > MEMTABLE_BYTES_MAX and self.store.frozen is not None:
-                    return  # the flush that is under way will call again
+                is_waiting = self._is_held or self.store.frozen is not None
+                if is_waiting and self.store.active.bytes > MEMTABLE_BYTES_MAX:
+                    return  # the flush that is under way, or the end of the hold, calls again
                 self._apply_committed(self._committed.popleft())
         finally:
             self._is_applying = False
@@ -225,6 +228,39 @@ class Processor:
         """Whether everything applied is in the tables."""
         return self.store.durable_lsn == self.store.applied_lsn
 
+    def hold_flushes(self, rested: Callable[[], None]) -> None:
+        """Begin no flush until ``release_flushes``; call ``rested`` once none is under way.
+
+        Who holds all partitions and then flushes each in one turn has them all at one moment.
+        """
+        self._is_held = True
+        self._when_rested(rested)
+
+    def flush_held(self, rested: Callable[[], None]) -> None:
+        """Flush what is applied now, although flushes are held; then call ``rested``."""
+        invariant(
+            self._is_held and self.store.frozen is None,
+            "flushes are held and rest",
+            partition=self.partition,
+        )
+        if self.halted is None and self.store.is_dirty():
+            self._submit_flush(self.store.freeze())
+        self._when_rested(rested)
+
+    def release_flushes(self) -> None:
+        """Go on flushing; nobody is told of a rest any more."""
+        self._is_held = False
+        self._on_rest = None
+        if self._flushed:
+            self._start_flush()
+        self._drain()
+
+    def _when_rested(self, rested: Callable[[], None]) -> None:
+        if self.store.frozen is None:
+            rested()
+        else:
+            self._on_rest = rested
+
     def close(self) -> None:
         """Stop timers and flushes; what was not flushed is in the log."""
         self._is_closed = True
@@ -248,8 +284,8 @@ class Processor:
             return
         if not self.store.is_dirty():
             self._report_flushed()
-            return
-        self._submit_flush(self.store.freeze())
+        elif not self._is_held:
+            self._submit_flush(self.store.freeze())
 
     def _submit_flush(self, flush: Flush) -> None:
         if self._is_closed:
@@ -269,6 +305,9 @@ class Processor:
         self.store.finish(flush)
         self._on_durable(self.partition, self.store.durable_lsn)
         self._report_flushed()
+        rested, self._on_rest = self._on_rest, None
+        if rested is not None:
+            rested()
         if self._flushed:
             self._start_flush()
         self._drain()
