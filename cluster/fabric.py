@@ -95,7 +95,8 @@ class Fabric:
         self._handlers = _Handlers()
         self._members: dict[NodeId, _Member] = {}
         self._inbound: dict[NodeId, Session] = {}
-        self._guests: set[Session] = set()
+        self._visits: set[Session] = set()  # for one question, made or taken; guests' too
+        self._leaving: dict[NodeId, asyncio.Task[None]] = {}
         self._streams: dict[Wire, Peer] = {}  # being served
         self._streams_taken = 0
         self._handshakes = 0
@@ -180,7 +181,7 @@ class Fabric:
         deadline = loop.time() + timeout_s
         try:
             async with asyncio.timeout_at(deadline):
-                wire, established = await self._greeter.dial(connection, None, Purpose.SESSION)
+                wire, established = await self._greeter.dial(connection, None, Purpose.VISIT)
         except (WireBroken, RefusedByPeer, TimeoutError, PerdureError) as failure:
             await connection.aclose()
             if isinstance(failure, RefusedByPeer):
@@ -189,8 +190,7 @@ class Fabric:
                 raise
             raise Unreachable(f"nobody answers at {address}: {failure}") from failure
         session = self._make_session(wire, established)
-        running = asyncio.ensure_future(session.run())
-        running.add_done_callback(lambda _: session.fail_asks())
+        running = asyncio.ensure_future(self._run_visit(session))
         try:
             answer: R = await session.ask(request, max(deadline - loop.time(), 0.0))
             return answer
@@ -221,7 +221,7 @@ class Fabric:
         sessions = self._sessions()
         return TransportStatistics(
             sessions_out=sum(self._session(node) is not None for node in self._members),
-            sessions_in=len(self._inbound) + len(self._guests),
+            sessions_in=len(self._inbound) + len(self._visits),
             members=len(self._members),
             streams=len(self._streams) + self._streams_taken,
             asks_waiting=sum(session.asks_waiting for session in sessions),
@@ -244,6 +244,9 @@ class Fabric:
 
     async def _keep(self, node: NodeId, member: _Member) -> None:
         """Keep a session to a member for as long as it is one."""
+        earlier = self._leaving.pop(node, None)
+        if earlier is not None:
+            await asyncio.wait([earlier])  # it tells that its session is down, first
         tries = 0
         while True:
             member.hurry.clear()
@@ -317,14 +320,17 @@ class Fabric:
         self._learn(established.peer)
         if established.purpose == Purpose.STREAM:
             await self._serve_stream(wire, established)
+            return
+        session = self._make_session(wire, established)
+        if established.purpose == Purpose.SESSION and session.peer.node != GUEST:
+            await self._take_session(session)
+        elif len(self._visits) < limits.FABRIC_HANDSHAKES_MAX:
+            await self._run_visit(session)
         else:
-            await self._take_session(self._make_session(wire, established))
+            wire.close()
 
     async def _take_session(self, session: Session) -> None:
         node = session.peer.node
-        if node == GUEST:
-            await self._take_guest(session)
-            return
         earlier = self._inbound.get(node)
         if earlier is not None:
             earlier.close("the other side opened another")
@@ -338,15 +344,13 @@ class Fabric:
                 del self._inbound[node]
                 self._close_streams(lambda peer: peer == session.peer)
 
-    async def _take_guest(self, session: Session) -> None:
-        if len(self._guests) >= limits.FABRIC_HANDSHAKES_MAX:
-            session.close("there are too many guests")
-            return
-        self._guests.add(session)
+    async def _run_visit(self, session: Session) -> None:
+        self._visits.add(session)
         try:
             await session.run()
         finally:
-            self._guests.discard(session)
+            self._visits.discard(session)
+            session.fail_asks()
 
     async def _serve_stream(self, wire: Wire, established: Established) -> None:
         peer = established.peer
@@ -375,7 +379,7 @@ class Fabric:
     def _sessions(self) -> list[Session]:
         dialled = (member.session for member in self._members.values())
         found = [session for session in dialled if session is not None]
-        return [*found, *self._inbound.values(), *self._guests]
+        return [*found, *self._inbound.values(), *self._visits]
 
     def _learn(self, peer: Peer) -> None:
         """A peer has proved who it is; an earlier life of its node is not heard any more."""
@@ -384,7 +388,7 @@ class Fabric:
 
     def _drop_outdated(self) -> None:
         for session in self._sessions():
-            if not self._admission.is_current(session.peer):
+            if session not in self._visits and not self._admission.is_current(session.peer):
                 session.close("a later process runs as this node, or it is no member any more")
         self._close_streams(lambda peer: not self._admission.is_current(peer))
 
@@ -394,8 +398,11 @@ class Fabric:
 
     def _forget(self, node: NodeId) -> None:
         member = self._members.pop(node)
+        if member.session is not None:
+            member.session.close("it is no member any more, or listens elsewhere")
         if member.task is not None:
             member.task.cancel()
+            self._leaving[node] = member.task
 
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(

@@ -79,6 +79,8 @@ class Greeter:
                     await wire.read()  # let it arrive: the other side hangs up
                     raise
                 await wire.write(confirm)
+                if node is not None:
+                    self._admission.check(established.peer, node)  # somebody may have come first
                 is_made = True
         except TimeoutError as failure:
             raise WireBroken("it took too long") from failure

@@ -151,6 +151,14 @@ class Outbox:
         return parts
 
 
+async def end_task(task: asyncio.Future[None]) -> None:
+    """Cancel and wait; a failure is raised, as it is everybody's."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        raise failure
+
+
 class Dispatch(Protocol):
     """Who takes messages."""
 
@@ -194,6 +202,7 @@ class Session:
     async def run(self) -> None:
         """Take what comes in until the session ends. Then asks still wait: ``fail_asks``."""
         writer = asyncio.ensure_future(self.outbox.run())
+        writer.add_done_callback(lambda _: self._wire.close())
         try:
             while self.is_open and (frame := await self._wire.read()) is not None:
                 self._ticks_silent = 0
@@ -204,8 +213,7 @@ class Session:
             self.close(f"it sent {failure}")
         finally:
             self.close("this node ended it")
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            await end_task(writer)
 
     def say(self, message: Message) -> None:
         """Queue a message."""

@@ -6,7 +6,7 @@ a slow reader holds up its own stream and nothing else.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, cast
 
 from perdure.cluster.core.framing import BadFrame, Op, Unsealer
@@ -21,7 +21,7 @@ from perdure.cluster.core.messages import (
     kind_of,
     replies_of,
 )
-from perdure.cluster.session import Counters, Outbox
+from perdure.cluster.session import Counters, Outbox, end_task
 from perdure.cluster.transport import StreamHandler
 from perdure.cluster.wires import Wire
 from perdure.core import limits
@@ -72,7 +72,7 @@ async def take_stream(
     finally:
         outbox.close()
         wire.close()
-        writer.cancel()
+        await end_task(writer)
 
 
 class StreamServer:
@@ -110,11 +110,9 @@ class StreamServer:
         finally:
             self._outbox.close()
             self._wire.close()
-            writer.cancel()
-            if producer is not None:
-                producer.cancel()
-                with suppress(asyncio.CancelledError):
-                    await producer
+            for task in (writer, producer):
+                if task is not None:
+                    await end_task(task)
 
     def _on_produced(self, producer: "asyncio.Task[None]") -> None:
         if producer.cancelled() or producer.exception() is not None:

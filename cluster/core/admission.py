@@ -67,9 +67,8 @@ class Admission:
             )
 
     def learn(self, peer: Peer) -> bool:
-        """Remember a peer that passed ``check`` and proved what it is; True: an earlier life ended.
-
-        Call it only then, or strangers could shut out members.
+        """Remember a peer that just passed ``check`` and proved what it is, or strangers could shut
+        out members. True: an earlier life of the node has ended.
         """
         if peer.node == GUEST:
             return False

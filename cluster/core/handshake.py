@@ -39,7 +39,6 @@ VERSION = 1
 VERSION_MIN = 1
 
 NONCE_BYTES = 32
-_PROOF_BYTES = 32
 _HEAD = Struct("<HH")  # kind, length of the body
 
 
@@ -48,6 +47,7 @@ class Purpose(IntEnum):
 
     SESSION = 1
     STREAM = 2
+    VISIT = 3  # a session for one question, beside the one that the dialler may have
 
 
 class Hello(Message, frozen=True, tag=0x0010):
@@ -162,6 +162,8 @@ class _Side:
             raise IncompatibleNode("what was received is no word of a handshake")
         kind, length = _HEAD.unpack_from(frame)
         body = frame[_HEAD.size : _HEAD.size + length]
+        if len(body) != length:
+            raise IncompatibleNode("half a word of a handshake")
         try:
             return decode(kind, body), body, frame[_HEAD.size + length :]
         except BadMessage as failure:
