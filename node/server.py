@@ -20,7 +20,7 @@ import uvloop
 
 import perdure
 from perdure.cluster.metadata.local import LocalMetadata
-from perdure.core import telemetry
+from perdure.core import limits, telemetry
 from perdure.core.clock import SystemClock
 from perdure.core.entropy import SystemEntropy
 from perdure.core.errors import AddressInUse, DiskFull, PerdureError
@@ -137,6 +137,8 @@ class Node:
         await self._serve_node_port(partial(self._statistics, host, registry, client, admin))
         gc.collect()
         gc.freeze()
+        # What invocations leave behind holds no cycles: looking for some was a tenth of the CPU.
+        gc.set_threshold(*limits.GC_THRESHOLDS)
         return self._ready(host)
 
     async def stop(self, *, is_clean: bool) -> None:
