@@ -24,7 +24,8 @@ from perdure.engine.notifications import input_entry
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamListener
 from perdure.node.identity import establish
-from perdure.node.partition.host import Host, HostOptions, HostPorts
+from perdure.node.partition.host import Host
+from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.registry.effective import Defaults, Route
 from perdure.node.registry.evolve import Candidate, register
 from perdure.node.registry.manifest import parse_manifest

@@ -46,7 +46,8 @@ from perdure.node.invoker.ports import Caller
 from perdure.node.metrics.node_port import NodePort
 from perdure.node.metrics.process import read_process
 from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
-from perdure.node.partition.host import Host, HostOptions, HostPorts
+from perdure.node.partition.host import Host
+from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.query.query import Query, QueryLimits
 from perdure.node.registry.store import RegistryStore
 from perdure.node.snapshots import NodeSnapshots, open_store

@@ -12,74 +12,30 @@ from functools import partial
 
 from perdure.cluster.core.chain import PartitionMeta
 from perdure.cluster.core.replica import ReplicaCore
-from perdure.cluster.core.types import Member, NodeId, SegmentKey, Writer
+from perdure.cluster.core.types import SegmentKey
 from perdure.cluster.log import LogBatcher, SegmentLog
 from perdure.cluster.log_reader import ReplayIndex, liveness
 from perdure.cluster.log_server import LogServer
-from perdure.cluster.metadata.store import MetadataStore
 from perdure.cluster.takeover import Takeover, decode_meta, partition_key, take_over
 from perdure.cluster.wal_writer import WalWriter, WalWriterStatistics
-from perdure.core.clock import Clock
-from perdure.core.entropy import Entropy
 from perdure.core.errors import (
-    DataDirectoryForeign,
-    DataDirectoryTooNew,
-    DataDirectoryTooOld,
     StoreAheadOfLog,
 )
 from perdure.core.ids import PartitionId
 from perdure.core.invariant import invariant
-from perdure.core.limits import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX
-from perdure.core.offload import Offload
 from perdure.core.telemetry import logger
-from perdure.engine.commands import Announce
 from perdure.node.identity import Identity
-from perdure.node.invoker.gate import Gates
-from perdure.node.invoker.invoker import Invoker
-from perdure.node.invoker.ports import Caller, RunPorts
-from perdure.node.invoker.validation import CatalogueResolver
+from perdure.node.partition.assembly import Assembly
 from perdure.node.partition.gateway import LedPartition, LocalGateway
-from perdure.node.partition.leader import Leader, LeaderStatistics
-from perdure.node.partition.processor import Processor, ProcessorStatistics, Proposed
-from perdure.node.registry.effective import Catalogue
-from perdure.node.traces.tracer import Tracer
-from perdure.storage.disk import Disk
-from perdure.storage.env import Env
-from perdure.storage.partition_store import STORE_FORMAT_VERSION, PartitionStore
+from perdure.node.partition.leader import LeaderStatistics
+from perdure.node.partition.ports import HostOptions, HostPorts
+from perdure.node.partition.processor import ProcessorStatistics, Proposed
+from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.timers import Outgoing
-from perdure.storage.wal import Wal, WalIdentity, WalSizes, WalStatistics
+from perdure.storage.wal import Wal, WalIdentity, WalStatistics
 from perdure.storage.wal_recovery import open_wal
 
 log = logger("node")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostPorts:
-    """What a host stands on. ``open_env`` gives the tables of a partition."""
-
-    disk: Disk
-    open_env: Callable[[PartitionId], Env]
-    metadata: MetadataStore
-    clock: Clock
-    entropy: Entropy
-    log_thread: Offload
-    housekeeping_thread: Offload
-    storage_thread: Offload
-    caller: Caller
-    catalogue: Callable[[], Catalogue]
-    on_failure: Callable[[BaseException], None]
-    wal_sizes: WalSizes | None = None
-    tracer: Tracer | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostOptions:
-    """``slots``: attempts at once per partition. ``software``: version named in announcements."""
-
-    slots: int
-    software: str
-    additional_headers: tuple[tuple[bytes, bytes], ...] = ()
-    message_bytes_max: int = MESSAGE_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +72,9 @@ class Host:
     def __init__(self, identity: Identity, ports: HostPorts, options: HostOptions) -> None:
         self.identity = identity
         self._ports = ports
-        self._options = options
         self._partitions = [PartitionId(number) for number in range(identity.partition_count)]
-        self._member = Member(NodeId(identity.node_id), identity.storage_uuid)
+        routes = (self._route_message, self._route_applied)
+        self._assembly = Assembly(identity, ports, options, routes, self._on_durable)
         self._stores: list[PartitionStore] = []
         self._durable_lsns: dict[int, int] = {}
         self._chains: dict[int, PartitionMeta] = {}
@@ -127,7 +83,6 @@ class Host:
         self.writer: WalWriter
         self.log_server: LogServer
         self.led: list[LedPartition] = []
-        self._gates = Gates()
         self.gateway = LocalGateway(self.led)
         self.figures = BootFigures(0, 0, None)
 
@@ -140,7 +95,7 @@ class Host:
             PerdureError: the directory can't be served; nothing of it was changed but claims.
         """
         await self._open_stores()
-        replicas = ReplicaCore(self._member)
+        replicas = ReplicaCore(self._assembly.member)
         index = ReplayIndex(replicas, self._is_dead)
         wal = self._open_log(index)
         self._start_log(wal, replicas)
@@ -152,35 +107,12 @@ class Host:
 
     async def _open_stores(self) -> None:
         for partition in self._partitions:
-            store = PartitionStore(
-                self._ports.open_env(partition), self.identity.fingerprint, partition
-            )
+            store = self._assembly.open_store(partition)
             self._stores.append(store)
-            self._check_store(store, partition)
             self._durable_lsns[partition] = store.durable_lsn
             found = await self._ports.metadata.get(partition_key(partition))
             self._chains[partition] = decode_meta(found)
         self._is_dead = liveness(self._chains, self._durable_lsns)
-
-    def _check_store(self, store: PartitionStore, partition: PartitionId) -> None:
-        opened = store.opened
-        if opened.format > STORE_FORMAT_VERSION:
-            raise DataDirectoryTooNew(
-                f"the tables of partition {partition} have format {opened.format}, this release "
-                f"reads up to {STORE_FORMAT_VERSION}: start the release that wrote them"
-            )
-        if opened.format < STORE_FORMAT_VERSION:
-            raise DataDirectoryTooOld(
-                f"the tables of partition {partition} have format {opened.format}, this release "
-                f"reads {STORE_FORMAT_VERSION}: start the release that wrote them, or an empty "
-                "data directory"
-            )
-        if (opened.fingerprint, opened.partition) != (self.identity.fingerprint, partition):
-            raise DataDirectoryForeign(
-                f"the tables in the folder of partition {partition} are those of partition "
-                f"{opened.partition} of cluster {opened.fingerprint.hex()}, this is cluster "
-                f"{self.identity.fingerprint.hex()}: put the right folder back"
-            )
 
     def _open_log(self, index: ReplayIndex) -> Wal:
         identity = WalIdentity(
@@ -207,7 +139,7 @@ class Host:
         self.log_server = LogServer(replicas, self.writer)
 
     async def _take_over(self, replicas: ReplicaCore) -> list[Takeover]:
-        me = Writer(self._member.node, self.identity.generation, self.identity.incarnation)
+        me = (self._assembly.me, self._assembly.member)
         takeovers = await asyncio.gather(
             *(
                 take_over(
@@ -215,7 +147,7 @@ class Host:
                     self._ports.metadata,
                     self.log_server,
                     replicas,
-                    (me, self._member),
+                    me,
                     self._durable_lsns[partition],
                 )
                 for partition in self._partitions
@@ -235,43 +167,7 @@ class Host:
                     f"before {takeover.opened.base_lsn}: a log file was lost or rolled back; "
                     "restore the data directory from a backup, or wipe it"
                 )
-            processor = Processor(
-                partition,
-                len(self._partitions),
-                store,
-                self._ports.storage_thread,
-                self._on_durable,
-                self._ports.on_failure,
-            )
-            leader = Leader(
-                processor,
-                self._ports.clock,
-                self._route_message,
-                self._route_applied,
-                partial(self._make_invoker, store),
-            )
-            leader.tracer = self._ports.tracer
-            self.led.append(LedPartition(processor, leader))
-
-    def _make_invoker(self, store: PartitionStore, leader: Leader) -> Invoker:
-        return Invoker(self._run_ports(leader, store), self._options.slots)
-
-    def _run_ports(self, leader: Leader, store: PartitionStore) -> RunPorts:
-        ports = self._ports
-        return RunPorts(
-            store=store,
-            propose=leader.propose_effects,
-            caller=ports.caller,
-            catalogue=ports.catalogue,
-            resolver=CatalogueResolver(ports.catalogue, ports.clock, ports.entropy),
-            clock=ports.clock,
-            entropy=ports.entropy,
-            cluster_name=self.identity.cluster,
-            additional_headers=self._options.additional_headers,
-            frame_bytes_max=self._options.message_bytes_max + FRAME_BYTES_MAX - MESSAGE_BYTES_MAX,
-            tracer=ports.tracer,
-            gates=self._gates,
-        )
+            self.led.append(self._assembly.assemble(store, partition))
 
     def _replay(self, index: ReplayIndex, wal: Wal, takeovers: list[Takeover]) -> None:
         replayed = 0
@@ -309,19 +205,13 @@ class Host:
         opened = takeover.opened
         segment_log: SegmentLog[Proposed] = SegmentLog(
             opened,
-            self._member,
+            self._assembly.member,
             self.log_server,
             batcher,
             partial(led.processor.on_committed, opened.epoch),
             partial(self._on_log_stopped, led.processor.partition),
         )
-        announcement = Announce(
-            opened.epoch,
-            self.identity.node_id,
-            self.identity.generation,
-            self.identity.incarnation,
-            self._options.software,
-        )
+        announcement = self._assembly.announcement(opened.epoch)
         led.leader.stand(segment_log, announcement, on_decided)
 
     # --- While it runs --------------------------------------------------------------------------

@@ -34,7 +34,8 @@ from perdure.engine.actions import Existing, Outcome
 from perdure.engine.commands import Invoke, Signal
 from perdure.engine.notifications import input_entry
 from perdure.node.identity import establish
-from perdure.node.partition.host import Host, HostOptions, HostPorts
+from perdure.node.partition.host import Host
+from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.registry.effective import Catalogue, Defaults
 from perdure.node.registry.evolve import Candidate, register
 from perdure.node.registry.manifest import parse_manifest

@@ -27,7 +27,8 @@ from perdure.node.http.server import Application, HttpServer
 from perdure.node.http.stream import RequestStream, StreamListener
 from perdure.node.identity import establish
 from perdure.node.ingress.ingress import Ingress, IngressOptions
-from perdure.node.partition.host import Host, HostOptions, HostPorts
+from perdure.node.partition.host import Host
+from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.registry.effective import Catalogue, Defaults, Route
 from perdure.node.registry.model import Registry
 from perdure.storage.disk import OsDisk
