@@ -32,14 +32,16 @@ scrape_configs:
 What to watch: `perdure_partitions_halted` and `perdure_wal_is_full` must be 0;
 `perdure_partition_backlog_records`, `perdure_log_waiting_proposals` and `perdure_invoker_queued`
 show where work piles up; `restate_invoker_invocation_tasks_total` with `status="failed"` shows
-services in trouble.
+services in trouble. With snapshots, `perdure_snapshots_is_sound` must be 1, and the age
+`time() - perdure_snapshots_newest_timestamp_seconds` not much above `snapshots.interval`, unless
+nothing happens.
 """
 _SECTIONS = (
     (
         "restate_",
         "## Names that dashboards know",
         "Dashboards made for Restate servers work with these. Series of parts that perdure doesn't "
-        "have (RocksDB, Kafka, gossip, a metadata server, snapshots) are left out.",
+        "have (RocksDB, Kafka, gossip, a metadata server) are left out.",
     ),
     ("perdure_", "## perdure's own", "Every queue and every watermark."),
     ("process_", "## The process", "Under the names that all Prometheus clients use."),

@@ -72,6 +72,12 @@ APPLIED = Metric(
     "Records applied. Only `_count`: single records are not timed.",
     ("partition",),
 )
+ARCHIVED = Metric(
+    "perdure_partition_archived_lsn",
+    Kind.GAUGE,
+    "Every retained snapshot has at least the records up to here; where a destination is set.",
+    ("partition",),
+)
 ADMIN_ANSWERS = Metric(
     "perdure_admin_requests_total", Kind.COUNTER, "Admin requests answered.", ("status_class",)
 )
@@ -89,9 +95,11 @@ METRICS: tuple[Metric, ...] = (
     FLARE,
     APPLIED,
     ADMIN_ANSWERS,
+    ARCHIVED,
     *(row.metric for row in (*table.NODE, *table.SLOTS)),
     *(row.metric for row in table.PARTITION),
     *(row.metric for row in table.LISTENER),
+    *(row.metric for row in table.SNAPSHOTS),
 )
 """Every metric there is."""
 
@@ -119,6 +127,17 @@ def read(node: NodeStatistics) -> Iterator[Sample]:
     for entry in table.LISTENER:
         for listener in node.listeners:
             yield Sample(entry.metric, (listener.name.value,), entry.read(listener))
+    yield from _snapshots(node)
+
+
+def _snapshots(node: NodeStatistics) -> Iterator[Sample]:
+    if node.snapshots is None:
+        return
+    for partition in node.host.partitions:
+        lsn = node.snapshots.archived.get(partition.partition, 0)
+        yield Sample(ARCHIVED, (str(partition.partition),), lsn)
+    for row in table.SNAPSHOTS:
+        yield Sample(row.metric, (), row.read(node.snapshots))
 
 
 def _ingress(node: NodeStatistics) -> Iterator[Sample]:

@@ -7,6 +7,7 @@ they mean here what their help says. Ours begin with ``perdure_``.
 from perdure.node.metrics.samples import Row, counter, gauge
 from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
 from perdure.node.partition.host import PartitionStatistics
+from perdure.node.partition.snapshotter import SnapshotterStatistics
 
 NODE: tuple[Row[NodeStatistics], ...] = (
     # --- The names that dashboards know ---------------------------------------------------------
@@ -139,6 +140,31 @@ NODE: tuple[Row[NodeStatistics], ...] = (
         "perdure_admin_pending_requests",
         "Admin requests that are being worked on.",
         lambda n: n.admin.pending,
+    ),
+    gauge(
+        "perdure_query_running_statements",
+        "SQL statements that are worked on, or whose answers are going out.",
+        lambda n: n.query.running,
+    ),
+    gauge(
+        "perdure_query_waiting_statements",
+        "SQL statements that wait for their turn.",
+        lambda n: n.query.waiting,
+    ),
+    counter(
+        "perdure_query_answered_statements_total",
+        "SQL statements answered to the end.",
+        lambda n: n.query.answered,
+    ),
+    counter(
+        "perdure_query_failed_statements_total",
+        "SQL statements refused, given up, or too large.",
+        lambda n: n.query.failed,
+    ),
+    counter(
+        "perdure_query_rows_read_total",
+        "Rows of tables read for SQL statements.",
+        lambda n: n.query.rows_read,
     ),
     gauge(
         "perdure_http_client_connections",
@@ -350,10 +376,52 @@ LISTENER: tuple[Row[Listening], ...] = (
         lambda s: s.statistics.unsent_bytes,
         "listener",
     ),
+    gauge(
+        "perdure_http_server_streaming_answers",
+        "Answers in pieces that are going out.",
+        lambda s: s.statistics.streaming,
+        "listener",
+    ),
+    counter(
+        "perdure_http_server_cut_answers_total",
+        "Answers that ended midway: what made them failed, or the node stopped.",
+        lambda s: s.statistics.cut,
+        "listener",
+    ),
     counter(
         "perdure_http_server_accepted_total",
         "Connections accepted.",
         lambda s: s.statistics.accepted,
         "listener",
+    ),
+)
+
+# Only where a destination is set.
+SNAPSHOTS: tuple[Row[SnapshotterStatistics], ...] = (
+    gauge(
+        "perdure_snapshots_is_sound",
+        "1 while the object store keeps what it should; 0 while it doesn't, refuses or is not "
+        "known yet: then nothing is trimmed on the strength of snapshots.",
+        lambda s: bool(s.is_sound),
+    ),
+    gauge("perdure_snapshots_is_taking", "1 while snapshots are taken.", lambda s: s.is_taking),
+    counter(
+        "perdure_snapshots_sets_taken_total", "Sets of snapshots taken.", lambda s: s.sets_taken
+    ),
+    counter(
+        "perdure_snapshots_failures_total",
+        "Times that snapshots could not be taken, or the object store not be reached.",
+        lambda s: s.failures,
+    ),
+    gauge(
+        "perdure_snapshots_newest_timestamp_seconds",
+        "When the newest set was taken, since the epoch; 0: there is none. Its age is what a "
+        "restored node would lack.",
+        lambda s: (s.newest_ms or 0) / 1000,
+    ),
+    gauge(
+        "perdure_snapshots_stored_bytes",
+        "Size of all snapshots that count, as they are stored.",
+        lambda s: s.stored_bytes,
     ),
 )

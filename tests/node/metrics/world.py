@@ -100,6 +100,9 @@ class World:
             worker=replace(plain.worker, partition_count=PARTITION_COUNT),
             ingress=replace(plain.ingress, bind_address=loopback),
             admin=replace(plain.admin, bind_address=loopback),
+            snapshots=replace(
+                plain.snapshots, destination=f"file://{folder}/bucket", interval_ms=None
+            ),
         )
         self._servers: list[HttpServer] = []
         self.supervisor = Supervisor()
@@ -138,6 +141,12 @@ class World:
         content = b"" if body is None else json.dumps(body).encode()
         typed = {} if body is None else {"content-type": "application/json"}
         return await ask(self.info.ingress_url, "POST", path, content, {**typed, **headers})
+
+    async def query(self, statement: str) -> Answer:
+        """A SQL statement, answered as JSON."""
+        document = json.dumps({"query": statement}).encode()
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        return await ask(self.info.admin_url, "POST", "/query", document, headers)
 
     async def watch(self, path: str, method: str = "GET") -> Answer:
         """A request to the node's own port."""
