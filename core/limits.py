@@ -141,6 +141,10 @@ CLAIM_TIMEOUT_MS = 10_000
 CLAIM_BACKOFF_MS_INITIAL = 500
 CLAIM_BACKOFF_MS_MAX = 10_000
 HAND_OVER_MS = 10_000
+# How often a leader that hands over looks whether the last record is committed.
+HAND_OVER_POLL_MS = 2
+# A node that stops waits so long for those it has offered its leaderships to.
+OFFER_WAIT_MS = 2_000
 # A leader that can't commit, or that nobody hears, starts nothing new, then gives up.
 CUT_OFF_PAUSE_MS = 5_000
 CUT_OFF_RESIGN_MS = 15_000

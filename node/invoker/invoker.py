@@ -51,6 +51,7 @@ class Invoker:
         self._fresh: list[LiveAttempt] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._is_stopped = False
+        self._is_held = False
         self._enqueued = self._acquired = self._released = 0
 
     def start(self, invocation: InvocationId, session: int) -> None:
@@ -64,10 +65,16 @@ class Invoker:
                 return
             known.abort()
         self._enqueued += 1
-        if len(self._runs) >= self._slots:
+        if self._is_held or len(self._runs) >= self._slots:
             self._queue.append((invocation, session))
         else:
             self._run(invocation, session)
+
+    def hold(self, is_held: bool) -> None:
+        """Start nothing more, because it couldn't be recorded, or do so again."""
+        self._is_held = is_held
+        if not is_held:
+            self._loop.call_soon(self._fill)
 
     def abort(self, invocation: InvocationId) -> None:
         """The invocation was taken away from its attempt."""
@@ -162,7 +169,8 @@ class Invoker:
         run.start()
 
     def _fill(self) -> None:
-        while self._queue and len(self._runs) < self._slots and not self._is_stopped:
+        is_shut = self._is_stopped or self._is_held
+        while self._queue and len(self._runs) < self._slots and not is_shut:
             invocation, session = self._queue.popleft()
             if invocation not in self._runs:
                 self._run(invocation, session)

@@ -97,6 +97,7 @@ class Leader:
         self._received: dict[int, int] = {}  # by source: the last message appended in this term
         self._loop = asyncio.get_running_loop()
         self._is_leading = False
+        self._is_taking = True
         self._on_decided: Callable[[], None] | None = None
         self.tracer: Tracer | None = None
         self._prepare()
@@ -104,6 +105,7 @@ class Leader:
     def _prepare(self) -> None:
         processor, store = self._processor, self._processor.store
         self._received.clear()
+        self._is_taking = True
         self.shuffle = Shuffle(
             store,
             lambda target, sequence, message: self._route_message(
@@ -165,7 +167,7 @@ class Leader:
             DiskFull, Overloaded, RecordTooLarge: the log doesn't take it now, or ever.
         """
         self._processor.check_available()
-        if not self._is_leading:
+        if not self._is_leading or not self._is_taking:
             raise PartitionUnavailable(
                 f"partition {self._processor.partition} has no leader here yet: try again shortly"
             )
@@ -182,8 +184,8 @@ class Leader:
             PerdureError: as ``propose``, or messages before this one are missing; the source sends
                 again all that is not acknowledged.
         """
-        if not self._is_leading:
-            raise PartitionUnavailable("not leading yet")
+        if not self._is_leading or not self._is_taking:
+            raise PartitionUnavailable("not leading yet, or not any more")
         self._processor.check_available()
         applied = self._processor.store.sequences.get(inbound_counter(source)) or 0
         received = max(applied, self._received.get(source, 0))
@@ -264,6 +266,10 @@ class Leader:
                 case LeaderAnnounced():
                     pass  # our own, repeated: office is held already
 
+    def stop_taking(self) -> None:
+        """Append nothing more: who proposes is sent to the next leader. What is under way ends."""
+        self._is_taking = False
+
     def resign(self) -> None:
         """Stop every effect; proposals still under way have an unknown outcome."""
         self._leave(OutcomeUnknown("this node stops leading: ask again under the same id"))
@@ -303,9 +309,11 @@ class Leader:
         return len(self._waiters)
 
     def _take_office(self, announced: LeaderAnnounced) -> None:
-        assert self._announcement is not None
-        mine = (self._announcement.epoch, self._announcement.incarnation)
-        if (announced.epoch, announced.incarnation) != mine:
+        mine = self._announcement
+        if mine is None or (announced.epoch, announced.incarnation) != (
+            mine.epoch,
+            mine.incarnation,
+        ):
             return
         self._is_leading = True
         store = self._processor.store
@@ -340,6 +348,8 @@ class Leader:
     ) -> None:
         if not isinstance(command, Announce):
             self._processor.check_available()
+            if not self._is_taking:
+                raise PartitionUnavailable("this leader hands over")
         self._append(encode_command(command), Proposed(command, on_applied), 0)
 
     def _append(self, payload: bytes, proposed: Proposed, partition_key: int) -> None:

@@ -87,14 +87,14 @@ class Processor:
         self._on_durable = on_durable
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._committed: deque[CommittedRecord[Proposed]] = deque()
+        self._committed: deque[tuple[int, CommittedRecord[Proposed]]] = deque()  # with epochs
         self._is_applying = False
         self._applied_count = 0
-        self._epoch = 0
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flush_error: OSError | None = None
         self._is_closed = False
         self._flushed: list[tuple[int, Callable[[], None]]] = []
+        self._applied: list[Callable[[], None]] = []
         self._is_held = False
         self._on_rest: Callable[[], None] | None = None
 
@@ -126,9 +126,29 @@ class Processor:
 
     def on_committed(self, epoch: int, records: list[CommittedRecord[Proposed]]) -> None:
         """Records of our own segment are committed: apply them from memory."""
-        self._epoch = epoch
-        self._committed.extend(records)
+        self._committed.extend([(epoch, record) for record in records])
         self._drain()
+
+    def feed(self, records: Iterable[Record]) -> None:
+        """Records that another node's leader had committed, from ``next_lsn`` on.
+
+        Raises:
+            msgspec.DecodeError: a later release wrote a command that this one doesn't know.
+        """
+        self._committed.extend([(record.epoch, _committed(record)) for record in records])
+        self._drain()
+
+    def when_applied(self, applied: Callable[[], None]) -> None:
+        """Call ``applied`` once nothing committed waits to be applied, or never will be."""
+        if self._committed:
+            self._applied.append(applied)
+        else:
+            applied()
+
+    @property
+    def next_lsn(self) -> int:
+        """The LSN of the record that comes next."""
+        return self.store.applied_lsn + len(self._committed) + 1
 
     @property
     def backlog(self) -> int:
@@ -171,20 +191,27 @@ class Processor:
                 is_waiting = self._is_held or self.store.frozen is not None
                 if is_waiting and self.store.active.bytes > MEMTABLE_BYTES_MAX:
                     return  # the flush that is under way, or the end of the hold, calls again
-                self._apply_committed(self._committed.popleft())
+                self._apply_committed(*self._committed.popleft())
         finally:
             self._is_applying = False
         self._consider_flush()
+        if self._applied and not self._committed:
+            self._report_applied()
 
-    def _apply_committed(self, item: CommittedRecord[Proposed]) -> None:
+    def _report_applied(self) -> None:
+        applied, self._applied = self._applied, []
+        for tell in applied:
+            tell()
+
+    def _apply_committed(self, epoch: int, item: CommittedRecord[Proposed]) -> None:
         proposal: Proposal = item.proposal
         origin = _origin(proposal.producer_kind, proposal.producer_id, proposal.producer_seq)
         try:
             outcome, actions = self._apply(
-                item.lsn, self._epoch, proposal.created_at_ms, item.context.command, origin
+                item.lsn, epoch, proposal.created_at_ms, item.context.command, origin
             )
         except InvariantViolation as violation:
-            self._committed.appendleft(item)  # its proposer is told, too
+            self._committed.appendleft((epoch, item))  # its proposer is told, too
             self._halt(violation)
             return
         if item.context.on_applied is not None:
@@ -205,11 +232,12 @@ class Processor:
             self._flush_timer.cancel()
         log.error("partition.halted", cause=violation, partition=self.partition)
         error = self._halted_error(violation)
-        for item in lost:
+        for _, item in lost:
             if item.context.on_lost is not None:
                 item.context.on_lost(error)
         if self.leader is not None:
             self.leader.on_halted(error)
+        self._report_applied()
 
     def _halted_error(self, violation: InvariantViolation) -> PartitionUnavailable:
         return PartitionUnavailable(
@@ -350,6 +378,19 @@ class Processor:
                     "some space, then start again; nothing is lost, the log has it"
                 ) from error
         self.store.finish(flush)
+
+
+def _committed(record: Record) -> CommittedRecord[Proposed]:
+    proposal = Proposal(
+        kind=record.kind,
+        payload=record.payload,
+        created_at_ms=record.created_at_ms,
+        key_hash=record.key_hash,
+        producer_kind=record.producer_kind,
+        producer_id=record.producer_id,
+        producer_seq=record.producer_seq,
+    )
+    return CommittedRecord(record.lsn, proposal, Proposed(decode_command(record.payload), None))
 
 
 def _origin(producer_kind: int, producer_id: int, producer_seq: int) -> Origin | None:
