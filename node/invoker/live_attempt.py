@@ -40,7 +40,7 @@ from perdure.node.invoker.attempt import (
     content_type_of,
     fail,
 )
-from perdure.node.invoker.ports import Session, Stream
+from perdure.node.invoker.ports import GONE, Session, Stream
 from perdure.node.registry.effective import Route
 from perdure.node.traces.attempts import AttemptTrace
 from perdure.node.traces.spans import Value
@@ -390,9 +390,14 @@ class LiveAttempt:
         self._settle()
 
     def _settle(self) -> None:
-        if self.is_quiet and self._on_quiet is not None:
-            on_quiet, self._on_quiet = self._on_quiet, None
+        if not self.is_quiet:
+            return
+        on_quiet, self._on_quiet = self._on_quiet, None
+        if on_quiet is not None:
             on_quiet()
+        # What refers to us: without cycles there is nothing for the garbage collector to find.
+        self._timer = self._hold_timer = None
+        self._stream = GONE
 
     def _check_time(self) -> None:
         self._timer = None

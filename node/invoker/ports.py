@@ -36,6 +36,24 @@ class Stream(Protocol):
     def consumed(self, size: int) -> None: ...
 
 
+class _Gone:
+    """Stands for a stream that is closed: takes nothing, does nothing."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def is_writable(self) -> bool:
+        return False
+
+    def consumed(self, size: int) -> None: ...
+
+
+GONE: Stream = _Gone()
+
+
 class Caller(Protocol):
     """Opens request streams to deployments."""
 

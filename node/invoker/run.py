@@ -319,6 +319,7 @@ class Run:
             self._is_over = True
             self._stop_waiting()
             self._on_over(self)
+            self._live = None  # it refers to us
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

@@ -1,5 +1,7 @@
 """Many invocations at once: slots and their queue, slow closing, taking away, stopping."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -142,6 +144,39 @@ def test_ended_invocation_needs_no_drain_to_be_answered(book: Playbook) -> None:
     lines = [line.split(maxsplit=1)[1] for line in say(book, "a", *OUTPUT)]
     assert lines == ["a/1 <- end of request", "a ended: value ok"]
     assert [line.split(maxsplit=1)[1] for line in book.run("wait 5000", [])] == ["a/1 <- reset"]
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        ["say a", "hang-up a"],
+        ["suspend a", "hang-up a"],
+        ["say a", "wait 5000"],
+        ["kill a"],
+        ["hang-up a", "kill a"],
+    ],
+)
+def test_attempts_leave_no_cycles(book: Playbook, ending: list[str]) -> None:
+    """What is over is freed at once: the garbage collector would stop the loop to find it."""
+    book.run("invoke a S/h", [])
+    (run,) = book.stage.invoker.runs()
+    gone = [weakref.ref(run), weakref.ref(run.live)]
+    del run
+    gc.disable()
+    try:
+        for line in ending:
+            match line:
+                case "say a":
+                    say(book, "a", *OUTPUT)
+                case "suspend a":
+                    say(book, "a", "Suspension waiting_signals: 17")
+                case _:
+                    book.run(line, [])
+        book.run("wait 1000", [])
+        book.stage.streams.clear()
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_resume_while_the_paused_attempts_stream_closes(book: Playbook) -> None:
