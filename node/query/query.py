@@ -1,8 +1,8 @@
 """Answers SQL statements: ``Query`` is what the admin API asks, on the event loop.
 
 A statement is planned on a thread; then the partitions it reads are flushed, and in one turn of the
-loop their states and Its answer comes
-in pieces, and is made no faster than they are taken. Nothing else of the node waits for it.
+loop their states and the running sessions are captured. Its answer comes in pieces, and is made no
+faster than they are taken. Nothing else of the node waits for it.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from perdure.core.limits import (
     QUERIES_MAX,
     QUERIES_WAITING_MAX,
     QUERY_FLUSH_MS,
+    QUERY_MEMORY_BYTES,
     QUERY_STATEMENT_BYTES_MAX,
     QUERY_TIMEOUT_MS,
 )
@@ -70,6 +71,14 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """What one statement may take."""
+
+    timeout_ms: int = QUERY_TIMEOUT_MS
+    memory_bytes_max: int = QUERY_MEMORY_BYTES
+
+
+@dataclass(frozen=True, slots=True)
 class QueryStatistics:
     """Statements at work and waiting; answered, failed, and rows read since the start."""
 
@@ -88,12 +97,12 @@ class Query:
         partitions: Sequence[LedPartition],
         registry: Callable[[], Registry],
         clock: Clock,
-        timeout_ms: int = QUERY_TIMEOUT_MS,
+        limits: QueryLimits | None = None,
     ) -> None:
         self._partitions = partitions
         self._registry = registry
         self._clock = clock
-        self._timeout_ms = timeout_ms
+        self._limits = limits if limits is not None else QueryLimits()
         self._idle: list[Offload] = []
         self._threads: list[Offload] = []
         self._executions: set[Execution] = set()
@@ -140,10 +149,11 @@ class Query:
         try:
             started = self._clock.monotonic()
             count = len(self._partitions)
-            planned = await run_offloaded(thread, lambda: _plan(statement, count))
+            memory = self._limits.memory_bytes_max
+            planned = await run_offloaded(thread, lambda: _plan(statement, count, memory))
             await self._flush(planned.partitions)
             spent = self._clock.monotonic() - started
-            left = max(self._timeout_ms / 1000 - spent, 0.001)
+            left = max(self._limits.timeout_ms / 1000 - spent, 0.001)
             reading = self._capture(planned)
             try:
                 execution = _prepare(planned, reading, as_json)
@@ -246,14 +256,14 @@ def _resolve(done: asyncio.Future[None]) -> None:
         done.set_result(None)
 
 
-def _plan(statement: str, partition_count: int) -> "Planned":
+def _plan(statement: str, partition_count: int, memory_bytes_max: int) -> "Planned":
     try:
         from perdure.node.query import statements
     except ImportError as error:
         raise QueryUnavailable(
             f"the query engine isn't installed ({error}): pip install 'perdure[sql]'"
         ) from error
-    return statements.plan(statement, partition_count)
+    return statements.plan(statement, partition_count, memory_bytes_max)
 
 
 def _prepare(planned: "Planned", reading: Reading, as_json: bool) -> "Execution":

@@ -14,7 +14,7 @@ from typing import Any
 from perdure.core.errors import PerdureError, QueryRefused, QueryTooLarge
 from perdure.core.limits import (
     QUERY_BATCH_ROWS,
-    QUERY_MEMORY_BYTES_MAX,
+    QUERY_MEMORY_BYTES,
     QUERY_PIECE_BYTES,
     QUERY_PIECE_MS,
 )
@@ -69,14 +69,16 @@ class Planned:
         )
 
 
-def plan(statement: str, partition_count: int) -> Planned:
+def plan(
+    statement: str, partition_count: int, memory_bytes_max: int = QUERY_MEMORY_BYTES
+) -> Planned:
     """Parse and plan.
 
     Raises:
         QueryRefused: it is no statement, names what isn't there, or would change something.
     """
     tables = {name: Table(TABLES[name], SOURCES[name], partition_count) for name in TABLES}
-    context = _session(tables)
+    context = _session(tables, memory_bytes_max)
     only_reading = (
         datafusion.SQLOptions()
         .with_allow_ddl(False)
@@ -205,7 +207,7 @@ def _ignore() -> None:
     """Nothing follows the last piece."""
 
 
-def _session(tables: dict[str, Table]) -> Any:
+def _session(tables: dict[str, Table], memory_bytes_max: int) -> Any:
     config = (
         datafusion.SessionConfig(_OPTIONS)
         .with_default_catalog_and_schema("restate", "public")
@@ -215,7 +217,7 @@ def _session(tables: dict[str, Table]) -> Any:
     runtime = (
         datafusion.RuntimeEnvBuilder()
         .with_disk_manager_disabled()
-        .with_greedy_memory_pool(QUERY_MEMORY_BYTES_MAX)
+        .with_greedy_memory_pool(memory_bytes_max)
     )
     context = datafusion.SessionContext(config, runtime)
     for name in _TABLE_FUNCTIONS_BARRED:

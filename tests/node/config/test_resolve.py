@@ -243,6 +243,8 @@ def test_foreign_keys_are_translated() -> None:
         advertised-ingress-endpoint = "https://calls.example"
         request-size-limit = "1 MiB"
         concurrent-api-requests-limit = 5
+        [admin.query-engine]
+        memory-size = "1 GiB"
         [worker.invoker]
         inactivity-timeout = "PT2M"
         eager-state-size-limit = 0
@@ -260,6 +262,7 @@ def test_foreign_keys_are_translated() -> None:
     assert config.ingress.advertised_address == "https://calls.example/"
     assert config.ingress.request_bytes_max == 1024 * 1024
     assert config.ingress.concurrent_requests_max == 5
+    assert config.query.memory_bytes_max == 1024**3
     assert config.invoker.inactivity_timeout_ms == 120_000
     assert config.invoker.eager_state_bytes_max == 0
     assert config.invoker.additional_request_headers == (("x-a", "b"),)
@@ -294,6 +297,8 @@ def test_what_means_nothing_here_is_noted() -> None:
         http-proxy = "http://proxy"
         [worker.storage]
         anything = 1
+        [admin.query-engine]
+        query-parallelism = 4
         [[ingress.kafka-clusters]]
         name = "k"
         [aws]
