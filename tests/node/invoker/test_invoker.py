@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 from tests.engine.world import FIRST_MS
@@ -160,7 +161,7 @@ def test_attempts_leave_no_cycles(book: Playbook, ending: list[str]) -> None:
     """What is over is freed at once: the garbage collector would stop the loop to find it."""
     book.run("invoke a S/h", [])
     (run,) = book.stage.invoker.runs()
-    gone = [weakref.ref(run), weakref.ref(run.live)]
+    gone: list[weakref.ref[Any]] = [weakref.ref(run), weakref.ref(run.live)]
     del run
     gc.disable()
     try:
