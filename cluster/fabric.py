@@ -99,7 +99,7 @@ class Fabric:
         self._leaving: dict[NodeId, asyncio.Task[None]] = {}
         self._streams: dict[Wire, Peer] = {}  # being served
         self._streams_taken = 0
-        self._handshakes = 0
+        self._strangers: dict[Wire, None] = {}  # in the order in which they came
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_session: list[Callable[[Peer, bool], None]] = []
         self._on_refused: list[Callable[[NodeId, PerdureError], None]] = []
@@ -298,10 +298,13 @@ class Fabric:
     # --- being dialled ----------------------------------------------------------------------------
 
     def _accept(self, wire: Wire) -> None:
-        if self._is_closed or self._handshakes >= limits.FABRIC_HANDSHAKES_MAX:
+        if self._is_closed:
             wire.close()
             return
-        self._handshakes += 1
+        if len(self._strangers) >= limits.FABRIC_HANDSHAKES_MAX:
+            # Whoever has been silent longest goes, so that a crowd keeps no member out.
+            next(iter(self._strangers)).close()
+        self._strangers[wire] = None
         self._start("fabric.in", self._take_wire(wire))
 
     async def _take_wire(self, wire: Wire) -> None:
@@ -312,7 +315,7 @@ class Fabric:
         except (TimeoutError, WireBroken, RefusedByPeer) as failure:
             self._greeter.note(failure, wire.remote, None)
         finally:
-            self._handshakes -= 1
+            del self._strangers[wire]
             if established is None:
                 wire.close()
         if established is None:

@@ -98,7 +98,7 @@ FABRIC_FRAME_BYTES_TARGET = 256 * KIB
 FABRIC_MESSAGE_BYTES_MAX = RECORD_BYTES_MAX + 1 * MIB
 # Hellos, before anybody is known: names, ids, nonces.
 FABRIC_HELLO_BYTES_MAX = 4 * KIB
-# Strangers at the door at one time; the next one is turned away.
+# Strangers at the door at one time; when one more comes, the one waiting longest is turned away.
 FABRIC_HANDSHAKES_MAX = 64
 FABRIC_HANDSHAKE_MS = 5_000
 FABRIC_CONNECT_MS = 5_000

@@ -130,6 +130,7 @@ class Rig:
         fingerprint: bytes = FINGERPRINT,
         secret: bytes | None = None,
         wires: Wires | None = None,
+        allowed_names: tuple[str, ...] = (),
     ) -> Member:
         """A node that echoes and listens to what is said."""
         supervisor = Supervisor()
@@ -140,6 +141,7 @@ class Rig:
             wires=wires,
             entropy=self.net.entropy(),
             supervisor=supervisor,
+            allowed_names=allowed_names,
         )
         member = Member(fabric, wires, supervisor)
         fabric.serve(Text, member.hear)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from tests.cluster.fabric_rig import (
     Blob,
+    Count,
     Echo,
     Member,
     Rig,
@@ -26,7 +27,7 @@ from tests.sim.seeds import batches, chosen
 
 from perdure.cluster.core.messages import Peer
 from perdure.cluster.core.types import NodeId
-from perdure.cluster.transport import Place
+from perdure.cluster.transport import Answer, Place
 from perdure.core import limits
 from perdure.core.errors import AnswerLost, PerdureError, Unreachable
 
@@ -126,6 +127,7 @@ class Chaos:
         """Everybody finds everybody, whatever was."""
         self.network.heal()
         self.network.faults.reset_chance = 0.0
+        self.network.faults.latency_max = 0.01
         pairs = [(one, two) for one in NODES for two in NODES if one != two]
         await until(lambda: all(is_up(self.nodes[one], self.nodes[two]) for one, two in pairs))
         await asyncio.gather(*self.asks)
@@ -171,6 +173,7 @@ def test_what_is_said_arrives_at_most_once_and_in_order(seeds: range) -> None:
             dice = random.Random(f"chaos {seed}")
             chaos = Chaos(rig, dice)
             chaos.network.faults.reset_chance = dice.choice((0.0, 0.002, 0.02))
+            chaos.network.faults.latency_max = dice.choice((0.002, 0.1, 0.5))
             for node in NODES:
                 await chaos.start(node)
             await chaos.live(30)
@@ -257,6 +260,36 @@ def test_an_earlier_life_is_not_heard_once_a_later_one_was() -> None:
         assert one.fabric.session(TWO) == later.fabric.me
         with pytest.raises(PerdureError):
             await two.fabric.ask(ONE, Echo("I was here first"), 5)
+
+    on_sim(check)
+
+
+def test_a_later_life_ends_the_sessions_to_an_earlier_one_at_once() -> None:
+    async def check(rig: Rig) -> None:
+        one, two = await rig.pair()
+        wires_of(two).lose_power()
+        later = await rig.start(peer(2, generation=2))
+        later.fabric.set_directory({ONE: one.place, TWO: later.place})
+        await until(lambda: is_up(one, later))
+        assert asyncio.get_running_loop().time() < limits.FABRIC_TICK_MS / 1000
+        _check_alternation(one)
+
+    on_sim(check)
+
+
+def test_whoever_is_dismissed_is_not_heard_to_the_end_of_its_frame() -> None:
+    async def check(rig: Rig) -> None:
+        one, two = await rig.pair()
+
+        def dismiss(sender: Peer, message: Count, answer: Answer) -> None:
+            two.fabric.set_directory({})
+
+        two.fabric.serve(Count, dismiss)
+        one.fabric.send(TWO, Text("before"))
+        one.fabric.send(TWO, Count(0, 0))
+        one.fabric.send(TWO, Text("after"))
+        await until(lambda: one.fabric.session(TWO) is None)
+        assert two.texts == ["before"]
 
     on_sim(check)
 
