@@ -3,6 +3,7 @@
 import os
 from collections.abc import Generator as Yields
 from contextlib import contextmanager
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -15,6 +16,8 @@ from bench.soak_http import serve_echo
 from bench.systems.restate_sdk import start_service
 
 STEP_BYTES = 512
+_CROWDS = (50, 200)
+"""Clients at once of the SDK alone."""
 _FILE_BYTES = 8 * 1024 * 1024
 
 
@@ -58,10 +61,11 @@ def round_trip_seconds(count: int) -> float:
 
 
 def measure_floor(language: str, sizes: Sizes, folder: Path) -> dict[str, float]:
-    """The machine's part of each latency, under the names that the workloads give theirs.
+    """The machine's part of each figure, under the names that the workloads give theirs.
 
     An invocation of k steps can't be answered before k + 1 synced writes (each step's result, and
-    the invocation's), one round trip for its caller, and what the SDK takes by itself.
+    the invocation's), one round trip for its caller, and what the SDK takes by itself. Nor are
+    there more of them a second than the SDK alone takes.
     """
     sync = sync_seconds(folder, STEP_BYTES, sizes.floor) * 1e3
     trip = round_trip_seconds(sizes.floor) * 1e3
@@ -74,6 +78,10 @@ def measure_floor(language: str, sizes: Sizes, folder: Path) -> dict[str, float]
             alone = median(sdk_alone.latencies(asked)) * 1e3
             figures[f"floor: SDK alone {steps} steps, ms"] = alone
             figures[f"latency: {steps} steps p50, ms"] = alone + trip + (steps + 1) * sync
+        for steps, clients in product((0, 3), _CROWDS):
+            asked = sdk_alone.Drive(port, steps, 10**9, sizes.throughput_seconds, clients)
+            name = f"throughput: {steps} steps, {clients} clients, /s"
+            figures[name] = sdk_alone.rate(asked)
     finally:
         service.kill()
     few, many = min(sizes.steps), max(sizes.steps)

@@ -12,7 +12,8 @@ from bench.workloads import Figures
 
 Taken = dict[str, list[Figures | None]]
 """System to its runs in order; None where a run gave nothing. Index i of all is one round."""
-OURS, THEIRS = "perdure", "reference"
+_PAIRS = (("perdure", "reference", "ratio"), ("perdure-ts", "reference-ts", "ratio of -ts"))
+"""Ours, theirs, and what their ratio is called."""
 _FLOORS = {"python": "floor", "typescript": "floor-ts"}
 
 _GROUPS = {
@@ -107,8 +108,9 @@ def page(results: Results, pictures: list[str]) -> str:
     lines += [
         "",
         "Each figure is the median of interleaved runs, with the lowest and highest in brackets. "
-        f"The ratio is {OURS} to {THEIRS}, taken within each round; below 1 is better for times, "
-        "memory and CPU, above 1 for rates. `floor` is what the machine and the SDK alone take.",
+        "The ratio is perdure to the reference, taken within each round; below 1 is better for "
+        "times, memory and CPU, above 1 for rates. `floor` is what the machine and the SDK alone "
+        "take.",
         "",
     ]
     lines += [f"- **{name} is not on this page**: {why}" for name, why in results.missing.items()]
@@ -129,13 +131,12 @@ def _table(results: Results, workload: str, keys: list[str]) -> list[str]:
         for name in (*results.systems, *_FLOORS.values())
         if any(results.values(name, key) for key in keys)
     ]
-    has_ratio = OURS in shown and THEIRS in shown
-    head = ["", *shown, *(["ratio"] if has_ratio else [])]
+    pairs = [pair for pair in _PAIRS if pair[0] in shown and pair[1] in shown]
+    head = ["", *shown, *(title for _, _, title in pairs)]
     lines = [f"## {workload}", "", _row(head), _row(["---", *["---:"] * (len(head) - 1)])]
     for key in keys:
         cells = [_cell(results.values(name, key)) for name in shown]
-        if has_ratio:
-            cells.append(_plain(results.ratio(key, OURS, THEIRS)))
+        cells += [_plain(results.ratio(key, ours, theirs)) for ours, theirs, _ in pairs]
         lines.append(_row([key.split(": ", 1)[1], *cells]))
     return [*lines, ""]
 

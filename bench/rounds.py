@@ -49,9 +49,11 @@ class Rounds:
             return
         for run in range(self.sizes.runs):
             for name in _turn(self.results.systems, run):
+                if run >= SYSTEMS[name].runs_max:
+                    continue
                 say(f"round {run + 1} of {self.sizes.runs}: {name}")
                 self._shared_run(name, run, wanted)
-            if "latency" in self._chosen:
+            if not {"latency", "throughput"}.isdisjoint(self._chosen):
                 self._floor(run)
             self._save()
 
@@ -62,7 +64,8 @@ class Rounds:
                 continue
             for run in range(self.sizes.runs_alone):
                 for name in _turn(self._crowded(), run):
-                    if workload not in SYSTEMS[name].workloads:
+                    kind = SYSTEMS[name]
+                    if workload not in kind.workloads or run >= kind.runs_max:
                         continue
                     say(f"{workload}, round {run + 1} of {self.sizes.runs_alone}: {name}")
                     with self._session(name) as session, self._kept(session, workload, run):

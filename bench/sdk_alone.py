@@ -39,6 +39,7 @@ class Drive(NamedTuple):
     steps: int
     requests: int
     seconds_max: float
+    clients: int = 1
 
 
 class _Attempt:
@@ -108,26 +109,49 @@ class _Driver:
         self.client = HttpClient(partial(make_client_core, "auto"), SystemEntropy())
         self.origin = Origin("http", "127.0.0.1", drive_.port, "HTTP/2.0")
 
-    async def run(self, drive_: Drive) -> list[float]:
+        self._drive = drive_
+        self._begun = 0
+
+    async def run(self) -> tuple[list[float], float]:
+        """Seconds of each invocation, and of all together."""
         taken: list[float] = []
-        begun = perf_counter()
+        await self._one()  # which makes the connection
+        started = perf_counter()
         try:
-            for number in range(drive_.requests + 1):
-                started = perf_counter()
-                attempt = _Attempt(self, drive_.steps, number)
-                await asyncio.wait_for(attempt.done, _TIMEOUT_S)
-                taken.append(perf_counter() - started)
-                if number and perf_counter() - begun > drive_.seconds_max:
-                    break
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._drive.clients):
+                    group.create_task(self._some(taken, started + self._drive.seconds_max))
         finally:
             self.client.close()
-        return sorted(taken[1:])  # the first one made the connection
+        return taken, perf_counter() - started
+
+    async def _some(self, taken: list[float], end: float) -> None:
+        while self._begun <= self._drive.requests:
+            taken.append(await self._one())
+            if perf_counter() > end:
+                break
+
+    async def _one(self) -> float:
+        self._begun += 1
+        started = perf_counter()
+        attempt = _Attempt(self, self._drive.steps, self._begun)
+        await asyncio.wait_for(attempt.done, _TIMEOUT_S)
+        return perf_counter() - started
 
 
 def latencies(drive_: Drive) -> list[float]:
     """Seconds of one invocation after the other, sorted."""
+    return sorted(_run(drive_)[0])
 
-    async def main() -> list[float]:
-        return await _Driver(drive_).run(drive_)
+
+def rate(drive_: Drive) -> float:
+    """Invocations a second of as many clients at once."""
+    taken, seconds = _run(drive_)
+    return len(taken) / seconds
+
+
+def _run(drive_: Drive) -> tuple[list[float], float]:
+    async def main() -> tuple[list[float], float]:
+        return await _Driver(drive_).run()
 
     return uvloop.run(main())

@@ -64,7 +64,8 @@ def run_start(session: Session) -> None:
     until_quiet(system)
     figures["start: memory idle, MB"] = system.memory_bytes() / 1e6
     for steps in (0, 3):
-        session.timed("/Bench/steps", steps, 50, session.sizes.warm_seconds)
+        clients = min(50, system.clients_max)
+        session.timed("/Bench/steps", steps, clients, session.sizes.warm_seconds)
     until_quiet(system)
     figures["start: memory after load, MB"] = system.memory_bytes() / 1e6
 
@@ -90,6 +91,8 @@ def run_throughput(session: Session) -> None:
     system = session.system
     for steps in (0, 3):
         for clients in session.sizes.clients:
+            if clients > system.clients_max:
+                break
             before, service = system.cpu_seconds(), system.service_cpu_seconds()
             outcome = session.timed(
                 "/Bench/steps", steps, clients, session.sizes.throughput_seconds

@@ -25,6 +25,10 @@ class System(ABC):
     name: ClassVar[str]
     language: ClassVar[str] = "python"
     workloads: ClassVar[frozenset[str]] = ALL_WORKLOADS
+    runs_max: ClassVar[int] = 1_000
+    """Runs of what serves to compare may be fewer, so that all of it fits its time."""
+    clients_max: ClassVar[int] = 1_000
+    """With more at once it no longer answers within the deadline of a load."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -17,6 +17,7 @@ class Dbos(System):
 
     name = "dbos-postgres"
     workloads = ALL_WORKLOADS - {"object", "replay", "growth"}  # no counterpart, or far too slow
+    runs_max = 2
     database: ClassVar[str] = "postgres"
 
     def __init__(self, folder: Path) -> None:

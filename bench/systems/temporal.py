@@ -17,6 +17,8 @@ class Temporal(System):
 
     name = "temporal"
     workloads = frozenset({"start", "latency", "throughput", "fan"})
+    runs_max = 2
+    clients_max = 10
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
