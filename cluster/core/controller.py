@@ -210,7 +210,8 @@ class ControllerCore:
                 self._nominated.pop(partition, None)
                 continue
             is_vacant = True
-            if chain.open_segment(meta) is not None:
+            opened = chain.open_segment(meta)
+            if opened is not None and view.detector.is_gone(opened.writer):
                 self._failover_at = now
             nomination = self._nominated.get(partition)
             if nomination is None or nomination.epoch != meta.epoch:

@@ -23,6 +23,7 @@ from perdure.cluster.core.failure_detector import (
     ReplicaReport,
     Role,
 )
+from perdure.cluster.core.messages import Message
 from perdure.cluster.core.types import NodeId, Writer
 from perdure.core.invariant import invariant
 from perdure.core.limits import (
@@ -49,6 +50,28 @@ class ReplicaState(Enum):
     LEADER = "leader"
     DRAINING = "draining"
     BROKEN = "broken"
+
+
+class Nominated(Message, frozen=True, tag=0x0202):
+    """Controller to a replica: lead, unless somebody does. ``epoch``: the latest it has seen."""
+
+    partition: int
+    epoch: int
+
+
+class HandOver(Message, frozen=True, tag=0x0203):
+    """Controller to the leader of ``epoch``: hand over to ``to``."""
+
+    partition: int
+    to: NodeId
+    epoch: int
+
+
+class Offered(Message, frozen=True, tag=0x0204):
+    """The leader of ``epoch`` to its successor: my segment is sealed, claim at once."""
+
+    partition: int
+    epoch: int
 
 
 _TAKING_OVER = (ReplicaState.CLAIMING, ReplicaState.RECOVERING)

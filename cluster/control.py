@@ -1,0 +1,175 @@
+"""The control plane of one node, put together: registers, gossip, leaderships, controller.
+
+joined = await join(store, disk, cluster_name, profile, is_running)
+fabric = Fabric(me=joined.peer(), …)
+plane = ControlPlane(joined, ports)
+await plane.start()          # once the fabric listens and the log is open
+…
+await plane.stop()           # hands over what it leads, says farewell
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from perdure.cluster.controller import Controller, view
+from perdure.cluster.core import membership as edits
+from perdure.cluster.core.chain import PartitionMeta
+from perdure.cluster.core.controller import choose_successor
+from perdure.cluster.core.failure_detector import FailureDetector
+from perdure.cluster.core.membership import NodeRole, StorageState
+from perdure.cluster.core.types import NodeId, Writer
+from perdure.cluster.gossip import Gossiper
+from perdure.cluster.leadership import Leaderships, Replica
+from perdure.cluster.membership import Joined, Membership
+from perdure.cluster.registers import Registers
+from perdure.cluster.transport import Transport
+from perdure.core.clock import Clock
+from perdure.core.entropy import Entropy
+from perdure.core.errors import MembershipRefused, NodeReplaced
+from perdure.core.limits import OFFER_WAIT_MS
+from perdure.core.tasks import Supervisor
+from perdure.core.telemetry import logger
+
+log = logger("membership")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPorts:
+    """What a control plane stands on. ``open_replica`` makes a partition's replica on this node;
+    ``is_disk_full`` is told to others."""
+
+    store: Registers
+    transport: Transport
+    clock: Clock
+    entropy: Entropy
+    supervisor: Supervisor
+    open_replica: Callable[[int], Replica]
+    is_disk_full: Callable[[], bool] = lambda: False
+
+
+class ControlPlane:
+    """Made before the transport listens, so that no message finds nobody; started after."""
+
+    def __init__(self, joined: Joined, ports: ControlPorts) -> None:
+        me = joined.peer()
+        self.joined = joined
+        self._ports = ports
+        self.membership = Membership(ports.store, me, ports.entropy)
+        self.detector = FailureDetector(me.writer, [me.node])
+        self.gossiper = Gossiper(self.detector, ports.transport, ports.clock, ports.entropy)
+        self.leaderships = Leaderships(
+            self.detector,
+            ports.transport,
+            ports.clock,
+            ports.entropy,
+            ports.supervisor,
+            ports.open_replica,
+        )
+        self.controller = Controller(
+            self.membership,
+            self.detector,
+            ports.transport,
+            ports.clock,
+            self.leaderships.take,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Read the registers, offer storage, begin to listen and to take part.
+
+        Raises:
+            MetadataUnavailable, MetadataRegressed: as ``Membership.refresh``.
+        """
+        await self.membership.refresh()
+        self.membership.on_nodes(self._on_nodes)
+        self.membership.on_partition(self._on_partition)
+        self.gossiper.on_change(lambda _: self.controller.wake())
+        self.gossiper.on_unknown(lambda _: self.membership.look_again())
+        self.gossiper.on_replaced(self._on_replaced)
+        self.gossiper.on_tick(self._on_tick)
+        self._on_nodes()
+        for partition, meta in sorted(self.membership.partitions.items()):
+            self._on_partition(partition, meta)
+        await self._serve_storage()
+        supervisor = self._ports.supervisor
+        self._tasks.append(supervisor.start("membership", self.membership.run()))
+        self._tasks.append(supervisor.start("gossip", self.gossiper.run()))
+        if NodeRole.ADMIN in self.joined.value.roles:
+            self._tasks.append(supervisor.start("controller", self.controller.run()))
+
+    async def stop(self, timeout_s: float) -> None:
+        """Give away what this node leads, then tell the others that it has ended."""
+        self.gossiper.stopping()
+        led = self.leaderships.led()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.leaderships.give_away(self._successor)
+                await self._wait_taken(led)
+        except TimeoutError:
+            log.warning("membership.stop.late", led=len(self.leaderships.led()))
+        self.gossiper.farewell()
+        await self.abandon()
+
+    async def abandon(self) -> None:
+        """Let go of everything at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.leaderships.aclose()
+
+    async def _wait_taken(self, led: list[tuple[int, int]]) -> None:
+        """Stay until the offers have been taken, for a moment: they are lost with our sessions."""
+        try:
+            async with asyncio.timeout(OFFER_WAIT_MS / 1000):
+                while any(
+                    self.membership.partitions[partition].epoch == epoch for partition, epoch in led
+                ):
+                    self._is_changed.clear()
+                    await self._is_changed.wait()
+        except TimeoutError:
+            pass
+
+    async def _serve_storage(self) -> None:
+        """The log is open on a disk that the marker names: new segments may use it."""
+        node = self.membership.me.node
+        known = self.membership.nodes[node]
+        if known.storage is not StorageState.PROVISIONING or NodeRole.LOG_SERVER not in known.roles:
+            return
+        try:
+            await self.membership.edit_node(node, edits.serve_storage)
+        except MembershipRefused as refused:
+            log.error("membership.storage.refused", node=node, reason=refused.message)
+
+    def _on_nodes(self) -> None:
+        mine = self.membership.nodes.get(self.membership.me.node)
+        if mine is not None:
+            latest = mine.writer(self.membership.me.node)
+            if mine.is_removed or latest.generation > self.detector.me.generation:
+                self._on_replaced(latest)
+        self.gossiper.set_members(self.membership.members())
+        self._ports.transport.set_directory(self.membership.directory())
+        self.controller.wake()
+
+    def _on_partition(self, partition: int, meta: PartitionMeta) -> None:
+        self.leaderships.on_partition(partition, meta)
+        self._is_changed.set()
+        self.controller.wake()
+
+    def _on_replaced(self, by: Writer) -> None:
+        me = self.detector.me
+        failure = NodeReplaced(
+            f"node {me.node} runs as generation {by.generation} elsewhere, or was removed; this is "
+            f"generation {me.generation}, which ends now"
+        )
+        self._ports.supervisor.fail(failure)
+
+    def _on_tick(self) -> None:
+        self.leaderships.tick(self.gossiper.loop_lag_ms, self._ports.is_disk_full())
+
+    def _successor(self, partition: int) -> NodeId | None:
+        seen = view(self.membership, self.detector)
+        if seen is None:
+            return None
+        return choose_successor(seen, partition, self.membership.me.node)
