@@ -36,6 +36,7 @@ class Sizes:
     completed: int
     scheduled: int
     suspended: int
+    derived: bool
     expire_seconds_max: float
 
 
@@ -107,6 +108,7 @@ def measure(folder: Path, sizes: Sizes) -> dict[str, Told | list[Told]]:
         [
             *("fill", str(folder), "--completed", str(sizes.completed)),
             *("--scheduled", str(sizes.scheduled), "--suspended", str(sizes.suspended)),
+            *(("--derived",) if sizes.derived else ()),
         ],
         kill_at="filled",
     )
@@ -123,24 +125,30 @@ def measure(folder: Path, sizes: Sizes) -> dict[str, Told | list[Told]]:
 def page(found: dict[str, Any]) -> str:
     """The figures for people."""
     lines = [
-        f"{'stored':>10} {'p50 ms':>8} {'p99 ms':>8} {'CPU us':>8} {'look-up us':>11} {'MB':>7}"
+        f"{'stored':>10} {'p50 ms':>8} {'p99 ms':>8} {'CPU us':>8} {'look-up us':>11} "
+        f"{'own MB':>7} {'mapped':>7}"
     ]
     for row in found["growth"]:
         lines.append(
             f"{row['stored']:>10,} {row['latency_p50_ms']:>8.2f} {row['latency_p99_ms']:>8.2f} "
-            f"{row['cpu_us']:>8.0f} {row['lookup_us']:>11.1f} {row['memory_bytes'] / 1e6:>7.0f}"
+            f"{row['cpu_us']:>8.0f} {row['lookup_us']:>11.1f} "
+            f"{row['memory_bytes'] / 1e6:>7.0f} {row['mapped_bytes'] / 1e6:>7.0f}"
         )
     lines.append("")
     for kind in ("suspended", "scheduled", "completed"):
         figures = found[kind]
-        line = f"{figures['count']:,} {kind}: {figures['grown_bytes'] / 1e6:.1f} MB of memory"
+        own, mapped = figures["grown_memory_bytes"], figures["grown_mapped_bytes"]
+        line = f"{figures['count']:,} {kind}: {own / 1e6:.1f} MB of memory of its own"
+        line += f", {mapped / 1e6:.1f} MB of files mapped"
         if "disk_bytes_each" in figures:
             line += f", {figures['disk_bytes_each']:.0f} bytes on disk each"
             line += f", {figures['per_second']:,.0f} a second"
         lines.append(line)
     booted, expired = found["boot"], found["expiry"]
     lines += [
-        f"boot after kill -9: {booted['seconds']:.2f} s, {booted['memory_bytes'] / 1e6:.0f} MB",
+        f"boot after kill -9: {booted['seconds']:.2f} s, "
+        f"{booted['memory_bytes'] / 1e6:.0f} MB of its own, "
+        f"{booted['mapped_bytes'] / 1e6:.0f} MB mapped",
         f"look-up by HTTP: p50 {booted['http_lookup_p50_ms']:.2f} ms, "
         f"p99 {booted['http_lookup_p99_ms']:.2f} ms",
         f"retention: {expired['due']:,} due at once, {expired['left']:,} left, "
@@ -169,6 +177,7 @@ def main() -> int:
     parser.add_argument("--completed", type=int, default=None)
     parser.add_argument("--scheduled", type=int, default=None)
     parser.add_argument("--suspended", type=int, default=10_000)
+    parser.add_argument("--derived", action="store_true", help="ids as under idempotency keys")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_COUNT:,} of each")
     parser.add_argument("--expire-seconds-max", type=float, default=600.0)
     parser.add_argument("--folder", type=Path, help="where; several gigabytes (default: temporary)")
@@ -178,6 +187,7 @@ def main() -> int:
         completed=count if given.completed is None else given.completed,
         scheduled=count if given.scheduled is None else given.scheduled,
         suspended=given.suspended,
+        derived=given.derived,
         expire_seconds_max=given.expire_seconds_max,
     )
     folder = Path(tempfile.mkdtemp(prefix="scale-", dir=given.folder))

@@ -21,7 +21,7 @@ from perdure.core.ids import InvocationId, partition_key_of
 from perdure.node.partition.host import Host
 from perdure.storage.partition_store import TableId
 
-_PROBES = 1_000
+_PROBES = 5_000
 _PROBE_BLOCK = 2_000
 _SAMPLES = 1_000
 _BLOCK = 10_000
@@ -41,6 +41,11 @@ def memory(pid: int | str = "self") -> dict[str, int]:
     )
     kinds = {"memory_bytes": "RssAnon", "mapped_bytes": "RssFile"}
     return {name: int(fields[field].split()[0]) * 1024 for name, field in kinds.items()}
+
+
+def grown(before: dict[str, int]) -> dict[str, int]:
+    """By how much both have grown."""
+    return {f"grown_{name}": size - before[name] for name, size in memory().items()}
 
 
 def disk(folder: Path) -> dict[str, int]:
@@ -83,10 +88,10 @@ async def settled(host: Host) -> None:
     gc.collect()
 
 
-async def fill(folder: Path, completed: int, scheduled: int, suspended: int) -> None:
+async def fill(folder: Path, completed: int, scheduled: int, suspended: int, derived: bool) -> None:
     clock = ShiftedClock(0)
     async with running(folder, clock) as host:
-        driver = Driver(host, clock, seed=7)
+        driver = Driver(host, clock, seed=7, derived=derived)
         await driver.run("echo", 500)  # warm
         await settled(host)
         gc.freeze()
@@ -101,12 +106,12 @@ async def fill(folder: Path, completed: int, scheduled: int, suspended: int) -> 
 
 async def _suspend(host: Host, driver: Driver, folder: Path, count: int) -> None:
     await settled(host)
-    before = memory()["memory_bytes"]
+    before = memory()
     for start in range(0, count, _AT_ONCE):
         await driver.run("sleep", min(_AT_ONCE, count - start), waits=False)
         await _quiet(host)
     await settled(host)
-    tell("suspended", count=count, grown_bytes=memory()["memory_bytes"] - before, **memory())
+    tell("suspended", count=count, **grown(before), **memory())
 
 
 async def _quiet(host: Host) -> None:
@@ -116,7 +121,7 @@ async def _quiet(host: Host) -> None:
 
 
 async def _schedule(host: Host, driver: Driver, folder: Path, count: int) -> None:
-    before, on_disk, started = memory()["memory_bytes"], disk(folder), perf_counter()
+    before, on_disk, started = memory(), disk(folder), perf_counter()
     done = 0
     while done < count:
         block = min(_BLOCK * 10, count - done)
@@ -129,14 +134,14 @@ async def _schedule(host: Host, driver: Driver, folder: Path, count: int) -> Non
         "scheduled",
         count=count,
         per_second=count / seconds,
-        grown_bytes=memory()["memory_bytes"] - before,
+        **grown(before),
         disk_bytes_each=(disk(folder)["partitions_bytes"] - on_disk["partitions_bytes"]) / count,
         **memory(),
     )
 
 
 async def _complete(host: Host, driver: Driver, folder: Path, count: int) -> None:
-    before, on_disk = memory()["memory_bytes"], disk(folder)
+    before, on_disk = memory(), disk(folder)
     known: list[InvocationId] = []
     every = max(count // _SAMPLES, 1)
     done, seen, seconds = 0, 0, 0.0
@@ -166,7 +171,7 @@ async def _complete(host: Host, driver: Driver, folder: Path, count: int) -> Non
         "completed",
         count=count,
         per_second=count / seconds,
-        grown_bytes=memory()["memory_bytes"] - before,
+        **grown(before),
         disk_bytes_each=(disk(folder)["partitions_bytes"] - on_disk["partitions_bytes"]) / count,
         **memory(),
         **disk(folder),
@@ -234,10 +239,12 @@ def main() -> None:
     parser.add_argument("--completed", type=int, default=0)
     parser.add_argument("--scheduled", type=int, default=0)
     parser.add_argument("--suspended", type=int, default=0)
+    parser.add_argument("--derived", action="store_true")
     parser.add_argument("--seconds-max", type=float, default=300.0)
     given = parser.parse_args()
     if given.what == "fill":
-        uvloop.run(fill(given.folder, given.completed, given.scheduled, given.suspended))
+        counts = given.completed, given.scheduled, given.suspended
+        uvloop.run(fill(given.folder, *counts, given.derived))
     else:
         uvloop.run(expire(given.folder, given.seconds_max))
 

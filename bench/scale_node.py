@@ -14,7 +14,7 @@ from time import perf_counter
 
 from perdure.cluster.metadata.local import LocalMetadata
 from perdure.core.clock import SystemClock
-from perdure.core.entropy import SystemEntropy
+from perdure.core.entropy import SystemEntropy, ulid
 from perdure.core.errors import PerdureError
 from perdure.core.ids import InvocationId, PartitionId, make_invocation_id, partition_key_of
 from perdure.core.offload import ThreadOffload
@@ -172,15 +172,25 @@ async def running(folder: Path, clock: SystemClock) -> AsyncGenerator[Host]:
 
 
 class Driver:
-    """Keeps a number of invocations under way."""
+    """Keeps a number of invocations under way.
 
-    def __init__(self, host: Host, clock: SystemClock, seed: int) -> None:
+    ``derived``: their ids are hashes, as under idempotency keys; else they begin with the time.
+    """
+
+    def __init__(self, host: Host, clock: SystemClock, seed: int, derived: bool = False) -> None:
         self._host = host
         self._clock = clock
+        self._entropy = SystemEntropy()
         self._dice = random.Random(seed)
+        self._derived = derived
 
     def next_id(self) -> InvocationId:
-        return make_invocation_id(self._dice.getrandbits(64), self._dice.getrandbits(128))
+        uuid = (
+            self._dice.getrandbits(128)
+            if self._derived
+            else ulid(self._clock.now_ms(), self._entropy)
+        )
+        return make_invocation_id(self._dice.getrandbits(64), uuid)
 
     async def call(self, handler: str, invocation: InvocationId) -> float:
         """One invocation from its acceptance to its result; seconds."""
