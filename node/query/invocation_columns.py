@@ -72,9 +72,9 @@ class InvocationRow:
         self,
         reading: Reading,
         partition: int,
-        id: InvocationId,
         status: Status,
         created_at_ms: int,
+        id: InvocationId,
     ) -> None:
         self.reading = reading
         self.partition = partition
@@ -124,7 +124,7 @@ class InvocationRow:
 def stored_row(reading: Reading, partition: int, id: InvocationId, value: bytes) -> InvocationRow:
     """The row of an invocation as it is stored."""
     row: Invocation = _DECODE_INVOCATION(value)
-    found = InvocationRow(reading, partition, id, STATUS_OF[type(row)], row.spec.created_at_ms)
+    found = InvocationRow(reading, partition, STATUS_OF[type(row)], row.spec.created_at_ms, id)
     found.row = row
     return found
 

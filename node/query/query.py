@@ -261,7 +261,7 @@ def _plan(statement: str, partition_count: int, memory_bytes_max: int) -> "Plann
         from perdure.node.query import statements
     except ImportError as error:
         raise QueryUnavailable(
-            f"the query engine isn't installed ({error}): pip install 'perdure[sql]'"
+            f"the query engine isn't installed ({error}): pip install 'perdure[server,sql]'"
         ) from error
     return statements.plan(statement, partition_count, memory_bytes_max)
 

@@ -96,16 +96,19 @@ def _invocations(
         return
     order = need.order
     keys = reading.scan(ranges) if order is None else reading.merge(ranges, 1, order)
-    reads_rows = not is_told_by_keys(need.columns)
+    if is_told_by_keys(need.columns):
+        for found in keys:
+            yield [
+                InvocationRow(reading, raw.partition, *split_status_key(raw.key)) for raw in found
+            ]
+        return
     for found in keys:
-        rows = (_by_status(reading, raw, reads_rows) for raw in found)
+        rows = (_by_status(reading, raw) for raw in found)
         yield [row for row in rows if row is not None]
 
 
-def _by_status(reading: Reading, raw: RawRow, reads_row: bool) -> InvocationRow | None:
-    status, created_at_ms, id = split_status_key(raw.key)
-    if not reads_row:
-        return InvocationRow(reading, raw.partition, id, status, created_at_ms)
+def _by_status(reading: Reading, raw: RawRow) -> InvocationRow | None:
+    status, _, id = split_status_key(raw.key)
     value = reading.get(raw.partition, TableId.INVOCATIONS, invocation_key(id))
     if value is None:
         return None

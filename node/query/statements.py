@@ -139,7 +139,7 @@ class Execution:
         except TimeoutError as error:
             raise QueryTooLarge(
                 f"the statement took longer than {timeout_seconds:g} s, its answer's way to the "
-                "client included: filter by id, or by service and key"
+                "client included: filter by id, status or created_at, or by service and key"
             ) from error
         except asyncio.CancelledError as error:
             raise QueryTooLarge("the statement was given up") from error

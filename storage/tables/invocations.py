@@ -198,6 +198,7 @@ STATUS_OF: dict[type[Invocation], Status] = {
     Paused: Status.PAUSED,
     Completed: Status.COMPLETED,
 }
+_STATUSES = tuple(Status)
 _STATUS_BYTES = tuple(status.to_bytes(1) for status in Status)
 
 
@@ -233,7 +234,7 @@ def status_key(status: Status, created_at_ms: int, invocation: InvocationId) -> 
 
 def split_status_key(key: bytes) -> tuple[Status, int, InvocationId]:
     """Status, time in ms and invocation of a key in ``statuses``."""
-    return Status(key[0]), int.from_bytes(key[1:9]), InvocationId(key[9:])
+    return _STATUSES[key[0]], int.from_bytes(key[1:9]), InvocationId(key[9:])
 
 
 def attacher_suffix(caller: InvocationId, completion_id: int) -> bytes:

@@ -311,8 +311,9 @@ def test_what_means_nothing_here_is_noted() -> None:
         "rocksdb-total-memory-size (perdure.toml:2) means nothing here and is ignored",
         "worker.invoker.http-proxy (perdure.toml:4) is ignored: services are called directly",
         "worker.storage (perdure.toml:5) means nothing here and is ignored",
+        "admin.query-engine.query-parallelism (perdure.toml:8) means nothing here and is ignored",
         "ingress.kafka-clusters (perdure.toml) is ignored: nothing is read from Kafka",
-        "aws (perdure.toml:9) means nothing here and is ignored",
+        "aws (perdure.toml:11) means nothing here and is ignored",
         "RESTATE_FANCY_NEW_THING means nothing here and is ignored",
         "RESTATE_ROLES is ignored: a node has all roles",
     )

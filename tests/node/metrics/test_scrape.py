@@ -247,3 +247,32 @@ def test_an_unreachable_service_shows(stage: Stage) -> None:
         assert grown(before, after, "perdure_admin_requests_total") >= 1
 
     stage.run(scenario())
+
+
+@pytest.mark.slow
+def test_statements_are_counted(stage: Stage) -> None:
+    async def scenario() -> None:
+        world = stage.world
+        assert (await world.call("/Probe/hello", "counted")).status == 200
+        before = await world.scrape()
+        assert (await world.query("select id, target from sys_invocation")).status == 200
+        assert (await world.query("select nope")).status == 400
+        after = await world.scrape()
+        assert grown(before, after, "perdure_query_answered_statements_total") == 1
+        assert grown(before, after, "perdure_query_failed_statements_total") == 1
+        assert grown(before, after, "perdure_query_rows_read_total") >= 1
+        assert after.total("perdure_query_running_statements") == 0
+        assert after.total("perdure_query_waiting_statements") == 0
+        # Long answers go out in pieces.
+        columns = "information_schema.columns"
+        statement = f"select a.column_name, b.* from {columns} a, {columns} b limit 50000"
+        answer = await world.query(statement)
+        assert len(answer.body) > 1_000_000 and answer.body.endswith(b"\r\n0\r\n\r\n")
+        assert (await world.scrape()).total("perdure_http_server_streaming_answers") == 0
+        # One that fails midway is cut: the last chunk is missing.
+        statement = f"select 1 / (row_number() over () - 60000) as x from {columns} a, {columns} b"
+        assert not (await world.query(statement)).body.endswith(b"\r\n0\r\n\r\n")
+        scrape = await world.scrape()
+        assert scrape.total("perdure_http_server_cut_answers_total", listener="admin") == 1
+
+    stage.run(scenario())
