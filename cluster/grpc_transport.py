@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
-from perdure.cluster.security import TlsFiles
+from perdure.cluster.security import TlsFiles, check_exposure
 from perdure.cluster.wires import Wire, WireBroken
 from perdure.core import limits
 from perdure.core.errors import AddressInUse, InvalidConfiguration
@@ -51,11 +51,14 @@ _ENDED = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.In
 
 
 class GrpcWires:
-    """Implements ``wires.Wires``. Without ``tls`` nothing is encrypted."""
+    """Implements ``wires.Wires``. Without ``tls`` nothing is encrypted, and only loopback is
+    listened on unless ``is_trusted`` (see ``check_exposure``).
+    """
 
-    def __init__(self, bind: str, tls: TlsFiles | None = None) -> None:
+    def __init__(self, bind: str, tls: TlsFiles | None = None, *, is_trusted: bool = False) -> None:
         self._bind = bind
         self._tls = tls
+        self._is_trusted = is_trusted
         self._server: grpc.aio.Server | None = None
         self._served: set[_ServedWire] = set()
 
@@ -63,6 +66,8 @@ class GrpcWires:
         return _Connection(address, self._tls)
 
     async def listen(self, accept: Callable[[Wire], None]) -> str:
+        check_exposure(self._bind, tls=self._tls, is_trusted=self._is_trusted)
+
         async def serve(_: AsyncIterator[bytes], context: Any) -> None:
             wire = _ServedWire(context, is_private=self._tls is not None)
             self._served.add(wire)

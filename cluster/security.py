@@ -62,15 +62,14 @@ def read_secret(path: Path) -> bytes:
     return secret
 
 
-def check_exposure(
-    bind: str, *, tls: TlsFiles | None, secret: bytes | None, is_insecure: bool
-) -> None:
-    """Whether the port may be opened there.
+def check_exposure(bind: str, *, tls: TlsFiles | None, is_trusted: bool) -> None:
+    """Whether the port may be opened there. ``is_trusted``: a secret keeps others out, or whoever
+    runs the node says that nobody else reaches it.
 
     Raises:
         InvalidConfiguration: anybody who reaches it could take part in the cluster.
     """
-    if tls is not None or secret is not None or is_insecure or is_loopback(bind):
+    if tls is not None or is_trusted or is_loopback(bind):
         return
     raise InvalidConfiguration(
         f"the port between nodes would be open to everybody at {bind}: set TLS files or a cluster "

@@ -76,6 +76,7 @@ class Wires(Protocol):
 
         Raises:
             AddressInUse: somebody else has it.
+            InvalidConfiguration: it may not be listened on like this.
         """
         ...
 

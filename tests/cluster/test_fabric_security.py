@@ -389,14 +389,13 @@ def test_a_second_handler_for_a_message_is_a_bug() -> None:
 def test_only_this_machine_is_trusted_unasked(bind: str, is_local: bool, tmp_path: Path) -> None:
     assert is_loopback(bind) == is_local
     files = TlsFiles(certificate=tmp_path, key=tmp_path, authority=tmp_path)
-    check_exposure(bind, tls=files, secret=None, is_insecure=False)
-    check_exposure(bind, tls=None, secret=SECRET, is_insecure=False)
-    check_exposure(bind, tls=None, secret=None, is_insecure=True)
+    check_exposure(bind, tls=files, is_trusted=False)
+    check_exposure(bind, tls=None, is_trusted=True)
     if is_local:
-        check_exposure(bind, tls=None, secret=None, is_insecure=False)
+        check_exposure(bind, tls=None, is_trusted=False)
     else:
         with pytest.raises(InvalidConfiguration, match=r"fabric\.insecure"):
-            check_exposure(bind, tls=None, secret=None, is_insecure=False)
+            asyncio.run(GrpcWires(bind).listen(lambda wire: wire.close()))
 
 
 def test_secrets_come_from_files_and_are_long(tmp_path: Path) -> None:
