@@ -56,7 +56,7 @@ class Greeter:
             PerdureError: this node doesn't want the other.
         """
         wire: Wire | None = None
-        is_made = False
+        established: Established | None = None
         try:
             async with asyncio.timeout(limits.FABRIC_CONNECT_MS / 1000):
                 wire = await connection.open()
@@ -73,20 +73,21 @@ class Greeter:
                 if frame is None:
                     raise WireBroken("it hung up during the handshake")
                 try:
-                    confirm, established = side.take(frame)
+                    confirm, agreed = side.take(frame)
                 except PerdureError as failure:
                     await wire.write(side.refusal(failure))
                     await wire.read()  # let it arrive: the other side hangs up
                     raise
                 await wire.write(confirm)
                 if node is not None:
-                    self._admission.check(established.peer, node)  # somebody may have come first
-                is_made = True
+                    self._admission.check(agreed.peer, node)  # somebody may have come first
+                established = agreed
         except TimeoutError as failure:
             raise WireBroken("it took too long") from failure
         finally:
-            if wire is not None and not is_made:
+            if wire is not None and established is None:
                 wire.close()
+        assert wire is not None and established is not None, "left by an exception otherwise"
         return wire, established
 
     async def greet(self, wire: Wire) -> Established | None:

@@ -78,7 +78,8 @@ class GrpcWires:
                 self._served.discard(wire)
 
         server = grpc.aio.server(options=_SERVER)
-        handler: Any = grpc.stream_stream_rpc_method_handler(serve)
+        make_handler: Any = grpc.stream_stream_rpc_method_handler  # generic in what bytes mean
+        handler = make_handler(serve)
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),)
         )
@@ -115,8 +116,8 @@ class _Connection:
             raise WireBroken("the connection was ended")
         if self._channel is None:
             self._channel = self._make_channel()
-        call: Any = self._channel.stream_stream(_PATH)()
-        return _DialledWire(call, self._address, is_private=self._tls is not None)
+        method: Any = self._channel.stream_stream  # generic, too
+        return _DialledWire(method(_PATH)(), self._address, is_private=self._tls is not None)
 
     async def aclose(self) -> None:
         self._is_over = True
