@@ -167,7 +167,7 @@ class NodeWorld:
         self.disk.capacity = CAPACITY
         ending = faults.ending
         try:
-            life = NodeLife(self, faults, loop)
+            life = self.make_life(faults, loop)
             if not loop.run_until_complete(life.run()):
                 ending = self.dice.choice(("kill", "power"))
             if loop.failures:
@@ -183,6 +183,10 @@ class NodeWorld:
         self.wall_ms += int(loop.time() * 1000) + faults.clock_step_ms
         self.happened[ending] += 1
         self.note("end", number, ending, self.disk.steps)
+
+    def make_life(self, faults: Faults, loop: SimLoop) -> "NodeLife":
+        """The next run of the node's process."""
+        return NodeLife(self, faults, loop)
 
     def note(self, *event: object) -> None:
         """Something happened that a repetition must repeat."""
