@@ -260,6 +260,8 @@ EVENT_TEXT_CHARACTERS_MAX = 8 * KIB
 EVENT_AWAITED_MAX = 256
 # Protobuf parsers stop at a nesting of 100 messages; nobody nests combinators that deep.
 FUTURE_DEPTH_MAX = 90
+# Entries are sent in pieces of about this size: one frame of HTTP/2.
+PIECE_BYTES = 16 * KIB
 # Unsent bytes per stream at which replay pauses until the service reads.
 STREAM_PENDING_BYTES_HIGH = 256 * KIB
 # Bytes received from services and not yet in the log, per connection, at which reading pauses.

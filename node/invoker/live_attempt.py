@@ -23,6 +23,7 @@ from perdure.core.limits import (
     DRAIN_MS,
     HELD_EFFECTS_BYTES_MAX,
     HELD_EFFECTS_MAX,
+    PIECE_BYTES,
     RETRY_DELAY_MS_MAX,
     RUN_HOLD_MS,
 )
@@ -117,36 +118,57 @@ class LiveAttempt:
         path = f"/invoke/{target.service}/{target.handler}"
         self._stir()
         self._stream = ports.caller.open(self.route, path, headers, self)
-        self._stream.write(self._start_frame())
-        self.pump()
+        self.pump(self._start_frame())
 
     def journal_grew(self, journal_length: int) -> None:
         self._journal_length = max(self._journal_length, journal_length)
         self.pump()
 
-    def pump(self) -> None:
-        """Send entries from the cursor on while the stream takes them."""
-        attempt, store = self.attempt, self.run.ports.store
+    def pump(self, opening: bytes = b"") -> None:
+        """Send ``opening``, and entries from the cursor on while the stream takes them.
+
+        In few and large writes: each is an event to the service, and costs it more than its bytes.
+        """
+        attempt = self.attempt
         if self._is_half_closed or self._is_over:
             return
         limit = self._journal_length if self._is_bidirectional else attempt.known_entries
-        while attempt.cursor < limit:
-            if not self._stream.is_writable():
+        piece = [opening] if opening else []
+        while (is_behind := attempt.cursor < limit) and self._stream.is_writable():
+            is_taken_away = not self._gather(piece, limit)
+            self._send(piece)
+            piece.clear()
+            if is_taken_away:
                 return
+        self._send(piece)
+        if not is_behind and not self._is_bidirectional:
+            self._half_close()
+
+    def _gather(self, piece: list[bytes], limit: int) -> bool:
+        """Add entries up to ``limit`` or until the piece is full; False: the journal is gone."""
+        attempt, journal = self.attempt, self.run.ports.store.journal
+        size = 0
+        while attempt.cursor < limit and size < PIECE_BYTES:
             index = attempt.cursor
-            entry = store.journal.get(self.run.id, index_suffix(index))
+            entry = journal.get(self.run.id, index_suffix(index))
             if entry is None:
                 self._check_taken_away(index)
-                return
+                return False
             if self.trace is not None:
                 self.trace.sent(entry)
-            parts = attempt.send(entry)
-            if parts:
-                self._stir()
-            for part in parts:
-                self._stream.write(part)
-        if not self._is_bidirectional:
-            self._half_close()
+            piece += attempt.send(entry)
+            size += len(entry.payload)
+        return True
+
+    def _send(self, piece: list[bytes]) -> None:
+        if not piece:
+            return
+        self._stir()
+        if len(piece[-1]) >= PIECE_BYTES and len(piece) > 1:
+            self._stream.write(b"".join(piece[:-1]))
+            self._stream.write(piece[-1])  # not copied
+        else:
+            self._stream.write(b"".join(piece))
 
     def _check_taken_away(self, index: int) -> None:
         # The record that made the journal grow ended the invocation too: the abort is on its way.

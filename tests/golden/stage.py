@@ -90,10 +90,12 @@ class ServiceStream:
         self.is_closed = False
         self.is_reading = stage.is_reading
         self.is_answered = False
+        self.sizes: list[int] = []  # of what was written at once
         self._reader = FrameReader(1 << 30)
 
     def write(self, data: bytes) -> None:
         assert not self.is_closed
+        self.sizes.append(len(data))
         for frame in self._reader.feed(data):
             self._stage.note(f"{self.name} <- {words.frame(frame)}")
 

@@ -10,7 +10,12 @@ import pytest
 from tests.engine.world import FIRST_MS
 from tests.golden.playbook import Playbook
 
-from perdure.core.limits import EFFECTS_PER_RECORD_MAX, HELD_EFFECTS_MAX, RUN_HOLD_MS
+from perdure.core.limits import (
+    EFFECTS_PER_RECORD_MAX,
+    HELD_EFFECTS_MAX,
+    PIECE_BYTES,
+    RUN_HOLD_MS,
+)
 from perdure.engine.commands import Kill
 from perdure.node.invoker.invoker import Invoker
 from perdure.node.registry.effective import Defaults
@@ -427,3 +432,31 @@ def test_senseless_retry_after_leaves_it_to_the_policy(book: Playbook, header: b
     book.run("wait 0", [])
     book.run("hang-up a", [])
     assert requests(book.run("wait 100", [])) == ["a/2"]
+
+
+# --- Writes --------------------------------------------------------------------------------------
+
+
+def test_start_is_one_write(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    assert len(book.stage.streams["a"].sizes) == 1
+
+
+def test_journal_is_replayed_in_few_writes(book: Playbook) -> None:
+    book.run("invoke a S/h body=12345", [])
+    for number in range(1, 201):
+        proposal = f'ProposeRunCompletion result_completion_id: {number} value: "{"x" * 100}"'
+        say(book, "a", f"Run result_completion_id: {number}", proposal)
+    book.run("lose a lost", [])
+    book.run("wait 0", [])
+    sizes = book.stage.streams["a"].sizes
+    assert sum(sizes) > 200 * 100
+    assert len(sizes) <= sum(sizes) // PIECE_BYTES + 1
+
+
+def test_large_entry_is_written_by_itself(book: Playbook) -> None:
+    """So that it needn't be copied."""
+    body = "x" * PIECE_BYTES
+    book.run(f"invoke a S/h body={body}", [])
+    first, last = book.stage.streams["a"].sizes
+    assert first < 1024 < PIECE_BYTES <= last
