@@ -112,6 +112,9 @@ def choose_successor(view: View, partition: int, besides: NodeId) -> NodeId | No
     return _best(view, partition, led, {besides})
 
 
+_Question = tuple[dict[int, tuple[NodeId, ...]], list[WorkSite], int]
+
+
 class ControllerCore:
     """Remembers between rounds what it has asked for, and how long ago."""
 
@@ -122,6 +125,7 @@ class ControllerCore:
         self._dead_since: dict[NodeId, int] = {}
         self._moved_at: dict[NodeId, int] = {}
         self._nominated: dict[int, _Nomination] = {}
+        self._placed: tuple[_Question, dict[int, tuple[NodeId, ...]]] | None = None
 
     @property
     def is_active(self) -> bool:
@@ -166,7 +170,7 @@ class ControllerCore:
         if not any(view.detector.state(site.node) is NodeState.ALIVE for site in sites):
             return []
         held = {p: _held(view.partitions[p]) for p in view.partitions}
-        wanted = place_replicas(held, sites, view.cluster.partition_replicas)
+        wanted = self._place(held, sites, view.cluster.partition_replicas)
         changing = sum(1 for meta in view.partitions.values() if meta.replicas.following)
         decisions: list[Decision] = []
         for partition, meta in sorted(view.partitions.items()):
@@ -184,6 +188,15 @@ class ControllerCore:
                 change = Replicas(sets.current, wanted[partition])
                 decisions.append(SetReplicas(partition, sets, change))
         return decisions
+
+    def _place(
+        self, held: dict[int, tuple[NodeId, ...]], sites: list[WorkSite], copies: int
+    ) -> dict[int, tuple[NodeId, ...]]:
+        """The placement, thought over again only when something has changed."""
+        question = (held, sites, copies)
+        if self._placed is None or self._placed[0] != question:
+            self._placed = (question, place_replicas(held, sites, copies))
+        return self._placed[1]
 
     def _following(
         self, now: int, view: View, partition: int, wanted: tuple[NodeId, ...]

@@ -298,6 +298,7 @@ class FailureDetector:
     # --- How ------------------------------------------------------------------------------------
 
     def _learn(self, beat: Beat, *, is_direct: bool, effects: list[Effect]) -> bool:
+        """Whether it is as new as what is known."""
         node = beat.writer.node
         if node == self.me.node:
             self._learn_of_myself(beat, effects)
@@ -310,8 +311,11 @@ class FailureDetector:
             if beat.writer.generation == known.generation and beat.writer != known:
                 self.conflicts += 1
                 return False
-            if (beat.writer.generation, beat.count) <= (known.generation, peer.count):
+            news = (beat.writer.generation, beat.count)
+            if news < (known.generation, peer.count):
                 return False
+            if news == (known.generation, peer.count) and (peer.is_heard or not is_direct):
+                return is_direct  # others were faster to tell
         peer.writer, peer.count, peer.mood = beat.writer, beat.count, beat.mood
         is_new_run = known is not None and known != beat.writer
         if known is None and not is_direct:

@@ -4,58 +4,20 @@
 """
 
 import asyncio
-import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 import pytest
-from tests.sim.leadership_world import FakeReplica, SimNode, World
-from tests.sim.loop import SimLoop, run
-from tests.sim.seeds import batches, chosen
+from tests.sim.leadership_play import leading, play, settle
+from tests.sim.leadership_world import FakeReplica, World
 
 from perdure.cluster.core import chain, membership
 from perdure.cluster.core.chain import LeaderPolicy, PartitionMeta
 from perdure.cluster.core.controller import ControllerCore, Decision, View
-from perdure.cluster.core.leadership import Effect, LeadershipCore
 from perdure.cluster.core.membership import StorageState, WorkerState
 from perdure.cluster.core.types import NodeId
-from perdure.core.invariant import InvariantViolation
 from perdure.core.limits import BALANCE_PAUSE_MS, CUT_OFF_RESIGN_MS, NOMINATION_GRACE_MS
-
-SEEDS = chosen(share=32)
-Scenario = Callable[[World], Awaitable[None]]
-
-
-def _play(scenario: Scenario, seed: int = 1, size: int = 3, partitions: int = 6) -> World:
-    worlds: list[World] = []
-
-    async def main(loop: SimLoop) -> None:
-        world = World(loop, seed, size, partitions)
-        worlds.append(world)
-        await world.begin()
-        await scenario(world)
-        await world.end()
-
-    try:
-        run(seed, main)
-    except BaseException as failure:
-        failure.add_note(f"repeat with: SEED={seed} make sim")
-        raise
-    return worlds[0]
-
-
-def _leading(world: World) -> SimNode:
-    """A node that leads something."""
-    names = {names[0] for names in world.leaders().values() if names}
-    return next(node for node in world.nodes if node.name in names)
-
-
-async def _settle(world: World) -> None:
-    """All partitions led, on all nodes, by everybody's replica sets."""
-    await world.until(lambda: world.is_led() and world.busiest_has_more_by() <= 1, 120)
-    await asyncio.sleep(20)
-
 
 # --- Scenarios ----------------------------------------------------------------------------------
 
@@ -64,30 +26,30 @@ async def _settle(world: World) -> None:
 def test_a_cluster_that_starts_leads_everything_and_evens_out() -> None:
     async def scenario(world: World) -> None:
         assert await world.until(world.is_led, 5) < 5
-        await _settle(world)
+        await settle(world)
         metas = world.membership().partitions
         assert all(len(meta.replicas.current) == 3 for meta in metas.values())
         assert world.busiest_has_more_by() == 0
 
-    _play(scenario)
+    play(scenario)
 
 
 @pytest.mark.slow
 def test_nothing_moves_in_a_quiet_cluster() -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
+        await settle(world)
         before = world.epochs(), world.registers.writes
         await asyncio.sleep(300)
         assert (world.epochs(), world.registers.writes) == before
 
-    _play(scenario)
+    play(scenario)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stall_s", [0.2, 1.0])
 def test_short_stalls_depose_nobody(stall_s: float) -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
+        await settle(world)
         before = world.epochs()
         for _ in range(60):
             node = world.dice.choice(world.nodes)
@@ -97,7 +59,7 @@ def test_short_stalls_depose_nobody(stall_s: float) -> None:
             await asyncio.sleep(world.dice.random())
         assert world.epochs() == before
 
-    _play(scenario)
+    play(scenario)
 
 
 @pytest.mark.slow
@@ -105,21 +67,21 @@ def test_short_stalls_depose_nobody(stall_s: float) -> None:
 @pytest.mark.parametrize("size", [3, 5])
 def test_a_leader_that_dies_is_followed(loses_power: bool, seconds: float, size: int) -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
+        await settle(world)
         for node in list(world.nodes):
             await node.kill(loses_power=loses_power)
             assert await world.until(world.is_led, seconds) < seconds
             await node.start()
             await asyncio.sleep(20)
 
-    _play(scenario, size=size)
+    play(scenario, size=size)
 
 
 @pytest.mark.slow
 def test_a_leader_paused_for_long_is_followed_and_finds_out() -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
-        paused = _leading(world)
+        await settle(world)
+        paused = leading(world)
         paused.gate.close()
         others = [node for node in world.nodes if node is not paused]
 
@@ -130,14 +92,14 @@ def test_a_leader_paused_for_long_is_followed_and_finds_out() -> None:
         paused.gate.open()
         await world.until(world.is_led, 2)
 
-    _play(scenario)
+    play(scenario)
 
 
 async def _wake_unaware(world: World) -> None:
     """A leader is paused, and doesn't hear of its successor when it wakes."""
-    await _settle(world)
+    await settle(world)
     world.registers.lost_hint_chance = 1.0
-    paused = _leading(world)
+    paused = leading(world)
     paused.gate.close()
     others = [node for node in world.nodes if node is not paused]
     await world.until(
@@ -150,7 +112,7 @@ async def _wake_unaware(world: World) -> None:
 
 @pytest.mark.slow
 def test_a_leader_that_wakes_unaware_commits_nothing() -> None:
-    assert _play(_wake_unaware).happened["ended: sealed"] > 0
+    assert play(_wake_unaware).happened["ended: sealed"] > 0
 
 
 @pytest.mark.slow
@@ -160,14 +122,14 @@ def test_without_seals_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(FakeReplica, "_seal", seal_nothing)
     with pytest.raises(AssertionError, match="a commit of epoch"):
-        _play(_wake_unaware)
+        play(_wake_unaware)
 
 
 @pytest.mark.slow
 def test_a_node_that_stops_hands_over_first() -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
-        leaving = _leading(world)
+        await settle(world)
+        leaving = leading(world)
         led = [p for p, names in world.leaders().items() if names == [leaving.name]]
         ended = world.happened["ended: handed over"]
         stopping = asyncio.ensure_future(leaving.stop())
@@ -177,13 +139,13 @@ def test_a_node_that_stops_hands_over_first() -> None:
         assert world.happened["ended: handed over"] == ended + len(led)
         assert world.happened["leader gone"] == 0
 
-    _play(scenario)
+    play(scenario)
 
 
 @pytest.mark.slow
 def test_a_node_that_drains_ends_up_with_nothing() -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
+        await settle(world)
         draining = world.nodes[1]
         assert draining.life is not None
         node = draining.life.joined.node
@@ -203,7 +165,7 @@ def test_a_node_that_drains_ends_up_with_nothing() -> None:
         await asyncio.sleep(30)
         assert world.is_led()
 
-    _play(scenario, size=4)
+    play(scenario, size=4)
 
 
 def membership_holds(world: World, node: NodeId) -> list[str]:
@@ -222,7 +184,7 @@ def _trim(meta: PartitionMeta | None) -> PartitionMeta | None:
 @pytest.mark.slow
 def test_a_pinned_leader_gets_what_it_is_pinned_to() -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
+        await settle(world)
         plane = world.plane()
         for partition in range(3):
             await plane.membership.edit_partition(partition, _pin(NodeId(2)))
@@ -231,7 +193,7 @@ def test_a_pinned_leader_gets_what_it_is_pinned_to() -> None:
             60 + BALANCE_PAUSE_MS / 1000,
         )
 
-    _play(scenario)
+    play(scenario)
 
 
 def _pin(node: NodeId) -> Callable[[PartitionMeta | None], PartitionMeta | None]:
@@ -245,7 +207,7 @@ def _pin(node: NodeId) -> Callable[[PartitionMeta | None], PartitionMeta | None]
 @pytest.mark.slow
 def test_leaders_lead_on_while_metadata_is_away() -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
+        await settle(world)
         before = world.epochs()
         for node in world.nodes:
             node.is_cut_from_metadata = True
@@ -254,20 +216,20 @@ def test_leaders_lead_on_while_metadata_is_away() -> None:
         assert world.epochs() == before
         assert all(world.log.commits[p] > commits[p] + 300 for p in range(world.partitions))
 
-    _play(scenario)
+    play(scenario)
 
 
 @pytest.mark.slow
 def test_replicas_name_themselves_when_no_controller_does(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
+        await settle(world)
         monkeypatch.setattr(ControllerCore, "decide", _decide_nothing)
-        node = _leading(world)
+        node = leading(world)
         await node.kill()
         took = await world.until(world.is_led, NOMINATION_GRACE_MS / 1000 + 4)
         assert took > NOMINATION_GRACE_MS / 1000 - 1
 
-    _play(scenario)
+    play(scenario)
 
 
 def _decide_nothing(core: ControllerCore, now: int, view: View) -> list[Decision]:
@@ -277,18 +239,18 @@ def _decide_nothing(core: ControllerCore, now: int, view: View) -> list[Decision
 @pytest.mark.slow
 def test_two_controllers_at_once_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
+        await settle(world)
         monkeypatch.setattr("perdure.cluster.core.controller.controller", _anybody)
         before = world.epochs()
         await asyncio.sleep(120)
         assert world.epochs() - before <= 2
-        node = _leading(world)
+        node = leading(world)
         await node.kill()
         await world.until(world.is_led, 10)
         await node.start()
         await world.until(lambda: world.is_led() and world.busiest_has_more_by() <= 1, 200)
 
-    _play(scenario)
+    play(scenario)
 
 
 class _Anybody:
@@ -306,8 +268,8 @@ def _anybody(_: object) -> _Anybody:
 @pytest.mark.parametrize("is_deaf", [True, False])
 def test_a_leader_cut_off_one_way_is_followed(is_deaf: bool) -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
-        node = _leading(world)
+        await settle(world)
+        node = leading(world)
         source, target = ("*", node.host) if is_deaf else (node.host, "*")
         world.network.cut(source, target)
         others = [each for each in world.nodes if each is not node]
@@ -321,13 +283,13 @@ def test_a_leader_cut_off_one_way_is_followed(is_deaf: bool) -> None:
         await asyncio.sleep(30)
         assert world.is_led()
 
-    _play(scenario)
+    play(scenario)
 
 
 @pytest.mark.slow
 def test_a_cut_between_two_of_three_moves_no_leader_that_can_commit() -> None:
     async def scenario(world: World) -> None:
-        await _settle(world)
+        await settle(world)
         before = world.epochs()
         one, other = world.nodes[0].host, world.nodes[1].host
         world.network.cut(one, other)
@@ -336,170 +298,4 @@ def test_a_cut_between_two_of_three_moves_no_leader_that_can_commit() -> None:
         assert world.epochs() == before
         assert world.is_led()
 
-    _play(scenario)
-
-
-# --- Any history ----------------------------------------------------------------------------------
-
-
-async def _strike(world: World, dice: random.Random) -> None:
-    """One fault, which lasts until something ends it."""
-    alive = [node for node in world.nodes if node.life is not None]
-    dead = [node for node in world.nodes if node.life is None]
-    node = dice.choice(world.nodes)
-    match dice.randrange(11):
-        case 0 | 1 if len(alive) > 1:
-            victim = dice.choice(alive)
-            await victim.kill(loses_power=dice.random() < 0.5)
-            world.happened["killed"] += 1
-        case 2 if len(alive) > 1:
-            victim = dice.choice(alive)
-            if not victim.is_paused and not victim.is_cut_from_metadata:
-                await victim.stop()
-                world.happened["stopped"] += 1
-        case 3 | 4 if dead:
-            await _try_start(dice.choice(dead), world)
-        case 5:
-            node.gate.close()
-            world.happened["stalled"] += 1
-            await asyncio.sleep(dice.choice((0.2, 1.0, 4.0, 20.0)))
-            node.gate.open()
-        case 6:
-            world.network.cut(node.host, dice.choice(["*", dice.choice(world.nodes).host]))
-            world.happened["cut"] += 1
-        case 7:
-            world.network.isolate(node.host)
-            world.happened["isolated"] += 1
-        case 8:
-            node.is_cut_from_metadata = not node.is_cut_from_metadata
-            world.happened["cut from metadata"] += 1
-        case 9:
-            world.registers.unknown_chance = dice.choice((0.0, 0.2))
-            world.registers.lost_hint_chance = dice.choice((0.0, 0.5, 1.0))
-            world.network.faults.reset_chance = dice.choice((0.0, 0.001))
-        case _:
-            world.network.heal()
-
-
-async def _try_start(node: SimNode, world: World) -> None:
-    if not node.is_cut_from_metadata:
-        await node.start()
-        world.happened["started"] += 1
-
-
-async def _history(world: World) -> None:
-    dice = random.Random(world.dice.getrandbits(64))
-    await world.until(world.is_led, 60)
-    for _ in range(dice.randint(4, 16)):
-        await _strike(world, dice)
-        await asyncio.sleep(dice.choice((0.1, 2.0, 8.0, 25.0)))
-    world.heal()
-    for node in world.nodes:
-        if node.life is None:
-            await node.start()
-    world.happened["recovered in s"] += round(await world.until(world.is_led, 60))
-    await asyncio.sleep(60)
-    commits = Counter(world.log.commits)
-    assert world.is_led() or await world.until(world.is_led, 5)
-    await asyncio.sleep(5)
-    assert all(world.log.commits[p] > commits[p] for p in range(world.partitions))
-    await world.until(lambda: world.is_led() and world.busiest_has_more_by() <= 1, 200)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", batches(SEEDS, 5), ids=str)
-def test_whatever_happens_one_leads_and_all_is_led_again(seeds: range) -> None:
-    for seed in seeds:
-        _play(_history, seed, size=3 + 2 * (seed % 2), partitions=4)
-
-
-@pytest.mark.slow
-def test_the_faults_happen() -> None:
-    happened = Counter[str]()
-    for seed in range(2000, 2008):
-        happened += _play(_history, seed, size=3, partitions=3).happened
-    for what in (
-        "killed",
-        "started",
-        "stopped",
-        "stalled",
-        "cut",
-        "isolated",
-        "cut from metadata",
-        "leader gone",
-        "given up",
-        "hand-over",
-        "paused",
-        "resumed",
-        "ended: cut off",
-        "ended: sealed",
-        "ended: another segment follows",
-        "ended: handed over",
-    ):
-        assert happened[what] > 0, f"{what} never happened"
-
-
-@pytest.mark.slow
-def test_a_seed_replays_exactly() -> None:
-    def trace(seed: int) -> tuple[object, ...]:
-        world = _play(_history, seed, size=3, partitions=3)
-        return dict(world.log.led_epochs), world.log.commits, world.happened, world.loop.time()
-
-    assert trace(5) == trace(5)
-    assert trace(5) != trace(6)
-
-
-# --- The checks can fail: without one of the rules, some early seed breaks what must hold. -------
-
-
-def _lead_unannounced(core: LeadershipCore, epoch: int) -> list[Effect]:
-    """Leading begins with the segment, not with the announcement read back."""
-    return [*ON_OPENED(core, epoch), *core.on_announced(epoch)]
-
-
-def _see_no_silence(core: LeadershipCore, now: int) -> str | None:
-    """Only somebody's death makes a vacancy, never what a leader says or doesn't say."""
-    found = VACANCY(core, now)
-    return found if found in (None, "leader gone", "never led") else None
-
-
-ON_OPENED = LeadershipCore.on_opened
-VACANCY = LeadershipCore._vacancy  # pyright: ignore[reportPrivateUsage]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("rule", "mutant"),
-    [
-        ("perdure.cluster.core.leadership.LeadershipCore.on_opened", _lead_unannounced),
-        ("perdure.cluster.core.leadership.LeadershipCore._vacancy", _see_no_silence),
-    ],
-)
-def test_a_broken_rule_is_noticed(
-    rule: str, mutant: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rule, mutant)
-    for seed in range(20):
-        try:
-            _play(_history, seed, size=3, partitions=3)
-        except (AssertionError, InvariantViolation):
-            return
-    pytest.fail("no seed noticed")
-
-
-@pytest.mark.slow
-def test_a_hasty_detector_thrashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perdure.cluster.core.failure_detector.FD_DEAD_TICKS", 3)
-
-    async def scenario(world: World) -> None:
-        await _settle(world)
-        before = world.epochs()
-        for _ in range(10):
-            node = _leading(world)
-            node.gate.close()
-            await asyncio.sleep(1.0)
-            node.gate.open()
-            await asyncio.sleep(6)
-        assert world.epochs() > before
-
-    _play(scenario)
+    play(scenario)

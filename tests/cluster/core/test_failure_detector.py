@@ -246,6 +246,18 @@ def test_reports_go_out_now_and_then() -> None:
     assert any(isinstance(e, SendGossip) and e.gossip.report for e in detector.tick(0))
 
 
+def test_a_report_counts_although_others_have_told_the_beat_before() -> None:
+    detector = _detector()
+    detector.on_gossip(_beat(3, 1, of=_beat(2, 5)))
+    report = Report(3)
+    detector.on_gossip(Gossip(_beat(2, 5).beats, report))
+    assert detector.state(TWO) is NodeState.ALIVE
+    assert detector.report_of(TWO) == report
+    detector.on_gossip(_beat(3, 2, of=_beat(2, 6)))
+    detector.on_gossip(Gossip(_beat(2, 6).beats, Report(4)))
+    assert detector.report_of(TWO) == Report(4)
+
+
 def test_the_latest_report_stands_until_the_node_starts_again() -> None:
     detector = _detector()
     replica = ReplicaReport(3, Role.LEADER, 5, 10, 9)
