@@ -156,6 +156,11 @@ class MetadataTooLarge(PerdureError):
     http_status = 413
 
 
+class MemberStalled(PerdureError):
+    code = "MD0005"
+    title = "a metadata member is connected to a majority, yet nothing commits"
+
+
 class MetadataNotEmpty(PerdureError):
     code = "MD0004"
     title = "registers exist already where an import was to put its own"

@@ -45,6 +45,11 @@ DISK_FREE_BYTES_MIN = 64 * MIB
 # How often a full disk is looked at again.
 DISK_FULL_RETRY_MS = 1_000
 
+# --- Threads ------------------------------------------------------------------------------------
+# How long a thread that computes may keep others from the interpreter: a flush encodes for
+# milliseconds, and the event loop wants its turn after every wait.
+THREAD_SWITCH_MS = 1.0
+
 # --- Sequencer (one partition) ------------------------------------------------------------------
 WINDOW_RECORDS_MAX = 1024
 WINDOW_BYTES_MAX = 16 * MIB
@@ -171,15 +176,17 @@ GC_THRESHOLDS = (20_000, 20, 50)
 
 # --- Partition store ----------------------------------------------------------------------------
 # Times two and the number of partitions, this is what a busy node holds beyond an idle one.
-MEMTABLE_FLUSH_BYTES = 1 * MIB
+MEMTABLE_FLUSH_BYTES = 768 * KIB
 MEMTABLE_FLUSH_INTERVAL_MS = 1_000
 # Past this, apply waits for the flush that is under way. One record may overshoot it.
 # LMDB holds on to a page of memory for each page that its largest commit changed: seven times this.
-MEMTABLE_BYTES_MAX = 4 * MIB
+MEMTABLE_BYTES_MAX = 2 * MEMTABLE_FLUSH_BYTES
 # LMDB refuses longer keys in its usual build; longer ones end in a hash (storage/keys.py).
 LMDB_KEY_BYTES_MAX = 511
 LMDB_MAP_BYTES_INITIAL = 256 * MIB
 LMDB_READERS_MAX = 64
+# After so many commits the pages that they and reads have mapped are let go.
+LMDB_COMMITS_PER_RELEASE = 4
 PARTITIONS_SINGLE_NODE = 8
 PARTITIONS_MAX = 4096
 # Due times held in memory; the later ones stay in the table.

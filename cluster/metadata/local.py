@@ -8,7 +8,7 @@ another reason than a full disk nobody can tell what the disk holds: every call 
 import zlib
 from collections.abc import Callable
 
-from perdure.cluster.metadata.store import CasOutcome, Conflict, Versioned
+from perdure.cluster.metadata.store import CasOutcome, Conflict, Versioned, check_size
 from perdure.core.errors import DataDirectoryDamaged, DiskFull
 from perdure.core.invariant import invariant
 from perdure.storage.disk import Disk, DiskFullError
@@ -33,14 +33,21 @@ class LocalMetadata:
         self._check_failure()
         return self._values.get(key)
 
+    async def scan(self, prefix: str) -> dict[str, Versioned]:
+        """All registers below ``prefix``."""
+        self._check_failure()
+        return {key: at for key, at in sorted(self._values.items()) if key.startswith(prefix)}
+
     async def cas(self, key: str, expected: int | None, value: bytes) -> CasOutcome:
         """As the port says.
 
         Raises:
             DiskFull: nothing was written.
+            MetadataTooLarge: nothing was written.
             OSError: the disk failed, now or before.
         """
         self._check_failure()
+        check_size(key, value)
         known = self._values.get(key)
         version = known.version if known is not None else None
         if version != expected:
