@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import msgspec
 from tests.cluster.flaky_registers import FlakyRegisters
 from tests.sim.disk import SimDisk
-from tests.sim.loop import SimLoop
 from tests.sim.network import NetworkFaults, SimNetwork, SimWires
 from tests.sim.ports import SimClock, SimEntropy
 from tests.sim.stalls import Gate, StallableSupervisor
@@ -37,6 +36,7 @@ from perdure.cluster.fabric import Fabric
 from perdure.cluster.leadership import Positions
 from perdure.cluster.membership import Joined, Membership, join, provision
 from perdure.cluster.metadata.store import CasOutcome, Unknown, Versioned
+from perdure.cluster.wires import Wires
 from perdure.core.errors import LogFailed, MetadataConflict, MetadataUnavailable, PerdureError
 from perdure.core.tasks import Supervisor
 
@@ -274,7 +274,7 @@ class Life:
     joined: Joined
     store: NodeRegisters
     fabric: Fabric
-    wires: SimWires
+    wires: Wires
     supervisor: Supervisor
     plane: ControlPlane
     replicas: list[FakeReplica]
@@ -334,7 +334,7 @@ class SimNode:
         joined = await join(store, self.disk, "sim", profile, is_running)
         supervisor = StallableSupervisor(self.gate)
         entropy = SimEntropy(random.Random(world.dice.getrandbits(64)))
-        wires = world.network.wires(self.host)
+        wires = world.make_wires(self.host)
         fabric = Fabric(
             me=joined.peer(),
             cluster=ClusterIdentity(name="sim", fingerprint=b"\x0f" * 16, secret=None),
@@ -371,10 +371,11 @@ class SimNode:
         life, self.life = self.life, None
         assert life is not None
         self.gate.open()
-        if loses_power:
-            life.wires.lose_power()
-        else:
-            life.wires.kill()
+        if isinstance(life.wires, SimWires):
+            if loses_power:
+                life.wires.lose_power()
+            else:
+                life.wires.kill()
         await life.end(expects_failure=expects_failure)
 
     async def stop(self) -> None:
@@ -392,11 +393,14 @@ class SimNode:
 class World:
     """A cluster of ``size`` nodes and ``partitions`` partitions."""
 
-    def __init__(self, loop: SimLoop, seed: int, size: int = 3, partitions: int = 6) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seed: int, size: int = 3, partitions: int = 6
+    ) -> None:
         self.loop = loop
         self.dice = random.Random(seed)
         self.registers = FlakyRegisters(self.dice)
         self.network = SimNetwork(self.dice, NetworkFaults())
+        self.make_wires: Callable[[str], Wires] = self.network.wires
         self.log = FakeLog()
         self.happened = Counter[str]()
         self.partitions = partitions
