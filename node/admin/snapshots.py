@@ -5,8 +5,9 @@ import asyncio
 from perdure.core.errors import SnapshotsUnavailable
 from perdure.core.limits import SNAPSHOT_ANSWER_MS
 from perdure.node.admin.context import Context, Endpoint
-from perdure.node.admin.requests import Reply, Request, json_reply, moment
+from perdure.node.admin.requests import Reply, Request, json_reply
 from perdure.node.admin.routes import Route
+from perdure.node.admin.snapshot_rows import set_row
 from perdure.node.partition.snapshotter import NO_DESTINATION
 from perdure.storage.snapshot_format import SnapshotSet
 
@@ -42,26 +43,6 @@ async def create_snapshots(context: Context, request: Request) -> Reply:
     if not done:
         return json_reply(202, {"is_taking": True})
     return json_reply(200, set_row(taking.result()))
-
-
-def set_row(document: SnapshotSet) -> dict[str, object]:
-    """A set as it is shown."""
-    return {
-        "name": document.name,
-        "created_at": moment(document.created_ms),
-        "cluster": document.cluster,
-        "software": document.software,
-        "size": sum(member.snapshot.size for member in document.members),
-        "partitions": [
-            {
-                "partition": member.partition,
-                "lsn": member.snapshot.lsn,
-                "snapshot": member.snapshot.id,
-                "size": member.snapshot.size,
-            }
-            for member in document.members
-        ],
-    }
 
 
 def _look_at(taking: "asyncio.Future[SnapshotSet]") -> None:

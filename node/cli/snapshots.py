@@ -1,7 +1,7 @@
 """``perdure snapshots``: take, list, check and restore snapshots of all state.
 
-``create`` asks a running node; the others read the destination itself, so they work when there is no
-node any more.
+``create`` asks a running node; the others read the destination itself, so they work when there is
+no node any more.
 """
 
 import functools
@@ -12,7 +12,7 @@ from dataclasses import replace
 import click
 
 from perdure.core.errors import InvalidConfiguration
-from perdure.node.admin.snapshots import set_row
+from perdure.node.admin.snapshot_rows import set_row
 from perdure.node.cli.client import Document
 from perdure.node.cli.deployments import rows_of
 from perdure.node.cli.output import emit_facts, emit_json, emit_table, say

@@ -213,14 +213,17 @@ def _restore_from_s3(run: CrashRun, flags: list[str]) -> None:
         over.set()
         await waking
         cells = await run.read_cells()
-        await take_snapshots(run.server)
-        assert len((await status())["sets"]) == 2
+        admin = ("--admin-url", f"http://127.0.0.1:{run.server.admin_port}")
+        created = await asyncio.to_thread(perdure, "snapshots", "create", *admin, "--json")
+        sets = (await status())["sets"]
+        assert sets[0]["name"] == json.loads(created)["name"]
+        assert len(sets) == 2
         run.server.kill()
         return dict(cells)
 
-    async def status() -> dict[str, list[object]]:
+    async def status() -> dict[str, list[dict[str, object]]]:
         answer = await request(run.server.admin_port, "GET", "/perdure/snapshots")
-        found: dict[str, list[object]] = answer.json()
+        found: dict[str, list[dict[str, object]]] = answer.json()
         return found
 
     async def after() -> dict[str, object]:

@@ -8,6 +8,7 @@ from perdure.node.config.values import (
     Address,
     format_size,
     parse_address,
+    parse_destination,
     parse_host,
     parse_size,
     parse_url,
@@ -126,3 +127,24 @@ def test_refuses_a_part_of_a_byte() -> None:
 @given(st.integers(0, 2**60))
 def test_sizes_read_back(size: int) -> None:
     assert parse_size(format_size(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "destination"),
+    [
+        ("s3://bucket", "s3://bucket"),
+        ("s3://my-bucket.eu/some/prefix/", "s3://my-bucket.eu/some/prefix"),
+        (" file:///srv/snapshots ", "file:///srv/snapshots"),
+    ],
+)
+def test_destinations(text: str, destination: str) -> None:
+    assert parse_destination(text) == destination
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "s3://", "s3://B", "s3://bucket?x=1", "gs://bucket", "file://", "file://host/x", "/srv/x"],
+)
+def test_refuses_what_is_no_destination(text: str) -> None:
+    with pytest.raises(ValueError, match="s3://bucket/prefix"):
+        parse_destination(text)
