@@ -10,6 +10,7 @@ import asyncio
 import errno
 import gc
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -394,6 +395,7 @@ def run(config: Config, on_ready: Callable[[ReadyInfo], None] | None = None) -> 
     """
     colours = {LogColours.ALWAYS: True, LogColours.NEVER: False}.get(config.log_colours)
     telemetry.configure(config.log_level.value, config.log_format.value, colours)
+    sys.setswitchinterval(limits.THREAD_SWITCH_MS / 1000)
     return uvloop.run(_serve(config, on_ready))
 
 

@@ -13,12 +13,14 @@ import lmdb
 
 from perdure.core.errors import PartitionUnavailable, SnapshotDamaged, StoreUnreadable
 from perdure.core.limits import (
+    LMDB_COMMITS_PER_RELEASE,
     LMDB_KEY_BYTES_MAX,
     LMDB_MAP_BYTES_INITIAL,
     LMDB_READERS_MAX,
     MIB,
 )
 from perdure.storage.disk import sync_path
+from perdure.storage.mapped_pages import release_mapped_pages
 
 # Rows per native call: large enough to amortise the call, small enough to hand over the
 # interpreter lock often.
@@ -135,6 +137,8 @@ class LmdbEnv:
             self._is_closing = False
         except lmdb.Error as error:
             raise StoreUnreadable(f"can't open the store at {folder}: {error}") from error
+        self._path = folder / "data.mdb"
+        self._commits = 0
         if self._env.max_key_size() < LMDB_KEY_BYTES_MAX:
             raise StoreUnreadable(
                 f"this build of LMDB takes keys of {self._env.max_key_size()} bytes, perdure needs "
@@ -177,6 +181,9 @@ class LmdbEnv:
             if type(error) not in (lmdb.DiskError, lmdb.Error):
                 raise
             raise OSError(str(error)) from error
+        self._commits += 1
+        if self._commits % LMDB_COMMITS_PER_RELEASE == 0:
+            release_mapped_pages(self._path)
 
     def refresh(self) -> None:
         self._reader.abort()

@@ -12,8 +12,9 @@ from tests.sim.disk import PowerLoss, SimDisk
 from tests.sim.ports import SimEnv, SimTables
 
 from perdure.core.errors import PartitionUnavailable, StoreUnreadable
-from perdure.core.limits import LMDB_KEY_BYTES_MAX
+from perdure.core.limits import LMDB_COMMITS_PER_RELEASE, LMDB_KEY_BYTES_MAX
 from perdure.storage.env import Env, LmdbEnv, MapFull
+from perdure.storage.mapped_pages import release_mapped_pages
 
 Opener = Callable[[], Env]
 SMALL_MAP_BYTES = 64 * 1024
@@ -52,6 +53,39 @@ def test_reads_see_the_state_of_the_last_refresh(opener: Opener) -> None:
     env.refresh()
     assert _all(env) == {b"b": b"3"}
     env.close()
+
+
+def _resident_bytes(path: Path) -> int:
+    """How much of a file is mapped into this process."""
+    found, size = False, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.split()[0][-1] != ":":
+            found = line.endswith(f" {path}")
+        elif found and line.startswith("Rss:"):
+            size += int(line.split()[1]) * 1024
+    return size
+
+
+def test_mapped_pages_are_released_and_still_there(tmp_path: Path) -> None:
+    env = LmdbEnv(tmp_path)
+    path = (tmp_path / "data.mdb").resolve()
+    rows = [(b"%06d" % number, b"v" * 1000) for number in range(4000)]
+    for start in range(0, 4000, 1000):
+        env.commit([], [], rows[start : start + 1000])
+    env.refresh()
+    snapshot = env.snapshot()
+    assert _all(env) == dict(rows)
+    assert _resident_bytes(path) > 4_000_000
+    assert release_mapped_pages(path) >= 4_000_000
+    assert _resident_bytes(path) == 0
+    assert _all(env) == dict(rows)
+    assert snapshot.get(rows[7][0]) == rows[7][1]
+    for number in range(LMDB_COMMITS_PER_RELEASE):
+        env.commit([], [], [(b"%d" % number, b"")])
+    assert _resident_bytes(path) < 1_000_000
+    snapshot.close()
+    env.close()
+    assert release_mapped_pages(path) == 0
 
 
 def test_commits_survive_closing(opener: Opener) -> None:
