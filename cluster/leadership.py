@@ -63,7 +63,7 @@ class Replica(Protocol):
         ...
 
     def retire(self) -> None:
-        """This node is no replica any more."""
+        """This node is no replica any more: end everything, and call nothing back."""
         ...
 
     async def take_over(
@@ -154,29 +154,29 @@ class Leaderships:
 
     def on_bootstrapped(self, partition: int) -> None:
         """The replica has tables."""
-        slot = self._slots[partition]
-        self._perform(slot, slot.core.on_bootstrapped())
+        if (slot := self._slots.get(partition)) is not None:
+            self._perform(slot, slot.core.on_bootstrapped())
 
     def on_announced(self, partition: int, epoch: int) -> None:
         """The replica has applied an announcement of this process."""
-        slot = self._slots[partition]
-        self._perform(slot, slot.core.on_announced(epoch))
+        if (slot := self._slots.get(partition)) is not None:
+            self._perform(slot, slot.core.on_announced(epoch))
 
     def on_log_stopped(self, partition: int, reason: str) -> None:
         """The segment that we write takes nothing more."""
-        slot = self._slots[partition]
-        self._perform(slot, slot.core.on_log_stopped(reason))
+        if (slot := self._slots.get(partition)) is not None:
+            self._perform(slot, slot.core.on_log_stopped(reason))
 
     def on_broken(self, partition: int, reason: str) -> None:
         """Nothing can be done with the replica until ``on_repaired``."""
-        slot = self._slots[partition]
-        log.error("leadership.replica.broken", partition=partition, reason=reason)
-        self._perform(slot, slot.core.on_broken(reason))
+        if (slot := self._slots.get(partition)) is not None:
+            log.error("leadership.replica.broken", partition=partition, reason=reason)
+            self._perform(slot, slot.core.on_broken(reason))
 
     def on_repaired(self, partition: int) -> None:
         """It was put right."""
-        slot = self._slots[partition]
-        self._perform(slot, slot.core.on_repaired())
+        if (slot := self._slots.get(partition)) is not None:
+            self._perform(slot, slot.core.on_repaired())
 
     def take(self, message: Message) -> None:
         """A message to this node, from a controller or a leader."""
@@ -196,7 +196,7 @@ class Leaderships:
     def tick(self, loop_lag_ms: int = 0, is_disk_full: bool = False) -> None:
         """Call it each tick of the failure detector."""
         now = self._now()
-        for slot in self._slots.values():
+        for slot in [*self._slots.values()]:
             slot.core.on_progress(slot.replica.positions().stalled_ms)
             draw = self._entropy.bits(_DRAW_BITS) / (1 << _DRAW_BITS)
             self._perform(slot, slot.core.tick(now, draw))
@@ -275,6 +275,8 @@ class Leaderships:
                 replica.follow()
             case Retire():
                 replica.retire()
+                # Should it become one again, then from the beginning.
+                self._slots.pop(partition, None)
             case Claim(seen_epoch, reason):
                 log.info("leadership.claiming", partition=partition, reason=reason)
                 self._work(slot, self._take_over(slot, seen_epoch, reason))

@@ -68,6 +68,10 @@ STORE_RETRY_MS = 2_000
 COMMIT_STALL_MS = 5_000
 # A follower learns of commits at the latest so long after them; often sooner, with the next store.
 RELEASE_DELAY_MS = 5
+# How often sequencers look for answers that don't come.
+LINK_TICK_MS = 250
+# A read waits so long for the proof that its leader still leads.
+PROBE_TIMEOUT_MS = 2_000
 # Recovery: how long one replica may take to answer, and the rest between two rounds.
 RECOVERY_REQUEST_MS = 5_000
 RECOVERY_RETRY_MS = 500
@@ -138,6 +142,7 @@ REGISTER_EDIT_ROUNDS_MAX = 16
 # periods before they name themselves, one after the other.
 CONTROLLER_TICK_MS = 2_000
 CONTROLLER_REST_MS = 50
+NOMINATION_VALID_MS = 5_000
 NOMINATION_GRACE_MS = 6_000
 CLAIM_RANK_WAIT_MS = 500
 # A claim that has not led to a segment by now was made by somebody who can't; also how long a
@@ -444,7 +449,7 @@ assert RESETS_PER_CONNECTION_MAX + STREAMS_PER_CONNECTION_MAX < 256
 assert IDENTITY_TOKEN_REUSED_S < IDENTITY_LEEWAY_S
 # Two ticks may be lost without harm, and the lonely learn it after others have taken them for dead.
 assert 2 < FD_RESET_TICKS < FD_DEAD_TICKS < FD_LONELY_TICKS < FD_SUSPECT_TICKS
-assert CONTROLLER_TICK_MS < NOMINATION_GRACE_MS
+assert 2 * CONTROLLER_TICK_MS < NOMINATION_VALID_MS < NOMINATION_GRACE_MS
 assert FD_TICK_MS * FD_DEAD_TICKS * 3 <= NOMINATION_GRACE_MS < CLAIM_TIMEOUT_MS
 assert CUT_OFF_PAUSE_MS < CUT_OFF_RESIGN_MS
 assert FUNCTION_BODY_BYTES_MAX > FRAME_BYTES_MAX

@@ -206,7 +206,7 @@ class ControllerCore:
         if sets.following is None:
             return None
         new = [node for node in sets.following if node not in sets.current]
-        if any(self._is_lost(now, node) or not _may_work(view, node) for node in new):
+        if any(self._is_lost(now, node) or not _is_worker(view, node) for node in new):
             return Replicas(sets.current, wanted if set(wanted) != set(sets.current) else None)
         if all(_is_caught_up(view, node, partition) for node in new):
             return Replicas(sets.following, None)
@@ -263,7 +263,8 @@ class ControllerCore:
     def _move_from_leaving(
         self, view: View, leaders: Mapping[int, NodeId], decisions: list[Decision]
     ) -> None:
-        """What must move at once: leaders outside their replica set, or on nodes that drain."""
+        """What must move at once: leaders outside their replica set, on nodes that drain or on
+        such with a full disk."""
         moved = Counter[NodeId]()
         led = _count_leaders(view)
         for partition, leader in sorted(leaders.items()):
@@ -380,6 +381,11 @@ def _report(view: View, node: NodeId, partition: int) -> ReplicaReport | None:
 
 
 def _may_work(view: View, node: NodeId) -> bool:
+    """Whether a node may be given work; not while its disk is full."""
+    return _is_worker(view, node) and not view.detector.report_of(node).is_disk_full
+
+
+def _is_worker(view: View, node: NodeId) -> bool:
     known = view.nodes.get(node)
     return known is not None and known.may_work
 

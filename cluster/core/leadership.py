@@ -35,6 +35,7 @@ from perdure.core.limits import (
     CUT_OFF_RESIGN_MS,
     HAND_OVER_MS,
     NOMINATION_GRACE_MS,
+    NOMINATION_VALID_MS,
 )
 
 
@@ -191,6 +192,7 @@ class LeadershipCore:
         self._backoff_until = 0
         self._losses = 0
         self._nominated_epoch: int | None = None
+        self._nominated_until = 0
         self._isolated_since: int | None = None
         self._stalled_ms = 0
         self._is_paused = False
@@ -272,10 +274,11 @@ class LeadershipCore:
     # --- Trying to lead -------------------------------------------------------------------------
 
     def on_nominated(self, now: int, epoch: int) -> list[Effect]:
-        """A controller that saw ``epoch`` wants us to lead; it counts until that epoch is over."""
+        """A controller that saw ``epoch`` wants us to lead; it says so again while it does."""
         if epoch < self.meta.epoch:
             return []
         self._nominated_epoch = epoch
+        self._nominated_until = now + NOMINATION_VALID_MS
         return self._consider(now, 0.0)
 
     def on_offer(self, epoch: int) -> list[Effect]:
@@ -345,7 +348,7 @@ class LeadershipCore:
         if self._vacant_since is None:
             self._vacant_since = now
             self._wait_ms = NOMINATION_GRACE_MS + int(CLAIM_RANK_WAIT_MS * (self._rank() + draw))
-        is_nominated = self._nominated_epoch == self.meta.epoch
+        is_nominated = self._nominated_epoch == self.meta.epoch and now < self._nominated_until
         if is_able and (is_nominated or now - self._vacant_since >= self._wait_ms):
             return self._claim(self.meta.epoch, reason)
         return []

@@ -68,12 +68,14 @@ class Rig:
         self.core = ControllerCore(ME)
         self.partitions: dict[int, PartitionMeta] = {p: chain.empty() for p in range(partitions)}
         self.reports: dict[int, dict[int, ReplicaReport]] = {int(n): {} for n in ids}
+        self.is_full: set[int] = set()
         self.counts = dict.fromkeys(range(2, size + 1), 0)
         for node in self.counts:
             self.hear(node)
 
     def hear(self, node: int, mood: Mood = Mood.WELL) -> None:
-        report = Report(replicas=tuple(self.reports[node].values()))
+        replicas = tuple(self.reports[node].values())
+        report = Report(is_disk_full=node in self.is_full, replicas=replicas)
         if node == ME:
             self.detector.set_report(report)
             return
@@ -353,6 +355,19 @@ def test_a_node_that_drains_gives_leaders_and_replicas_at_once() -> None:
     assert {move.partition for move in moves} == {0, 1}
     assert {move.to for move in moves} == {1, 3}
     assert {change.replicas.following for change in changes} == {_ids(1, 3, 4)}
+
+
+def test_leaders_leave_a_node_whose_disk_is_full() -> None:
+    rig = _balanced()
+    rig.is_full = {2}
+    rig.hear(2)
+    (move,) = rig.decide()
+    assert isinstance(move, MoveLeader)
+    assert (move.partition, move.leader) == (1, 2)
+    rig.is_full = {1, 2, 3}
+    for node in (1, 2, 3):
+        rig.hear(node)
+    assert rig.decide() == []
 
 
 def test_a_drain_goes_on_step_by_step() -> None:

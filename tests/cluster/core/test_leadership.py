@@ -46,6 +46,7 @@ from perdure.core.limits import (
     CUT_OFF_RESIGN_MS,
     HAND_OVER_MS,
     NOMINATION_GRACE_MS,
+    NOMINATION_VALID_MS,
 )
 
 ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
@@ -180,6 +181,15 @@ def test_a_nomination_counts_as_soon_as_we_see_the_leader_gone() -> None:
     assert rig.wait(100) == []
 
 
+def test_a_nomination_is_soon_forgotten() -> None:
+    rig = Rig().following()
+    rig.see(rig.led_by(_writer(2)))
+    assert rig.core.on_nominated(rig.now, 1) == []
+    rig.now += NOMINATION_VALID_MS
+    rig.bury(2)
+    assert rig.wait(0) == []
+
+
 @pytest.mark.parametrize(("replicas", "rank"), [((1, 2, 3), 0), ((3, 1, 2), 1), ((2, 1, 3), 0)])
 def test_replicas_name_themselves_by_rank_when_no_controller_does(
     replicas: tuple[int, ...], rank: int
@@ -206,8 +216,8 @@ def test_a_young_claim_of_a_living_node_is_respected() -> None:
     rig.see(rig.led_by(_writer(2)))
     rig.see(rig.claimed_by(_writer(3)))
     rig.bury(2)
-    rig.core.on_nominated(rig.now, 2)
     assert rig.wait(CLAIM_TIMEOUT_MS - 1) == []
+    assert rig.core.on_nominated(rig.now, 2) == []
     assert rig.wait(1) == [Claim(2, "leader gone")]
 
 
@@ -233,9 +243,9 @@ def test_a_stale_claim_takes_nothing_from_a_leader_that_leads_on() -> None:
 def test_a_leader_that_says_nothing_of_leading_is_silent() -> None:
     rig = Rig().following()
     rig.see(rig.led_by(_writer(2)))
-    rig.core.on_nominated(rig.now, 1)
     rig.hear(2, ReplicaReport(P, Role.FOLLOWER, 0, 5, 5))  # from before it led
     assert rig.wait(CLAIM_TIMEOUT_MS - 1) == []
+    assert rig.core.on_nominated(rig.now, 1) == []
     assert rig.wait(1) == [Claim(1, "leader silent")]
 
 
@@ -255,8 +265,9 @@ def test_who_loses_a_claim_waits_longer_each_time() -> None:
         rig.core.on_nominated(rig.now, 0)
         assert rig.core.state is ReplicaState.CLAIMING
         assert rig.core.on_takeover_failed(rig.now, 0.5) == []
+        rig.now += wait - 1
         assert rig.core.on_nominated(rig.now, 0) == []
-        assert rig.wait(wait - 1) == []
+        assert rig.wait(0) == []
         assert rig.wait(1) == [Claim(0, "never led")]
         rig.core.on_takeover_failed(rig.now, 0.5)
         wait = min(wait * 4, CLAIM_BACKOFF_MS_MAX)
@@ -293,8 +304,9 @@ def test_a_hand_over_drains_then_offers() -> None:
     assert rig.core.on_hand_over(rig.now, TWO, 1) == [Drain(TWO)]
     assert rig.core.report(5, 5).role is Role.LEADER
     assert rig.core.on_drained(rig.now) == [StepDown(1, "handed over"), Offer(TWO, 1)]
-    rig.core.on_nominated(rig.now, 1)
-    assert rig.wait(HAND_OVER_MS - 1) == []
+    rig.now += HAND_OVER_MS - 1
+    assert rig.core.on_nominated(rig.now, 1) == []
+    assert rig.wait(0) == []
     assert rig.wait(1) == [Claim(1, "given up")]
 
 
@@ -339,8 +351,9 @@ def test_a_leader_without_commits_pauses_then_resigns() -> None:
     assert rig.wait(1) == [ResumeDispatch()]
     rig.core.on_progress(CUT_OFF_RESIGN_MS)
     assert rig.wait(1) == [StepDown(1, "cut off")]
-    rig.core.on_nominated(rig.now, 1)
-    assert rig.wait(CLAIM_BACKOFF_MS_MAX - 1) == []
+    rig.now += CLAIM_BACKOFF_MS_MAX - 1
+    assert rig.core.on_nominated(rig.now, 1) == []
+    assert rig.wait(0) == []
     assert rig.wait(1) == [Claim(1, "given up")]
 
 
