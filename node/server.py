@@ -24,7 +24,7 @@ from perdure.cluster.metadata.local import LocalMetadata
 from perdure.core import limits, telemetry
 from perdure.core.clock import SystemClock
 from perdure.core.entropy import SystemEntropy
-from perdure.core.errors import AddressInUse, DiskFull, PerdureError
+from perdure.core.errors import AddressInUse, DiskFull, Draining, PerdureError
 from perdure.core.ids import PartitionId
 from perdure.core.invariant import InvariantViolation
 from perdure.core.offload import Offload, PoolOffload, ThreadOffload
@@ -101,6 +101,7 @@ class Node:
         self._tracing: Tracing | None = None
         self._tracer: Tracer | None = None
         self._query: Query | None = None
+        self._is_stopping = False
         self._envs: dict[PartitionId, LmdbEnv] = {}
         self._snapshots: NodeSnapshots | None = None
         self._ingress: Ingress
@@ -145,6 +146,7 @@ class Node:
 
     async def stop(self, *, is_clean: bool) -> None:
         """Drain and flush; or, when the log can't be trusted any more, let go at once."""
+        self._is_stopping = True
         if is_clean and self._bound:
             log.info("node.draining")
             servers = [bound.server for bound in self._bound]
@@ -306,6 +308,7 @@ class Node:
             self._entropy,
             options,
             self._snapshots.snapshotter if self._snapshots is not None else None,
+            partial(self._check_serving, host),
         )
         await self._listen(
             Listener.ADMIN, admin, config.admin.bind_address, config.admin.advertised_address
@@ -335,6 +338,15 @@ class Node:
         self._bound.append(_Bound(name, Address(address.host, port), url, server))
         log.info("node.listening", listener=name.value, address=str(Address(address.host, port)))
         return url
+
+    def _check_serving(self, host: Host) -> None:
+        """Raise what keeps the node from taking anything new."""
+        if self._is_stopping:
+            raise Draining("this node is stopping: ask again, or another node")
+        if host.is_disk_full:
+            raise DiskFull(
+                "the disk is full: nothing new is taken until there is room; nothing is lost"
+            )
 
     def _statistics(
         self, host: Host, registry: RegistryStore, client: HttpClient, admin: Admin

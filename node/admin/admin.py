@@ -5,6 +5,7 @@ bug becomes a 500 and a log line; a broken invariant ends the process.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from perdure.node.admin import (
     state,
 )
 from perdure.node.admin.api_document import api_document
-from perdure.node.admin.context import AdminOptions, Context, Endpoint
+from perdure.node.admin.context import AdminOptions, Context, Endpoint, check_nothing
 from perdure.node.admin.requests import Pieces, Reply, Request, error_reply, json_reply
 from perdure.node.admin.routes import Match, Route, Router, WrongMethod
 from perdure.node.http.server import Exchange
@@ -81,6 +82,7 @@ class Admin:
         entropy: Entropy,
         options: AdminOptions,
         snapshots: Snapshotter | None = None,
+        check_serving: Callable[[], None] = check_nothing,
     ) -> None:
         self.body_bytes_max = options.body_bytes_max
         self._context = Context(
@@ -92,6 +94,7 @@ class Admin:
             entropy=entropy,
             options=options,
             snapshots=snapshots,
+            check_serving=check_serving,
         )
         self._router: Router[Endpoint] = Router(ROUTES)
         self._tasks: set[asyncio.Task[None]] = set()

@@ -28,9 +28,14 @@ class AdminOptions:
     body_bytes_max: int = ADMIN_BODY_BYTES_MAX
 
 
+def check_nothing() -> None:
+    """Nobody knows better."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The rest of the node, as the admin API sees it."""
+    """The rest of the node, as the admin API sees it. ``check_serving`` raises what keeps the node
+    as a whole from taking anything new."""
 
     gateway: Gateway
     registry: RegistryStore
@@ -40,6 +45,7 @@ class Context:
     entropy: Entropy
     options: AdminOptions
     snapshots: Snapshotter | None = None
+    check_serving: Callable[[], None] = check_nothing
 
     async def propose(self, command: Command, partition_key: int) -> Outcome:
         """Have a command committed and applied; its outcome.

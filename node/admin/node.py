@@ -13,6 +13,7 @@ _NODE_ID = 1
 
 async def health(context: Context, request: Request) -> Reply:
     """200 as long as the node serves everything; see the node's own port for whether it lives."""
+    context.check_serving()
     if halted := context.gateway.halted():
         names = ", ".join(str(partition) for partition in halted)
         raise PartitionUnavailable(

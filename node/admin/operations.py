@@ -91,7 +91,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/health"): Operation(
         id="get_health",
         group=_NODE,
-        summary="Whether all that the node serves is served.",
+        summary="Whether all that the node serves is served: no partition is halted, the disk has "
+        "room, the node isn't stopping.",
         successes={200: Success("It is.")},
         refusals=(503,),
     ),

@@ -221,6 +221,11 @@ class Host:
         for led in self.led:
             led.leader.invoker.on_catalogue_change()
 
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether nothing new is taken, everywhere or in a partition, until there is room."""
+        return self.writer.is_full or any(led.processor.is_unwritable for led in self.led)
+
     def statistics(self) -> HostStatistics:
         """Only after ``open``."""
         invariant(self._wal is not None, "a host has statistics once it is open")

@@ -167,6 +167,11 @@ class Processor:
             self.halted is not None,
         )
 
+    @property
+    def is_unwritable(self) -> bool:
+        """Whether the disk refuses the tables."""
+        return self._flush_error is not None
+
     def check_available(self) -> None:
         """Refuse when the partition was halted, or its tables can't be written.
 

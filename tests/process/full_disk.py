@@ -111,9 +111,10 @@ async def _fill_and_free(run: CrashRun, filler: Filler) -> None:
     told = run.server.log_path.read_text()
     assert "wal.disk.full" in told or "partition.flush.failed" in told, "the log tells of it"
     await run.attach(run.submissions[0])
-    await run.server.wait_healthy()
+    await run.server.wait_healthy(admin_statuses=(503,))
     filler.remove()
     await sender.send_until_accepted()
+    await run.server.wait_healthy()
     await run.attach_all()
 
     filler.fill()
@@ -138,7 +139,7 @@ async def restart_without_room(run: CrashRun, filler: Filler) -> None:
     run.server.kill()
     run.server.start()
     try:
-        await run.server.wait_healthy()
+        await run.server.wait_healthy(admin_statuses=(200, 503))
     except ProcessFailed as failure:
         assert "[LOG0003]" in str(failure), failure
         assert run.server.exit_code() == EXIT_START

@@ -131,6 +131,20 @@ class World:
 
         self._run(halt())
 
+    def set_disk_full(self, is_full: bool) -> None:
+        """Have the log find no room, or room again."""
+
+        async def set_full() -> None:
+            host = self.node._host  # pyright: ignore[reportPrivateUsage]
+            assert host is not None
+            host.writer.is_full = is_full
+
+        self._run(set_full())
+
+    def begin_stop(self) -> None:
+        """Have the node stop, cleanly, while somebody looks on."""
+        asyncio.run_coroutine_threadsafe(self.node.stop(is_clean=True), self._loop)
+
     def _run(self, work: Any) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE_SECONDS)
 
