@@ -1,16 +1,29 @@
 """One node's replicas behind its write-ahead log: takes stores, says when they are durable.
 
-Called in process by the sequencers of the same node; the fabric will call the same methods for
-other nodes' sequencers.
+Called in process by the sequencers, recoverers and readers of the same node; for those of other
+nodes ``log_service`` calls the same methods.
 """
 
-from collections.abc import Callable
+import asyncio
+import zlib
+from collections.abc import Callable, Iterator
 from functools import partial
 
+from perdure.cluster.core.chain import PartitionMeta
+from perdure.cluster.core.log_messages import Extent, Records, TailState
 from perdure.cluster.core.replica import ReplicaCore
-from perdure.cluster.core.types import Refused, SegmentKey, SegmentParams, Store, StoreAck
+from perdure.cluster.core.types import (
+    Member,
+    Refused,
+    SealOk,
+    SegmentKey,
+    SegmentRef,
+    SegmentState,
+    Store,
+    StoreAck,
+)
 from perdure.cluster.wal_writer import WalWriter
-from perdure.core.invariant import invariant
+from perdure.core.limits import READ_CHUNK_BYTES_MAX
 from perdure.storage.wal_format import Frame
 
 AckReceiver = Callable[[StoreAck | Refused], None]
@@ -22,15 +35,34 @@ class LogServer:
     def __init__(self, core: ReplicaCore, writer: WalWriter) -> None:
         self._core = core
         self._writer = writer
+        self._watchers: dict[SegmentKey, set[asyncio.Event]] = {}
+
+    @property
+    def member(self) -> Member:
+        """Node and disk."""
+        return self._core.member
+
+    @property
+    def is_authoritative(self) -> bool:
+        """Whether this disk's votes count."""
+        return self._core.is_authoritative
 
     @property
     def is_full(self) -> bool:
         """Whether the disk has no room for another log file."""
         return self._writer.is_full
 
+    def epoch_seen(self, partition: int) -> int:
+        """The highest epoch that any request named."""
+        return self._core.epoch_seen(partition)
+
+    # --- For sequencers -------------------------------------------------------------------------
+
     def store(self, item: Store, reply: AckReceiver) -> None:
         """Take a sequencer's records; ``reply`` when they are durable, or at once if refused."""
         answer = self._core.store(item)
+        if self._watchers:
+            self._tell((item.partition, item.segment))
         if not isinstance(answer, Frame):
             reply(answer)
             return
@@ -39,28 +71,171 @@ class LogServer:
             answer, partial(self._stored, (item.partition, item.segment), tail, reply)
         )
 
-    def seal(self, params: SegmentParams, by_epoch: int, sealed: Callable[[], None]) -> None:
+    def release(self, ref: SegmentRef, kgt: int) -> None:
+        """The segment's writer tells how far commits have come."""
+        if self._core.release(ref, kgt) and self._watchers:
+            self._tell(ref.key)
+
+    def state(self, key: SegmentKey) -> SegmentState | None:
+        """What is here of a segment."""
+        return self._core.state(key)
+
+    def probe(self, ref: SegmentRef) -> bool:
+        """Whether the segment is still its writer's."""
+        return self._core.probe(ref)
+
+    # --- For recoverers -------------------------------------------------------------------------
+
+    def seal(
+        self, ref: SegmentRef, by_epoch: int, sealed: Callable[[SealOk | Refused], None]
+    ) -> None:
         """Refuse stores to the segment for ever; ``sealed`` once that is durable."""
-        frame = self._core.seal(params.ref, by_epoch)
-        invariant(isinstance(frame, Frame), "an own segment is sealed", refused=frame)
-        assert isinstance(frame, Frame)
-        self._writer.stage(frame, sealed)
+        frame = self._core.seal(ref, by_epoch)
+        if isinstance(frame, Refused):
+            sealed(frame)
+            return
+        self._writer.stage(frame, partial(self._sealed, ref, sealed))
+        self._tell(ref.key)
+
+    def repair(
+        self,
+        ref: SegmentRef,
+        by_epoch: int,
+        first_offset: int,
+        records: tuple[bytes, ...],
+        repaired: Callable[[Refused | None], None],
+    ) -> None:
+        """Hold copies of records; ``repaired(None)`` once they are durable."""
+        frames = self._core.repair(ref, by_epoch, first_offset, records)
+        if isinstance(frames, Refused):
+            repaired(frames)
+            return
+
+        def durable() -> None:
+            self._core.on_repaired(ref.key, first_offset, len(records))
+            repaired(None)
+
+        for frame in frames[:-1]:
+            self._writer.stage(frame, None)
+        self._writer.stage(frames[-1], durable)
+
+    # --- Consequences of the chain --------------------------------------------------------------
 
     def close_segment(self, key: SegmentKey, tail: int, version: int) -> None:
         """The chain fixed the segment's tail; made durable with the next group."""
         if (frame := self._core.close(key, tail, version)) is not None:
             self._writer.stage(frame, None)
+            self._tell(key)
 
     def trim(self, key: SegmentKey, up_to: int) -> None:
         """Committed records below ``up_to`` are durable in tables: their place may go."""
         if (state := self._core.state(key)) is not None:
-            self._core.release(state.ref, up_to)
+            self.release(state.ref, up_to)
         if (frame := self._core.trim(key, up_to)) is not None:
             self._writer.stage(frame, None)
+
+    def trim_for(self, ref: SegmentRef, up_to: int) -> None:
+        """As ``trim``, asked for by a segment's writer; ignored from anybody else."""
+        state = self._core.state(ref.key)
+        if state is not None and state.ref == ref:
+            self.trim(ref.key, min(up_to, state.local_tail))
 
     def drop_segments(self, partition: int, below_index: int, version: int) -> None:
         """Forget segments that the chain no longer lists."""
         self._core.drop(partition, below_index, version)
 
+    def on_chain(self, partition: int, meta: PartitionMeta, version: int) -> None:
+        """A version of the chain was read: close and drop here what it closed and dropped."""
+        for segment in meta.chain:
+            if segment.tail_lsn is not None:
+                tail = segment.tail_lsn - segment.base_lsn
+                self.close_segment((partition, segment.index), tail, version)
+        if meta.chain:
+            self._core.drop(partition, meta.chain[0].index, version)
+
+    # --- For readers ----------------------------------------------------------------------------
+
+    def tail(self, key: SegmentKey) -> TailState | None:
+        """How far the segment may be read here; None: nothing of it is here."""
+        state = self._core.state(key)
+        if state is None:
+            return None
+        return TailState(state.kgt, state.tail_at_seal is not None, state.closed_tail)
+
+    def watch(self, key: SegmentKey, changed: asyncio.Event) -> Callable[[], None]:
+        """Set ``changed`` whenever the segment's tail moves; returns how to end it."""
+        self._watchers.setdefault(key, set()).add(changed)
+
+        def forget() -> None:
+            watchers = self._watchers.get(key, set())
+            watchers.discard(changed)
+            if not watchers:
+                self._watchers.pop(key, None)
+
+        return forget
+
+    def read(
+        self, key: SegmentKey, lower: int, upper: int, *, for_repair: bool = False
+    ) -> Records | None:
+        """Records from ``lower`` on, as far as they are here and may be shown; None: not now.
+
+        Nothing is read that isn't synced. Raises LogDamaged.
+        """
+        state = self._core.state(key)
+        if state is None:
+            return None
+        bound = self._readable(state, for_repair)
+        upper = min(upper, bound)
+        if lower >= upper:
+            return None
+        if not for_repair and lower < state.trim:
+            return Records(min(state.trim, upper), (), True)
+        held = self._writer.wal.read_records(key, lower, upper, READ_CHUNK_BYTES_MAX)
+        if held.records:
+            return Records(lower, tuple(held.records))
+        return Records(min(held.first_offset or upper, upper), ())
+
+    def _readable(self, state: SegmentState, for_repair: bool) -> int:
+        """Exclusive. Stores are looked up once they are synced: until then there may be nothing to
+        find, which must not be taken for a hole."""
+        if for_repair:
+            return 1 << 32 if state.tail_at_seal is not None else 0
+        kgt = self._core.readable_tail(state.ref.key)
+        if state.durable_tail < state.local_tail:
+            return min(kgt, state.durable_tail)
+        return kgt
+
+    def digest(self, key: SegmentKey, lower: int, upper: int, step: int) -> Iterator[Extent]:
+        """What is here of ``[lower, upper)``, cut at multiples of ``step``. Raises LogDamaged."""
+        state = self._core.state(key)
+        bound = self._readable(state, False) if state is not None else 0
+        upper = min(upper, bound)
+        while lower < upper:
+            end = min(upper, lower - lower % step + step)
+            held = self._writer.wal.read_records(key, lower, end, READ_CHUNK_BYTES_MAX)
+            crc = 0
+            for record in held.records:
+                crc = zlib.crc32(record[-4:], crc)
+            if held.records:
+                yield Extent(lower, len(held.records), crc)
+                lower += len(held.records)
+            else:
+                lower = held.first_offset or end
+
+    # --- Inside ---------------------------------------------------------------------------------
+
     def _stored(self, key: SegmentKey, tail: int, reply: AckReceiver) -> None:
-        reply(self._core.on_durable(key, tail))
+        ack = self._core.on_durable(key, tail)
+        if self._watchers:
+            self._tell(key)  # what was committed elsewhere before can be read here from now on
+        reply(ack)
+
+    def _sealed(self, ref: SegmentRef, sealed: Callable[[SealOk | Refused], None]) -> None:
+        if self._core.state(ref.key) is None:
+            sealed(Refused(*ref.key, "stale_epoch", self._core.epoch_seen(ref.partition)))
+        else:
+            sealed(self._core.seal_reply(ref.key))
+
+    def _tell(self, key: SegmentKey) -> None:
+        for changed in self._watchers.get(key, ()):
+            changed.set()

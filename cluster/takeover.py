@@ -1,23 +1,29 @@
-"""Taking over a partition: claim, seal, find the tail, close and extend the chain, then lead.
+"""Taking over a partition: claim, seal, find the tail, repair, close and extend the chain.
 
-The only way a segment is opened. Each start of a process goes through it: a sequencer never
-resumes a segment (cluster log design 2.6.2).
+The only way a segment is opened. Each start of a process goes through it, and so does a leader that
+wants another nodeset: a sequencer never resumes a segment. Whoever takes over may die anywhere; the
+epoch it was given then stays unused.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import msgspec
 
 from perdure.cluster.core import chain
-from perdure.cluster.core.chain import PartitionMeta, SegmentMeta
-from perdure.cluster.core.recovery import Recovered, RecoveryCore
+from perdure.cluster.core.chain import Claim, PartitionMeta
+from perdure.cluster.core.log_messages import CloseSegment
+from perdure.cluster.core.recovery import Recovered
 from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import Member, SegmentParams, Writer
 from perdure.cluster.log_server import LogServer
-from perdure.cluster.metadata.store import MetadataStore, Versioned
+from perdure.cluster.metadata.store import MetadataStore, Unknown, Versioned
+from perdure.cluster.recoverer import Recoverer
+from perdure.cluster.replica_links import ReplicaLinks
 from perdure.core.errors import MetadataConflict, MetadataRegressed, StoreAheadOfLog
 from perdure.core.invariant import invariant
+from perdure.core.limits import METADATA_PAUSE_MS
 from perdure.core.telemetry import logger
 
 log = logger("log")
@@ -25,10 +31,31 @@ log = logger("log")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takeover:
-    """The chain as it is now; ``opened`` is the segment this process may write."""
+    """The chain as it is now, at its version; ``opened`` is the segment this process may write."""
 
     meta: PartitionMeta
     opened: SegmentParams
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How to take over in a cluster.
+
+    ``nodeset`` and ``replication`` are the new segment's. Only an epoch ``seen_epoch`` is overtaken
+    (None: any). ``on_claimed`` hears of the epoch as soon as the register shows the claim.
+    ``is_degraded_allowed``: close the old segment also when fewer replicas than it asks for are
+    left to hold its last records. ``trim_below``: closed segments below this LSN leave the chain.
+    """
+
+    links: ReplicaLinks
+    nodeset: tuple[Member, ...]
+    replication: int
+    reason: str
+    seen_epoch: int | None = None
+    on_claimed: Callable[[int], None] = field(default=lambda epoch: None)
+    is_degraded_allowed: bool = False
+    trim_below: int = 0
 
 
 def partition_key(partition: int) -> str:
@@ -50,44 +77,55 @@ async def take_over(
     replicas: ReplicaCore,
     me: tuple[Writer, Member],
     durable_lsn: int,
+    plan: Plan | None = None,
 ) -> Takeover:
-    """Run the steps for one partition whose only replica is in this process.
+    """Run the steps for one partition; without a plan, its only replica is in this process, and
+    closed segments that end at or below ``durable_lsn`` leave the chain.
 
-    Closed segments that end at or below ``durable_lsn`` leave the chain.
+    Waits, and says so, while too few replicas of the old segment can be reached; cancel it when it
+    has become futile.
 
     Raises:
-        MetadataConflict: somebody else claimed the partition meanwhile.
+        MetadataConflict: somebody else claimed the partition before or meanwhile.
         MetadataRegressed: the replica has seen the epoch that metadata hands out now (I-19).
         StoreAheadOfLog: ``durable_lsn`` is not in the log; the chain stays as it is (I-18).
+        MetadataUnavailable: metadata can't be reached.
     """
-    writer, member = me
-    found = await metadata.get(partition_key(partition))
-    claimed = chain.claim(chain.trim_prefix(decode_meta(found), durable_lsn + 1), writer, "start")
-    version = await _cas(metadata, partition, found.version if found else None, claimed)
-    mine = claimed.claim
-    assert mine is not None
-    if mine.epoch <= replicas.epoch_seen(partition):
+    attempt = _Attempt(partition, metadata, server, plan)
+    epoch_seen = replicas.epoch_seen(partition)
+    trim_below = plan.trim_below if plan is not None else durable_lsn + 1
+    claimed, mine = await attempt.claim(me[0], trim_below)
+    if mine.epoch <= epoch_seen:
         raise MetadataRegressed(
             f"metadata hands out epoch {mine.epoch} of partition {partition}, the log has seen "
-            f"{replicas.epoch_seen(partition)}: restore the folder metadata/"
+            f"{epoch_seen}: restore the folder metadata/"
         )
-    tail = 0
+    if plan is not None:
+        plan.on_claimed(mine.epoch)
     last = chain.open_segment(claimed)
+    found = Recovered(0)
     if last is not None:
-        tail = await _seal_and_recover(partition, last, server, replicas, mine.epoch)
-    extended = chain.extend(claimed, mine, tail, (member,), 1)
-    invariant(extended is not None, "the claim just written is mine", partition=partition)
-    assert extended is not None
-    if durable_lsn >= extended.chain[-1].base_lsn:
+        params = last.params(partition)
+        recoverer = Recoverer(params, mine.epoch, server, plan.links if plan else None)
+        degraded = plan is not None and plan.is_degraded_allowed
+        found = await recoverer.run(lambda: attempt.check_claim(mine), degraded)
+        base_lsn = last.base_lsn + found.tail
+    else:
+        base_lsn = claimed.trim_lsn
+    if durable_lsn >= base_lsn:
         raise StoreAheadOfLog(
             f"partition {partition} has applied record {durable_lsn}, its log ends before "
-            f"{extended.chain[-1].base_lsn}: a log file was lost or rolled back; restore the data "
+            f"{base_lsn}: a log file was lost or rolled back; restore the data "
             "directory from a backup, or wipe it"
         )
-    version = await _cas(metadata, partition, version, extended)
-    if last is not None:
-        server.close_segment((partition, last.index), tail, version)
-    server.drop_segments(partition, extended.chain[0].index, version)
+    nodeset = plan.nodeset if plan is not None else (me[1],)
+    extended, version = await attempt.extend(
+        mine, found, nodeset, plan.replication if plan is not None else 1
+    )
+    server.on_chain(partition, extended, version)
+    if last is not None and plan is not None:
+        closing = CloseSegment(partition, last.index, found.tail, version)
+        plan.links.tell(last.nodeset, closing)
     opened = extended.chain[-1].params(partition)
     log.debug(
         "log.segment.opened",
@@ -96,29 +134,90 @@ async def take_over(
         base_lsn=opened.base_lsn,
         epoch=opened.epoch,
     )
-    return Takeover(meta=extended, opened=opened)
+    return Takeover(meta=extended, opened=opened, version=version)
 
 
-async def _seal_and_recover(
-    partition: int, last: SegmentMeta, server: LogServer, replicas: ReplicaCore, epoch: int
-) -> int:
-    params = last.params(partition)
-    sealed = asyncio.Event()
-    server.seal(params, epoch, sealed.set)
-    await sealed.wait()
-    core = RecoveryCore(params)
-    core.on_sealed(replicas.seal_reply(params.key))
-    outcome = core.step()
-    invariant(isinstance(outcome, Recovered), "one replica is its own quorum", partition=partition)
-    assert isinstance(outcome, Recovered)
-    return outcome.tail
+class _Attempt:
+    """The register's part of one take-over."""
 
+    def __init__(
+        self, partition: int, metadata: MetadataStore, server: LogServer, plan: Plan | None
+    ) -> None:
+        self._partition = partition
+        self._key = partition_key(partition)
+        self._metadata = metadata
+        self._server = server
+        self._plan = plan
+        self._version: int | None = None
 
-async def _cas(
-    metadata: MetadataStore, partition: int, expected: int | None, value: PartitionMeta
-) -> int:
-    key = partition_key(partition)
-    outcome = await metadata.cas(key, expected, msgspec.msgpack.encode(value))
-    if not isinstance(outcome, Versioned):
-        raise MetadataConflict(f"metadata key {key} changed while this node claimed it: {outcome}")
-    return outcome.version
+    async def claim(self, writer: Writer, trim_below: int) -> tuple[PartitionMeta, Claim]:
+        """Write our claim."""
+        meta = await self._read()
+        seen = self._plan.seen_epoch if self._plan is not None else None
+        if seen is not None and meta.epoch != seen:
+            raise MetadataConflict(f"{self._key} has epoch {meta.epoch}, not {seen} any more")
+        reason = self._plan.reason if self._plan is not None else "start"
+        claimed = chain.claim(chain.trim_prefix(meta, trim_below), writer, reason)
+        if not await self._cas(claimed):
+            raise MetadataConflict(f"metadata key {self._key} changed while this node claimed it")
+        assert claimed.claim is not None
+        return claimed, claimed.claim
+
+    async def check_claim(self, mine: Claim) -> None:
+        """Raise MetadataConflict when somebody else has claimed since."""
+        meta = await self._read()
+        if meta.claim != mine:
+            raise MetadataConflict(f"{self._key} was claimed by another: {meta.claim}")
+
+    async def extend(
+        self, mine: Claim, found: Recovered, nodeset: tuple[Member, ...], replication: int
+    ) -> tuple[PartitionMeta, int]:
+        """Close the old segment and open ours, if the claim is still ours."""
+        meta = await self._read()
+        while True:
+            opened = chain.open_segment(meta)
+            if meta.claim == mine and opened is not None and opened.epoch == mine.epoch:
+                break  # a write of ours whose outcome was unknown
+            short = found.is_under_replicated
+            extended = chain.extend(meta, mine, found.tail, nodeset, replication, short)
+            if extended is None:
+                raise MetadataConflict(f"{self._key} was claimed by another: {meta.claim}")
+            if await self._cas(extended):
+                meta = extended
+                break
+            meta = await self._read()  # something else of the register changed
+        assert self._version is not None
+        return meta, self._version
+
+    async def _read(self) -> PartitionMeta:
+        found = await self._metadata.get(self._key)
+        version = found.version if found is not None else None
+        invariant(
+            (version or 0) >= (self._version or 0), "registers don't go back (I-19)", key=self._key
+        )
+        self._version = version
+        return decode_meta(found)
+
+    async def _cas(self, value: PartitionMeta) -> bool:
+        """Write the value over the version that was read; whether it is there now.
+
+        An unknown outcome is settled by looking: nobody else writes these very bytes, because
+        claims name a process and an epoch.
+        """
+        encoded = msgspec.msgpack.encode(value)
+        expected, is_uncertain = self._version, False
+        while True:
+            outcome = await self._metadata.cas(self._key, expected, encoded)
+            if isinstance(outcome, Versioned):
+                self._version = outcome.version
+                return True
+            if not is_uncertain and not isinstance(outcome, Unknown):
+                return False
+            is_uncertain = True
+            found = await self._metadata.get(self._key)
+            if found is not None and found.value == encoded:
+                self._version = found.version
+                return True
+            if (found.version if found is not None else None) != expected:
+                return False
+            await asyncio.sleep(METADATA_PAUSE_MS / 1000)

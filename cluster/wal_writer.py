@@ -66,6 +66,7 @@ class WalWriter:
         on_failure: Callable[[BaseException], None],
         checkpoint: Callable[[], Frame],
     ) -> None:
+        self.wal = wal  # for reading; writing is this writer's alone
         self._wal = wal
         self._clock = clock
         self._writing = writing

@@ -42,11 +42,13 @@ from perdure.storage.wal_format import (
     encode_frame_header,
     padding,
 )
+from perdure.storage.wal_index import FrameIndex, Held, Search
 
 FOLDER = "wal"
 RESERVE = f"{FOLDER}/reserve"
 _SPARE_PREFIX = "spare-"
 _SPARES_MAX = 1
+_CHANGED = "a frame that was intact is not so any more"
 
 log = logger("wal")
 
@@ -81,20 +83,18 @@ class WalSizes:
 
 @dataclass(slots=True)
 class WalFile:
-    """A live file. ``extents``: highest offset end per segment of the records in it."""
+    """A live file, and where the records in it are."""
 
     seq: int
     nonce: int
     size: int
     file: File
-    extents: dict[SegmentKey, int] = field(default_factory=dict[SegmentKey, int])
+    index: FrameIndex = field(default_factory=FrameIndex)
 
-    def note(self, frame: Frame | FrameHeader) -> None:
-        """Take a frame of this file into account."""
-        if frame.type in (FrameType.STORE, FrameType.REPAIR):
-            segment = (frame.partition, frame.segment)
-            end = frame.first_offset + frame.record_count
-            self.extents[segment] = max(end, self.extents.get(segment, 0))
+    @property
+    def extents(self) -> dict[SegmentKey, int]:
+        """Highest offset end per segment of the records in it."""
+        return self.index.extents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +148,7 @@ class Wal:
         self._tail = tail
         self._spares: list[tuple[str, int]] = []
         self._housekeeping = threading.Lock()
+        self._reading = threading.Lock()
         self._groups = self._frames = self._bytes = 0
         self._synced_group = (tail.group_id - 1) & 0xFFFF_FFFF
         self._checkpoint_file_seq = -1  # of the youngest synced checkpoint
@@ -173,7 +174,8 @@ class Wal:
             DiskFullError: a new file is needed and there is no room; nothing was written.
             OSError: the write failed; the log must not be used again.
         """
-        size = sum(FRAME_HEADER_BYTES + sum(map(len, frame.body)) for frame in frames)
+        sizes = [FRAME_HEADER_BYTES + sum(map(len, frame.body)) for frame in frames]
+        size = sum(sizes)
         file = self._files[-1]
         if self.must_roll(size):
             invariant(
@@ -183,6 +185,7 @@ class Wal:
         tail = self._tail
         parts: list[bytes] = []
         frame_seq, prev_crc, last = tail.frame_seq, tail.prev_crc, len(frames) - 1
+        position = tail.position
         for number, frame in enumerate(frames):
             header, prev_crc = encode_frame_header(
                 frame,
@@ -195,7 +198,8 @@ class Wal:
             frame_seq += 1
             parts.append(header)
             parts.extend(frame.body)
-            file.note(frame)
+            file.index.note(frame, position)
+            position += sizes[number]
             if frame.type == FrameType.CHECKPOINT:
                 self._checkpoint_written = file.seq
                 self.wants_checkpoint = False
@@ -245,9 +249,11 @@ class Wal:
                 file = self._files[0]
                 if not all(is_dead(segment, end) for segment, end in file.extents.items()):
                     break
+                with self._reading:
+                    del self._files[0]
+                    file.file.close()
                 self._retire(file)
                 self._disk.sync_folder(FOLDER)  # one by one: the oldest file goes first
-                del self._files[0]
                 freed += 1
             if freed:
                 log.debug("wal.files.recycled", count=freed, oldest_seq=self._files[0].seq)
@@ -283,7 +289,24 @@ class Wal:
             body = file.file.read(header.body_length, position + FRAME_HEADER_BYTES)
             if zlib.crc32(body) == header.body_crc:
                 return header, body
-        raise damage(file_seq, position, "a frame that was intact is not so any more")
+        raise damage(file_seq, position, _CHANGED)
+
+    def read_records(self, key: SegmentKey, lower: int, upper: int, bytes_max: int) -> Held:
+        """Records of a segment in ``[lower, upper)``, at least one if ``lower`` is here, otherwise
+        where the next one is. Everything below ``upper`` that is here must have been synced.
+
+        May run on any thread. Raises LogDamaged: what was intact is not so any more.
+        """
+        search = Search(key, lower, upper, bytes_max)
+        with self._reading:
+            for file in self._files:
+                if search.is_full:
+                    break
+                if file.index.extents.get(key, 0) > lower:
+                    position = search.visit(file.index, file.file, file.nonce, file.size)
+                    if position is not None:
+                        raise damage(file.seq, position, _CHANGED)
+        return search.found()
 
     def statistics(self) -> WalStatistics:
         return WalStatistics(
@@ -347,7 +370,6 @@ class Wal:
         )
 
     def _retire(self, file: WalFile) -> None:
-        file.file.close()
         if self._disk.exists(index_name(file.seq)):
             self._disk.remove(index_name(file.seq))
         if file.size == self._sizes.file and len(self._spares) < _SPARES_MAX:

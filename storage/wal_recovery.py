@@ -179,11 +179,11 @@ class _Walk:
         self._group_id = header.first_group_id
         extents = self._read_index(seq) if skip_if_dead else None
         if extents is not None and skip_if_dead is not None:
-            file.extents = extents
+            file.index.extents = extents
             if all(skip_if_dead(segment, end) for segment, end in extents.items()):
                 self._is_whole = False
                 return
-            file.extents = {}
+            file.index.extents = {}
         self._is_whole = True
         self._position = SECTOR_BYTES
         self._last_group = None
@@ -257,7 +257,7 @@ class _Walk:
                     f"{header.type} at byte {position}, which this release doesn't know: start "
                     "the release that wrote it"
                 )
-            file.note(header)
+            file.index.note(header, position)
             self._visit(file.seq, position, header, body)
         self.frame_count += len(group)
         end, (self._frame_seq, self._prev_crc, self._group_id) = _behind(group)

@@ -125,7 +125,7 @@ class ReplicaCore:
         """State of a replica, for statistics and checks."""
         return self._segments.get(key)
 
-    def keys(self) -> list[SegmentKey]:
+    def segment_keys(self) -> list[SegmentKey]:
         """The segments that have a replica here."""
         return sorted(self._segments)
 
@@ -194,6 +194,11 @@ class ReplicaCore:
             and (segment.epoch, segment.incarnation) == (ref.epoch, ref.incarnation)
             and segment.tail_at_seal is None
         )
+
+    def readable_tail(self, key: SegmentKey) -> int:
+        """Below it, records may be shown to readers: committed, and within the chain (I-10)."""
+        segment = self._segments.get(key)
+        return segment.kgt if segment is not None else 0
 
     def state(self, key: SegmentKey) -> SegmentState | None:
         """What is here of a segment."""

@@ -101,7 +101,8 @@ class Peer:
     """A replica as the sequencer sees it; ``acked <= sent``, both exclusive tails.
 
     ``waiting_since``: when something sent was last waited for without an ack. ``rewound``: the tail
-    that the last GAP named, so that those of the same gap don't send everything again.
+    that the last GAP named, so that those of the same gap don't send everything again. ``greeted``:
+    what was acknowledged when the replica was last asked what it has.
     """
 
     member: Member
@@ -111,6 +112,7 @@ class Peer:
     sent: int = 0
     waiting_since: float = 0.0
     rewound: int | None = None
+    greeted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +303,14 @@ class SequencerCore:
             peer.rewound = None
         return self._commit(now)
 
+    def greet(self, node: NodeId) -> bool:
+        """The way to a replica is open: whether to ask what it has, for ``on_hello``."""
+        peer = self._peers.get(node)
+        if peer is None or peer.is_local or self.stopped is not None:
+            return False
+        peer.greeted = peer.acked
+        return peer.state in (PeerState.DOWN, PeerState.LIVE)
+
     def on_hello(
         self, member: Member, is_authoritative: bool, state: SegmentState | None, now: float
     ) -> Event | None:
@@ -318,10 +328,10 @@ class SequencerCore:
             return self._stop(REFUSED_WRONG_WRITER)
         tail = state.durable_tail if state is not None else 0
         invariant(tail <= self.next_offset, "only this sequencer writes here", state=state)
-        if tail < peer.acked:
+        if tail < peer.greeted:
             return self._lose(peer, "regressed")
         peer.state = PeerState.LIVE
-        peer.acked = peer.sent = tail
+        peer.acked = peer.sent = max(tail, peer.acked)  # acks may have overtaken the answer
         peer.waiting_since = now
         peer.rewound = None
         committed = self._commit(now)
@@ -335,7 +345,8 @@ class SequencerCore:
         if peer is None or self.stopped is not None or peer.state is PeerState.LOST:
             return None
         if refusal.reason == REFUSED_GAP:
-            return self._rewind(peer, refusal.detail, now)
+            self._rewind(peer, refusal.detail, now)
+            return None
         if refusal.reason == REFUSED_WRONG_WRITER:
             return self._stop(REFUSED_WRONG_WRITER)
         if refusal.reason in (REFUSED_SEALED, REFUSED_STALE_EPOCH):
@@ -372,9 +383,11 @@ class SequencerCore:
     # --- Inside ---------------------------------------------------------------------------------
 
     def _commit(self, now: float) -> Committed | None:
-        tail = committed_tail(
-            [peer.acked for peer in self._peers.values()], self.params.replication
-        )
+        if self._remotes:
+            tails = [peer.acked for peer in self._peers.values()]
+            tail = committed_tail(tails, self.params.replication)
+        else:
+            tail = self._peers[self.params.writer.node].acked
         if tail <= self.committed:
             if self._remotes:
                 self._forget(now)
@@ -409,13 +422,10 @@ class SequencerCore:
             self._retained.popleft()
             self._retained_bytes -= batch.size
 
-    def _rewind(self, peer: Peer, tail: int, now: float) -> Event | None:
-        if tail < peer.acked:
-            return self._lose(peer, "regressed")
-        if peer.rewound != tail:
+    def _rewind(self, peer: Peer, tail: int, now: float) -> None:
+        if tail >= peer.acked and peer.rewound != tail:
             peer.rewound = peer.sent = tail
             peer.waiting_since = now
-        return None
 
     def _sealed(self, peer: Peer, reason: str) -> Event | None:
         if peer.state is PeerState.SEALED:

@@ -167,7 +167,7 @@ def test_a_sealed_segment_stops_its_writer() -> None:
         partition = Partition(rig)
         partition.append("before")
         await turn()
-        rig.server.seal(partition.params, 2, lambda: None)
+        rig.server.seal(partition.params.ref, 2, lambda _: None)
         partition.append("after")
         await turn()
         assert partition.committed == [(1, "before")]

@@ -111,7 +111,8 @@ def test_the_sidecar_tells_of_the_full_file() -> None:
     content = disk.read_file(index_name(1))
     assert decode_index(content, 1) == {(1, 0): offset - 1}
     assert decode_index(content, 2) is None
-    file = WalFile(5, 1, 4096, disk.open(file_name(1)), {(3, 1): 9, (2, 7): 4})
+    file = WalFile(5, 1, 4096, disk.open(file_name(1)))
+    file.index.extents = {(3, 1): 9, (2, 7): 4}
     assert decode_index(encode_index(file), 5) == {(2, 7): 4, (3, 1): 9}
 
 
