@@ -118,6 +118,9 @@ class Attempt:
         self.known_entries = journal_length
         self.cursor = 0
         self.awaiting_on: Future | None = None
+        self.is_waiting = False
+        """Whether the service most likely does nothing until it is sent something."""
+        self._runs_open = 0  # begun on this attempt, and their completions not yet sent
         self._commands_received = command_count
         self._commands_recorded = command_count
         self._kind = kind
@@ -144,6 +147,8 @@ class Attempt:
         """The bytes for the entry at the cursor, which moves on; none for own commands."""
         index = self.cursor
         self.cursor = index + 1
+        if not is_command(entry.type):
+            self._note_sent(entry.type)
         if index < self.known_entries:
             return [encode_header(entry.type, len(entry.payload)), entry.payload]
         parts: list[bytes] = []
@@ -161,6 +166,13 @@ class Attempt:
             payload = pb.CommandAckMessage(command_index=command_index).SerializeToString()
             parts.append(encode_frame(MessageType.COMMAND_ACK, payload))
         return parts
+
+    def _note_sent(self, type_code: int) -> None:
+        if type_code == MessageType.RUN_COMPLETION and self._runs_open:
+            self._runs_open -= 1
+        # A call's id comes at once: who waits for its result goes on waiting.
+        if type_code != MessageType.CALL_INVOCATION_ID_COMPLETION:
+            self.is_waiting = False
 
     def on_recorded(self, effects: list[Effect], flags: list[bool], outcome: Recorded) -> None:
         """Effects of this attempt are in the journal: remember which places call for an ack.
@@ -260,12 +272,16 @@ class Attempt:
             self._checked = None
             self._commands_received += 1
             self.awaiting_on = None  # the code went on
+            self.is_waiting = type_code in _AWAITED
+            if type_code == MessageType.RUN_COMMAND:
+                self._runs_open += 1
             effects.append(Append(type_code, frame.payload, call))
             flags.append(wants_ack)
             return None
         try:
             match type_code:
                 case MessageType.PROPOSE_RUN_COMPLETION:
+                    self.is_waiting = False
                     effects.append(_run_completion(frame.payload))
                     flags.append(wants_ack)
                     return None
@@ -278,6 +294,7 @@ class Attempt:
                 case MessageType.AWAITING_ON if self.version >= _FIRST_VERSION_WITH_TREES:
                     message = pb.AwaitingOnMessage.FromString(frame.payload)
                     self.awaiting_on = self._tree(message.awaiting_on, "AwaitingOn")
+                    self.is_waiting = not self._runs_open
                     return None
                 case _:
                     pass
@@ -433,4 +450,13 @@ def _status_text(status: int) -> str:
 
 
 _BEHAVIORS = {pb.RETRY: Behavior.RETRY, pb.PAUSE: Behavior.PAUSE, pb.FAIL: Behavior.FAIL}
+# Commands whose results are long in coming, and that code usually awaits before it goes on.
+_AWAITED = frozenset(
+    {
+        MessageType.CALL_COMMAND,
+        MessageType.SLEEP_COMMAND,
+        MessageType.GET_PROMISE_COMMAND,
+        MessageType.ATTACH_INVOCATION_COMMAND,
+    }
+)
 _COMBINATORS = frozenset(int(combinator) for combinator in Combinator)

@@ -4,10 +4,11 @@ A service that gets thousands of attempts at once spends its time on juggling th
 needs five times the CPU for each of 2,000 attempts under way that it needs for each of 100. So
 attempts at an origin start first come, first served, while no more than a bounded number is busy.
 
-Only starts ever wait, and only for attempts on whose streams something moves. One that is silent
-for a moment waits for something: a sleep, a call, a slow computation. It no longer counts until
-something moves again. So whatever attempts wait for, each other included, what they wait for starts
-within a moment, and services that do nothing but wait are given as many attempts as ever.
+Only starts ever wait, and only for attempts on whose streams something moves. One that has just
+called somebody, or is silent for a moment, waits for something: a result, a sleep, a slow
+computation. It no longer counts until something moves again. So whatever attempts wait for, each
+other included, what they wait for starts within a moment, and services that do nothing but wait
+are given as many attempts as ever.
 
 How long that moment is follows from how fast the service takes up attempts: silence that is several
 times longer than that isn't due to other attempts ahead in its queue.
@@ -99,7 +100,7 @@ class Gate:
         self._busy[attempt] = None
 
     def leave(self, attempt: Gated) -> None:
-        """The attempt is over."""
+        """The attempt is over, or waits for something."""
         if attempt.is_busy:
             attempt.is_busy = False
             del self._busy[attempt]

@@ -234,9 +234,9 @@ class LiveAttempt:
             self._terminate(failed, [])
 
     def on_body(self, data: bytes) -> None:
-        self._stir()
         size = len(data)
         received = self.attempt.on_bytes(data, self._resolver)
+        self._stir()
         if self.trace is not None:
             self.trace.received(received.effects)
         if received.terminal is None and not received.effects:
@@ -282,7 +282,11 @@ class LiveAttempt:
     def _stir(self) -> None:
         """Something moves on the stream."""
         self.last_activity = self._loop.time()
-        if not self.is_busy and not self._is_over and self._gate is not None:
+        if self._gate is None:
+            return
+        if self.attempt.is_waiting:
+            self._gate.leave(self)
+        elif not self.is_busy and not self._is_over:
             self._gate.enter(self)
 
     def _leave_gate(self) -> None:

@@ -72,12 +72,37 @@ def test_attempts_that_wait_let_others_start_within_a_moment(book: Playbook) -> 
 def test_callers_on_all_places_are_answered(book: Playbook) -> None:
     """Nested calls of one service can't lock each other out."""
     assert invoke(book, "ab") == ["a/1", "b/1"]
-    for caller in "ab":
-        call = 'Call service_name: "S" handler_name: "i"'
-        say(book, caller, f"{call} invocation_id_notification_idx: 1 result_completion_id: 2")
-    assert wait(book, 2 * ATTEMPTS_BUSY_SILENCE_MS_MAX) == ["i/1", "i2/1"]
+    call = 'Call service_name: "S" handler_name: "i"'
+    ids = "invocation_id_notification_idx: 1 result_completion_id: 2"
+    assert requests(say(book, "a", f"{call} {ids}")) == ["i/1"], "at once"
+    assert requests(say(book, "b", f"{call} {ids}")) == ["i2/1"]
+    assert invoke(book, "c") == [], "the called are busy"
     assert "a/1 <- CallCompletion" in "".join(say(book, "i", *OUTPUT))
     assert "b/1 <- CallCompletion" in "".join(say(book, "i2", *OUTPUT))
+
+
+def test_called_waits_for_the_busy_but_not_for_its_caller(book: Playbook) -> None:
+    assert invoke(book, "abc") == ["a/1", "b/1"]
+    call = 'Call service_name: "S" handler_name: "i"'
+    ids = "invocation_id_notification_idx: 1 result_completion_id: 2"
+    assert requests(say(book, "a", f"{call} {ids}")) == ["c/1"], "who came first"
+    assert requests(say(book, "b", *OUTPUT)) == ["i/1"]
+    say(book, "i", *OUTPUT)
+    assert invoke(book, "d") == [], "a got its result and goes on"
+
+
+def test_attempt_that_says_it_waits_makes_room_but_not_for_its_own_step() -> None:
+    with closing(Playbook(busy_max=1)) as book:
+        book.run("deploy dp_1 S/h version=7", [])
+        assert invoke(book, "ab") == ["a/1"]
+        awaiting = (
+            "AwaitingOn awaiting_on { waiting_completions: 1 combinator_type: FIRST_COMPLETED }"
+        )
+        assert requests(say(book, "a", "Run result_completion_id: 1", awaiting)) == []
+        done = 'ProposeRunCompletion result_completion_id: 1 value: "v"'
+        assert requests(say(book, "a", done)) == []
+        signal = "AwaitingOn awaiting_on { waiting_signals: 17 combinator_type: FIRST_COMPLETED }"
+        assert requests(say(book, "a", signal)) == ["b/1"]
 
 
 def test_attempt_that_moves_again_counts_again(book: Playbook) -> None:
