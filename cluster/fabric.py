@@ -64,12 +64,18 @@ class _Handlers:
 class _Member:
     """Another node of the directory, and the task that keeps a session to it."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, after: asyncio.Event | None) -> None:
         self.place = place
+        self.after = after  # an earlier entry of the node has told that its session is down
         self.task: asyncio.Task[None] | None = None
         self.session: Session | None = None
         self.connection: Connection | None = None
         self.hurry = asyncio.Event()  # it is alive: don't wait to dial
+        self.gone = asyncio.Event()
+
+    def on_gone(self, _: asyncio.Task[None]) -> None:
+        """The task has ended."""
+        self.gone.set()
 
 
 class Fabric:
@@ -96,7 +102,7 @@ class Fabric:
         self._members: dict[NodeId, _Member] = {}
         self._inbound: dict[NodeId, Session] = {}
         self._visits: set[Session] = set()  # for one question, made or taken; guests' too
-        self._leaving: dict[NodeId, asyncio.Task[None]] = {}
+        self._leaving: dict[NodeId, asyncio.Event] = {}
         self._streams: dict[Wire, Peer] = {}  # being served
         self._streams_taken = 0
         self._strangers: dict[Wire, None] = {}  # in the order in which they came
@@ -127,8 +133,10 @@ class Fabric:
                 self._forget(node)
         for node, place in others.items():
             if node not in self._members and not self._is_closed:
-                member = self._members[node] = _Member(place)
+                member = self._members[node] = _Member(place, self._leaving.pop(node, None))
                 member.task = self._start(f"fabric.out.{node}", self._keep(node, member))
+                # Not the task itself is kept: its traceback would hold on to the connection.
+                member.task.add_done_callback(member.on_gone)
             elif node in self._members:
                 self._members[node].place = place
         self._drop_outdated()
@@ -244,9 +252,9 @@ class Fabric:
 
     async def _keep(self, node: NodeId, member: _Member) -> None:
         """Keep a session to a member for as long as it is one."""
-        earlier = self._leaving.pop(node, None)
-        if earlier is not None:
-            await asyncio.wait([earlier])  # it tells that its session is down, first
+        if member.after is not None:
+            await member.after.wait()
+            member.after = None
         tries = 0
         while True:
             member.hurry.clear()
@@ -405,7 +413,7 @@ class Fabric:
             member.session.close("it is no member any more, or listens elsewhere")
         if member.task is not None:
             member.task.cancel()
-            self._leaving[node] = member.task
+            self._leaving[node] = member.after or member.gone
 
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(

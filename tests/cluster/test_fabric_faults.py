@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from multiprocessing import get_context
@@ -60,7 +60,7 @@ class Proxy:
         self.address = ""
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["Proxy"]:
+    async def running(self) -> AsyncGenerator["Proxy", None]:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
@@ -195,7 +195,7 @@ async def _serve(pipe: Connection, generation: int) -> None:
 
 
 @contextmanager
-def other_process(one: Member, generation: int) -> Iterator[tuple[SpawnProcess, str]]:
+def other_process(one: Member, generation: int) -> Generator[tuple[SpawnProcess, str], None, None]:
     """The process, and where it listens."""
     ours, theirs = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=serve, args=(theirs, generation))

@@ -385,3 +385,22 @@ def test_nodes_dial_again_and_again_but_not_all_the_time() -> None:
         return work()
 
     run(3, main)
+
+
+def test_a_directory_that_changes_all_the_time_keeps_ups_and_downs_in_pairs() -> None:
+    async def check(rig: Rig) -> None:
+        one, two = await rig.pair()
+        net = rig.net
+        assert isinstance(net, SimNet)
+        for _ in range(300):
+            away = Place(address="nowhere:5122")
+            one.fabric.set_directory(net.dice.choice(({}, {TWO: two.place}, {TWO: away})))
+            await asyncio.sleep(net.dice.choice((0.0, 0.001, 0.01, 0.2)))
+        rig.introduce(one, two)
+        await until(lambda: is_up(one, two) and is_up(two, one))
+        for member in (one, two):
+            _check_alternation(member)
+        assert len(one.sessions) > 20
+
+    for seed in range(5):
+        on_sim(check, seed)
