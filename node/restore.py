@@ -37,8 +37,15 @@ from perdure.storage.env import LmdbEnv
 from perdure.storage.object_store import ObjectStore
 from perdure.storage.partition_store import Meta
 from perdure.storage.snapshot_format import SetMember, SnapshotSet
-from perdure.storage.snapshots import get_image, list_sets, read_manifest, read_owner
-from perdure.storage.table_images import META_KEY, install_tables
+from perdure.storage.snapshots import (
+    get_image,
+    install_snapshot,
+    list_sets,
+    read_manifest,
+    read_owner,
+    read_set,
+)
+from perdure.storage.table_images import META_KEY
 
 _NODE_ID = 1
 _LOCK = "LOCK"
@@ -63,14 +70,15 @@ def find_set(store: ObjectStore, name: str | None) -> SnapshotSet:
     owner = read_owner(store)
     if owner is None:
         raise SnapshotNotFound("nothing was ever put here: is the destination right?")
-    names: list[str] = []
-    for document in list_sets(store, owner.fingerprint):
-        if name is None or document.name == name:
-            return document
-        names.append(document.name)
     if name is None:
+        for document in list_sets(store, owner.fingerprint):
+            return document
         raise SnapshotNotFound("there is no set of snapshots yet: no first one was completed")
-    raise SnapshotNotFound(f"there is no set {name}; there are {', '.join(names) or 'none'}")
+    named = read_set(store, name, owner.fingerprint)
+    if named is None:
+        names = [document.name for document in list_sets(store, owner.fingerprint)]
+        raise SnapshotNotFound(f"there is no set {name}; there are {', '.join(names) or 'none'}")
+    return named
 
 
 def verify_set(
@@ -144,15 +152,8 @@ def _check_members(document: SnapshotSet) -> None:
 def _restore_partition(
     store: ObjectStore, document: SnapshotSet, member: SetMember, partial: Path, fingerprint: bytes
 ) -> None:
-    manifest = read_manifest(store, member.partition, member.snapshot, document.fingerprint)
     folder = partial / PARTITIONS_FOLDER / str(member.partition)
-    meta = install_tables(get_image(store, manifest), folder)
-    expected = (bytes.fromhex(document.fingerprint), member.partition, member.snapshot.lsn)
-    if (meta.fingerprint, meta.partition, meta.applied_lsn) != expected:
-        raise SnapshotDamaged(
-            f"the tables of partition {member.partition} are those of partition {meta.partition} "
-            f"at {meta.applied_lsn}, not at {member.snapshot.lsn} as its manifest says"
-        )
+    meta = install_snapshot(store, member.partition, member.snapshot, document.fingerprint, folder)
     env = LmdbEnv(folder, LMDB_MAP_BYTES_INITIAL)
     try:
         ours: Meta = msgspec.structs.replace(meta, fingerprint=fingerprint)

@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-from perdure.core.errors import SnapshotDamaged, SnapshotForeign
+from perdure.core.errors import SnapshotDamaged, SnapshotForeign, SnapshotNotFound
 from perdure.core.failpoint import failpoint
 from perdure.core.invariant import invariant
 from perdure.core.limits import (
@@ -18,7 +19,9 @@ from perdure.core.limits import (
     SNAPSHOT_CHUNK_BYTES_MIN,
     SNAPSHOT_CHUNKS_WANTED,
 )
+from perdure.core.telemetry import logger
 from perdure.storage.object_store import ABSENT, ConditionFailed, ListedObject, ObjectStore
+from perdure.storage.partition_store import STORE_FORMAT_VERSION, Meta
 from perdure.storage.snapshot_format import (
     CLUSTER_KEY,
     SETS_PREFIX,
@@ -39,7 +42,9 @@ from perdure.storage.snapshot_format import (
     snapshot_prefix,
     snapshots_prefix,
 )
-from perdure.storage.table_images import TableImage
+from perdure.storage.table_images import TableImage, install_tables
+
+log = logger("snapshots")
 
 _COMPRESSION_LEVEL = 1
 _SAVED_SHARE_MIN = 0.1
@@ -254,13 +259,89 @@ def get_image(store: ObjectStore, manifest: Manifest) -> Iterator[bytes]:
         yield get_chunk(store, manifest, number)
 
 
+def install_snapshot(
+    store: ObjectStore, partition: int, retained: Retained, fingerprint: str, folder: Path
+) -> Meta:
+    """Put a snapshot's tables into ``folder``, which must not exist; durable on return.
+
+    Raises:
+        SnapshotDamaged, SnapshotForeign: it can't be used; there is no folder then.
+    """
+    manifest = read_manifest(store, partition, retained, fingerprint)
+    if manifest.tables_format != STORE_FORMAT_VERSION:
+        raise SnapshotForeign(
+            f"the snapshot of partition {partition} has tables of format {manifest.tables_format}, "
+            f"this release reads {STORE_FORMAT_VERSION}: use the release that took it "
+            f"({manifest.software})"
+        )
+
+    def check(meta: Meta) -> None:
+        found = (meta.fingerprint.hex(), meta.partition, meta.applied_lsn, meta.applied_epoch)
+        if found != (fingerprint, partition, manifest.lsn, manifest.epoch):
+            raise SnapshotDamaged(
+                f"the tables of partition {partition} are those of partition {meta.partition} at "
+                f"{meta.applied_lsn}, not at {manifest.lsn} as the manifest says"
+            )
+
+    return install_tables(get_image(store, manifest), folder, check)
+
+
+def bootstrap(
+    store: ObjectStore, partition: int, fingerprint: str, folder: Path, lsn_min: int
+) -> Meta:
+    """Tables for a replica that has none, or too old ones: of the newest snapshot that is sound.
+
+    ``lsn_min``: the log goes on from the record after it, so nothing older is of use.
+
+    Raises:
+        SnapshotNotFound: none is new enough.
+        SnapshotDamaged, SnapshotForeign: those that are can't be used.
+    """
+    latest = read_latest(store, partition, fingerprint)
+    useful = [item for item in latest.retained if item.lsn >= lsn_min] if latest is not None else []
+    damage: SnapshotDamaged | None = None
+    for retained in useful:
+        try:
+            return install_snapshot(store, partition, retained, fingerprint, folder)
+        except SnapshotDamaged as error:
+            log.error("snapshots.damaged", partition=partition, lsn=retained.lsn, reason=str(error))
+            damage = error
+    if damage is not None:
+        raise damage
+    newest = latest.newest_lsn if latest is not None else "none"
+    raise SnapshotNotFound(
+        f"partition {partition} needs a snapshot at {lsn_min} or later, the newest is {newest}"
+    )
+
+
+# --- Sets -----------------------------------------------------------------------------------------
+
+
+def read_set(store: ObjectStore, name: str, fingerprint: str) -> SnapshotSet | None:
+    """The set of this name.
+
+    Raises:
+        SnapshotDamaged, SnapshotForeign: it can't be read.
+    """
+    key = set_key(name)
+    found = store.get(key)
+    if found is None:
+        return None
+    document = decode(found.content, SnapshotSet, key)
+    check_owner(document, fingerprint, key)
+    return document
+
+
 def list_sets(store: ObjectStore, fingerprint: str) -> Iterator[SnapshotSet]:
-    """The sets, newest first; a store that lags may not show the latest."""
+    """The sets that can be read, newest first; a store that lags may not show the latest."""
     for item in reversed(list(store.list(SETS_PREFIX))):
-        found = store.get(item.key)
-        if found is not None:
-            document = decode(found.content, SnapshotSet, item.key)
-            check_owner(document, fingerprint, item.key)
+        name = item.key.removeprefix(SETS_PREFIX).removesuffix(".json")
+        try:
+            document = read_set(store, name, fingerprint)
+        except SnapshotDamaged as error:
+            log.error("snapshots.set.damaged", set=name, reason=str(error))
+            continue
+        if document is not None:
             yield document
 
 

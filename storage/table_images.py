@@ -7,7 +7,7 @@ from it, never from memory. The simulated twin is in tests/sim/table_images.py.
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -115,10 +115,12 @@ def read_meta(folder: Path, row_count: int | None = None) -> Meta:
     return meta
 
 
-def install_tables(chunks: Iterable[bytes], folder: Path) -> Meta:
+def install_tables(
+    chunks: Iterable[bytes], folder: Path, check: Callable[[Meta], None] = lambda _meta: None
+) -> Meta:
     """Put an image into ``folder``, which must not exist; durable on return.
 
-    It appears whole, under its name, or not at all.
+    It appears whole, under its name, or not at all; ``check`` may refuse it by raising.
 
     Raises:
         SnapshotDamaged: it isn't a partition's tables.
@@ -130,6 +132,7 @@ def install_tables(chunks: Iterable[bytes], folder: Path) -> Meta:
         for chunk in chunks:
             file.write(chunk)
     meta = read_meta(partial)
+    check(meta)
     sync_path(partial / TABLES_FILE)
     sync_path(partial)
     partial.rename(folder)

@@ -232,7 +232,9 @@ class Snapshotter:
         ports = self._ports
         began = ports.clock.monotonic()
         registry: list[bytes] = []
-        created_ms = ports.clock.now_ms()
+        # Names tell the order, also of a clock that was put back.
+        newest_ms = self.sets[0].created_ms if self.sets else 0
+        created_ms = max(ports.clock.now_ms(), newest_ms + 1)
         held = await cut(ports.processors(), ports.hold, lambda: registry.append(ports.registry()))
         images = await self._copy(held)
         members: list[SetMember] = []
