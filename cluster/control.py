@@ -9,6 +9,7 @@ await plane.stop()           # hands over what it leads, says farewell
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,17 +17,18 @@ from perdure.cluster.controller import Controller, view
 from perdure.cluster.core import membership as edits
 from perdure.cluster.core.chain import PartitionMeta
 from perdure.cluster.core.controller import choose_successor
-from perdure.cluster.core.failure_detector import FailureDetector
-from perdure.cluster.core.membership import NodeRole, StorageState
-from perdure.cluster.core.types import NodeId, Writer
+from perdure.cluster.core.failure_detector import FailureDetector, NodeState
+from perdure.cluster.core.membership import NodeMeta, NodeRole, StorageState
+from perdure.cluster.core.placement import LogSite, choose_nodeset
+from perdure.cluster.core.types import Member, NodeId, Writer
 from perdure.cluster.gossip import Gossiper
-from perdure.cluster.leadership import Leaderships, Replica
+from perdure.cluster.leadership import Leaderships, LeadershipStatistics, Replica
 from perdure.cluster.membership import Joined, Membership
 from perdure.cluster.registers import Registers
 from perdure.cluster.transport import Transport
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
-from perdure.core.errors import MembershipRefused, NodeReplaced
+from perdure.core.errors import MembershipRefused, NodeReplaced, PartitionUnavailable
 from perdure.core.limits import OFFER_WAIT_MS
 from perdure.core.tasks import Supervisor
 from perdure.core.telemetry import logger
@@ -46,6 +48,29 @@ class ControlPorts:
     supervisor: Supervisor
     open_replica: Callable[[int], Replica]
     is_disk_full: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatistics:
+    """A member of the cluster, as this node sees it."""
+
+    node: NodeId
+    value: NodeMeta
+    state: NodeState
+    loop_lag_ms: int
+    is_disk_full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ControlStatistics:
+    """``conflicts``: beats of a second process with a generation that is taken."""
+
+    nodes: tuple[NodeStatistics, ...]
+    partitions: tuple[LeadershipStatistics, ...]
+    is_controller: bool
+    is_isolated: bool
+    loop_lag_ms: int
+    conflicts: int
 
 
 class ControlPlane:
@@ -75,6 +100,62 @@ class ControlPlane:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._is_changed = asyncio.Event()
+
+    def nodeset(self, partition: int) -> tuple[Member, ...]:
+        """Replicas of the next segment that this node opens for a partition.
+
+        Raises:
+            PartitionUnavailable: fewer log servers can be used than copies are needed.
+        """
+        cluster, partitions = self.membership.cluster, self.membership.partitions
+        assert cluster is not None
+        load = Counter(
+            member.node
+            for meta in partitions.values()
+            for member in (meta.chain[-1].nodeset if meta.chain else ())
+        )
+        sites = [
+            LogSite(value.member(node), value.zone, load[node])
+            for node, value in sorted(self.membership.nodes.items())
+            if value.may_store and not self.detector.state(node).is_gone
+        ]
+        meta = partitions.get(partition)
+        former = meta.chain[-1].nodeset if meta is not None and meta.chain else ()
+        found = choose_nodeset(
+            partition,
+            self.detector.me.node,
+            sites,
+            {member.node for member in former},
+            cluster.replication,
+        )
+        if found is None:
+            raise PartitionUnavailable(
+                f"partition {partition} needs {cluster.replication} log servers, {len(sites)} can "
+                "be used now"
+            )
+        return found
+
+    def statistics(self) -> ControlStatistics:
+        """For status and metrics."""
+        reports = {node: self.detector.report_of(node) for node in self.membership.members()}
+        nodes = tuple(
+            NodeStatistics(
+                node,
+                self.membership.nodes[node],
+                self.detector.state(node),
+                report.loop_lag_ms,
+                report.is_disk_full,
+            )
+            for node, report in reports.items()
+        )
+        return ControlStatistics(
+            nodes,
+            self.leaderships.statistics(),
+            self.controller.core.is_active,
+            self.detector.is_isolated,
+            self.gossiper.loop_lag_ms,
+            self.detector.conflicts,
+        )
 
     async def start(self) -> None:
         """Read the registers, offer storage, begin to listen and to take part.

@@ -33,7 +33,7 @@ from perdure.cluster.core.types import NodeId
 from perdure.cluster.transport import Answer, Transport
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
-from perdure.core.errors import PerdureError
+from perdure.core.errors import MetadataRegressed, PerdureError, StoreAheadOfLog
 from perdure.core.tasks import Supervisor
 from perdure.core.telemetry import logger
 
@@ -75,7 +75,8 @@ class Replica(Protocol):
 
         Raises:
             PerdureError: somebody else was faster (the register no longer shows ``seen_epoch``, or
-                our claim), or it can't be done now.
+                our claim), or it can't be done now. Of these, StoreAheadOfLog breaks the replica
+                and MetadataRegressed ends the process.
         """
         ...
 
@@ -106,6 +107,16 @@ class Replica(Protocol):
     def positions(self) -> Positions:
         """How far it is."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LeadershipStatistics:
+    """One partition of this node. ``epoch``: that it leads or takes over, or did last."""
+
+    partition: int
+    state: ReplicaState
+    epoch: int
+    broken_because: str | None
 
 
 @dataclass(slots=True)
@@ -217,6 +228,15 @@ class Leaderships:
             if slot.core.state is ReplicaState.LEADER
         ]
 
+    def statistics(self) -> tuple[LeadershipStatistics, ...]:
+        """All partitions that this node is a replica of."""
+        return tuple(
+            LeadershipStatistics(
+                partition, slot.core.state, slot.core.epoch, slot.core.broken_because
+            )
+            for partition, slot in sorted(self._slots.items())
+        )
+
     async def give_away(self, successor: Callable[[int], NodeId | None]) -> None:
         """Hand over all that this node leads to whom ``successor`` names; returns when it is done.
 
@@ -324,6 +344,10 @@ class Leaderships:
 
         try:
             epoch = await slot.replica.take_over(seen_epoch, reason, on_claimed)
+        except StoreAheadOfLog as failure:
+            self.on_broken(slot.core.partition, str(failure))
+        except MetadataRegressed:
+            raise  # nothing that this node would do is safe (I-19)
         except PerdureError as failure:
             log.info("leadership.claim.failed", partition=slot.core.partition, failure=str(failure))
             draw = self._entropy.bits(_DRAW_BITS) / (1 << _DRAW_BITS)

@@ -23,6 +23,7 @@ from perdure.cluster.core.failure_detector import (
 from perdure.cluster.core.membership import ClusterMeta, NodeMeta, NodeRole, Nodes, Partitions
 from perdure.cluster.core.placement import WorkSite, place_leaders, place_replicas
 from perdure.cluster.core.types import NodeId
+from perdure.core.errors import MembershipRefused
 from perdure.core.hashing import hash_parts
 from perdure.core.limits import (
     BALANCE_PAUSE_MS,
@@ -451,6 +452,28 @@ def _drains(view: View) -> list[Decision]:
         if step is not None and step != value:
             decisions.append(SetNode(node, value, step))
     return decisions
+
+
+def pin(meta: PartitionMeta, node: NodeId | None) -> PartitionMeta:
+    """Want ``node`` to lead whenever it can; None: nobody in particular.
+
+    Raises:
+        MembershipRefused: it is no replica of the partition.
+    """
+    if node is not None and node not in meta.replicas.current:
+        raise MembershipRefused(f"node {node} is no replica: the replicas are {_listed(meta)}")
+    policy = msgspec.structs.replace(meta.policy, pinned=node)
+    return msgspec.structs.replace(meta, policy=policy)
+
+
+def freeze(meta: PartitionMeta, is_frozen: bool) -> PartitionMeta:
+    """Let the leader stay where it is, or move it for balance again."""
+    policy = msgspec.structs.replace(meta.policy, is_frozen=is_frozen)
+    return msgspec.structs.replace(meta, policy=policy)
+
+
+def _listed(meta: PartitionMeta) -> str:
+    return ", ".join(str(node) for node in meta.replicas.current) or "none yet"
 
 
 def set_replicas(meta: PartitionMeta, decision: SetReplicas) -> PartitionMeta | None:

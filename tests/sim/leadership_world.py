@@ -30,14 +30,13 @@ from perdure.cluster.core.membership import (
     NodeProfile,
     NodeRole,
 )
-from perdure.cluster.core.placement import LogSite, choose_nodeset
-from perdure.cluster.core.types import Member, NodeId
+from perdure.cluster.core.types import NodeId
 from perdure.cluster.fabric import Fabric
 from perdure.cluster.leadership import Positions
 from perdure.cluster.membership import Joined, Membership, join, provision
 from perdure.cluster.metadata.store import CasOutcome, Unknown, Versioned
 from perdure.cluster.wires import Wires
-from perdure.core.errors import LogFailed, MetadataConflict, MetadataUnavailable, PerdureError
+from perdure.core.errors import MetadataConflict, MetadataUnavailable, PerdureError
 from perdure.core.tasks import Supervisor
 
 REPLICATION = 2
@@ -153,7 +152,7 @@ class FakeReplica:
         if opened is not None:
             await self._seal(opened)
         assert claimed.claim is not None
-        nodeset = self._nodeset(opened)
+        nodeset = self.life.plane.nodeset(self.partition)
         extended = chain.extend(claimed, claimed.claim, 1, nodeset, REPLICATION)
         assert extended is not None
         await self._write(version, extended)
@@ -192,20 +191,6 @@ class FakeReplica:
                     sealed.add(member.node)
             if len(sealed) < needed:
                 await asyncio.sleep(SEAL_RETRY_S)
-
-    def _nodeset(self, opened: SegmentMeta | None) -> tuple[Member, ...]:
-        membership, detector = self.life.plane.membership, self.life.plane.detector
-        sites = [
-            LogSite(value.member(node), value.zone)
-            for node, value in sorted(membership.nodes.items())
-            if value.may_store and not detector.state(node).is_gone
-        ]
-        former = [member.node for member in opened.nodeset] if opened is not None else []
-        me = self.life.joined.node
-        nodeset = choose_nodeset(self.partition, me, sites, former, REPLICATION)
-        if nodeset is None:
-            raise LogFailed("too few log servers")
-        return nodeset
 
     def announce(self, epoch: int) -> None:
         self.is_draining = False

@@ -7,16 +7,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-import msgspec
 import pytest
 from tests.sim.leadership_play import leading, play, settle
 from tests.sim.leadership_world import FakeReplica, World
 
 from perdure.cluster.core import chain, membership
-from perdure.cluster.core.chain import LeaderPolicy, PartitionMeta
-from perdure.cluster.core.controller import ControllerCore, Decision, View
+from perdure.cluster.core.chain import PartitionMeta
+from perdure.cluster.core.controller import ControllerCore, Decision, View, pin
+from perdure.cluster.core.failure_detector import NodeState
+from perdure.cluster.core.leadership import ReplicaState
 from perdure.cluster.core.membership import StorageState, WorkerState
 from perdure.cluster.core.types import NodeId
+from perdure.core.errors import StoreAheadOfLog
 from perdure.core.limits import BALANCE_PAUSE_MS, CUT_OFF_RESIGN_MS, NOMINATION_GRACE_MS
 
 # --- Scenarios ----------------------------------------------------------------------------------
@@ -197,11 +199,7 @@ def test_a_pinned_leader_gets_what_it_is_pinned_to() -> None:
 
 
 def _pin(node: NodeId) -> Callable[[PartitionMeta | None], PartitionMeta | None]:
-    def change(meta: PartitionMeta | None) -> PartitionMeta | None:
-        assert meta is not None
-        return msgspec.structs.replace(meta, policy=LeaderPolicy(pinned=node))
-
-    return change
+    return lambda meta: pin(meta, node) if meta is not None else None
 
 
 @pytest.mark.slow
@@ -297,5 +295,51 @@ def test_a_cut_between_two_of_three_moves_no_leader_that_can_commit() -> None:
         await asyncio.sleep(120)
         assert world.epochs() == before
         assert world.is_led()
+
+    play(scenario)
+
+
+@pytest.mark.slow
+def test_what_a_node_knows_of_its_cluster_can_be_looked_at() -> None:
+    async def scenario(world: World) -> None:
+        await settle(world)
+        figures = world.plane().statistics()
+        assert [(each.node, each.state) for each in figures.nodes] == [
+            (node, NodeState.ALIVE) for node in (1, 2, 3)
+        ]
+        assert figures.is_controller
+        assert not figures.is_isolated
+        assert [each.partition for each in figures.partitions] == list(range(world.partitions))
+        led = [each for each in figures.partitions if each.state is ReplicaState.LEADER]
+        assert len(led) == 2
+        assert all(each.epoch > 0 and each.broken_because is None for each in led)
+        await world.nodes[2].kill()
+        await asyncio.sleep(3)
+        assert world.plane().statistics().nodes[2].state is NodeState.DEAD
+
+    play(scenario)
+
+
+@pytest.mark.slow
+def test_tables_ahead_of_the_log_break_a_replica_not_the_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(replica: FakeReplica, *arguments: object) -> int:
+        raise StoreAheadOfLog("restore it")
+
+    async def scenario(world: World) -> None:
+        await settle(world)
+        node = leading(world)
+        await node.kill()
+        taking_over = FakeReplica.take_over
+        monkeypatch.setattr(FakeReplica, "take_over", refuse)
+        await world.until(
+            lambda: any(ReplicaState.BROKEN in states.values() for states in world.states()), 5
+        )
+        monkeypatch.setattr(FakeReplica, "take_over", taking_over)
+        await node.start()
+        await world.until(world.is_led, 30)
+        broken = [states for states in world.states() if ReplicaState.BROKEN in states.values()]
+        assert broken
 
     play(scenario)

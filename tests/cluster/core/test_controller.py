@@ -16,6 +16,8 @@ from perdure.cluster.core.controller import (
     acting_leader,
     choose_successor,
     controller,
+    freeze,
+    pin,
     set_replicas,
 )
 from perdure.cluster.core.failure_detector import (
@@ -35,6 +37,7 @@ from perdure.cluster.core.membership import (
     WorkerState,
 )
 from perdure.cluster.core.types import NodeId, Writer
+from perdure.core.errors import MembershipRefused
 from perdure.core.limits import (
     BALANCE_PAUSE_MS,
     BALANCE_SETTLE_MS,
@@ -298,6 +301,15 @@ def test_nothing_is_balanced_soon_after_a_failover() -> None:
     assert rig.decide() == []
     assert rig.decide(BALANCE_PAUSE_MS - 1) == []
     assert rig.decide(1) != []
+
+
+def test_only_replicas_can_be_pinned() -> None:
+    meta = _balanced().partitions[0]
+    with pytest.raises(MembershipRefused, match="no replica: the replicas are 1, 2, 3"):
+        pin(meta, NodeId(4))
+    pinned = freeze(pin(meta, NodeId(3)), True)
+    assert pinned.policy == LeaderPolicy(NodeId(3), True)
+    assert freeze(pin(pinned, None), False) == meta
 
 
 def test_pinned_and_frozen_partitions_are_left_alone() -> None:
