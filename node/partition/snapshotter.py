@@ -1,8 +1,9 @@
 """Takes snapshots of the partitions led here: when they are due, or when an operator asks.
 
 A node that leads all partitions takes them as a *set*: all at one moment, with the registry, so
-that the set alone is enough to bring the node back (node/restore.py). Trouble with the object store
-never troubles the partitions: it is told, counted, and tried again.
+that the set alone is enough to bring the node back (node/restore.py). A node that leads some takes
+theirs alone, for replicas to start from. Trouble with the object store never troubles the
+partitions: it is told, counted, and tried again.
 
 States of the destination: not yet reached, refused or foreign (nothing is taken), unsound (taken,
 but nothing may be trimmed on the strength of it), sound.
@@ -23,6 +24,7 @@ from perdure.core.errors import (
     SnapshotForeign,
     SnapshotsUnavailable,
 )
+from perdure.core.ids import PartitionId
 from perdure.core.limits import (
     DISK_FREE_BYTES_MIN,
     OBJECT_STORE_RETRY_MS,
@@ -46,7 +48,8 @@ NO_DESTINATION = "no destination is set: set snapshots.destination and start the
 class SnapshotterPorts:
     """``hold``: fixes a partition's tables. ``copy_thread``: copies them, one after the other.
 
-    ``free_bytes``: of the disk that copies go to. ``registry``: what is registered, encoded.
+    ``processors``: of the partitions led here now. ``free_bytes``: of the disk that copies go to.
+    ``registry``: what is registered, encoded. ``on_archived``: told of a partition's archived LSN.
     """
 
     repository: SnapshotRepository
@@ -57,6 +60,7 @@ class SnapshotterPorts:
     registry: Callable[[], bytes]
     clock: Clock
     entropy: Entropy
+    on_archived: Callable[[PartitionId, int], None] = lambda _partition, _lsn: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,7 @@ class Snapshotter:
         self._policy = policy
         self._latest: dict[int, Latest] = {}
         self._opened: dict[int, int] = {}
+        self._known: set[int] = set()
         self._started_at = ports.clock.monotonic()
         self._tested_at: float | None = None
         self._is_sound: bool | None = None
@@ -101,8 +106,6 @@ class Snapshotter:
 
     async def run(self) -> None:
         """Look whether snapshots are due, until cancelled."""
-        for processor in self._ports.processors():
-            self._opened[processor.partition] = processor.store.applied_lsn
         await asyncio.sleep(self._ports.entropy.jitter(SNAPSHOT_LOOK_MS) / 1000)
         while True:
             rest_ms = SNAPSHOT_LOOK_MS
@@ -166,6 +169,7 @@ class Snapshotter:
         async with self._turn:
             await self._prepare()
             await self._delete_evicted()
+            await self._learn()
             if any(self._is_due(processor) for processor in self._ports.processors()):
                 await self._take("due")
 
@@ -173,6 +177,7 @@ class Snapshotter:
         async with self._turn:
             try:
                 await self._prepare()
+                await self._learn()
                 return await self._take("asked for")
             except PerdureError as error:
                 self._note_failure(error)
@@ -201,10 +206,8 @@ class Snapshotter:
         if self._tested_at is not None and (now - self._tested_at) * 1000 < OBJECT_STORE_TEST_MS:
             return
         await repository.claim()
-        for processor in self._ports.processors():
-            latest = await repository.latest(processor.partition)
-            if latest is not None:
-                self._latest[processor.partition] = latest
+        self._known.clear()
+        await self._learn()
         self.sets = await repository.sets()
         self._fault = await repository.test()
         self._is_sound = self._fault is None
@@ -215,6 +218,16 @@ class Snapshotter:
             log.info("snapshots.store.ready", destination=self.destination, sets=len(self.sets))
         for processor in self._ports.processors():
             await repository.collect(processor.partition)
+
+    async def _learn(self) -> None:
+        """Read what counts for partitions that were not led here before."""
+        for processor in self._ports.processors():
+            if processor.partition not in self._known:
+                latest = await self._ports.repository.latest(processor.partition)
+                if latest is not None:
+                    self._latest[processor.partition] = latest
+                self._opened.setdefault(processor.partition, processor.store.applied_lsn)
+                self._known.add(processor.partition)
 
     def _note_failure(self, error: PerdureError) -> None:
         self._failures += 1
@@ -313,7 +326,10 @@ class Snapshotter:
         )
         outcome = await self._ports.repository.publish(item.partition, mine, pinned)
         self._latest[item.partition] = outcome.latest
+        self._ports.on_archived(item.partition, outcome.latest.archived_lsn)
         if not isinstance(outcome, Published):
+            if not self._leads_all():
+                return outcome.latest.retained[0]  # of the leader before or after this one
             raise SnapshotForeign(
                 f"somebody else has published a snapshot of partition {item.partition} at "
                 f"{outcome.latest.newest_lsn}, this node is at {mine.lsn}: does a copy of it run?"
@@ -330,11 +346,14 @@ class Snapshotter:
             self.sets.pop()
 
     async def _finish(self, document: SnapshotSet) -> None:
-        repository = self._ports.repository
-        await repository.save_set(document)
-        self.sets.insert(0, document)
+        if len(document.members) == self._ports.repository.owner.partition_count:
+            await self._ports.repository.save_set(document)
+            self.sets.insert(0, document)
         self._taken += 1
         self._last_failure = None
+
+    def _leads_all(self) -> bool:
+        return len(self._ports.processors()) == self._ports.repository.owner.partition_count
 
     async def _delete_evicted(self) -> None:
         now = self._ports.clock.monotonic()

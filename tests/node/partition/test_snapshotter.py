@@ -3,8 +3,10 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from tests.sim.loop import SimLoop, run
 from tests.sim.node_world import HEALED, PARTITIONS, NodeLife, NodeWorld
@@ -21,14 +23,16 @@ from perdure.core.errors import (
     SnapshotForeign,
     SnapshotsUnavailable,
 )
-from perdure.core.ids import PartitionId, partition_key_of
+from perdure.core.ids import PartitionId, make_invocation_id, partition_key_of
 from perdure.core.invariant import InvariantViolation
 from perdure.core.limits import SNAPSHOT_GRACE_MS
+from perdure.engine.commands import Invoke
 from perdure.node.partition.snapshotter import Snapshotter, SnapshotterPorts
 from perdure.storage.snapshot_format import (
     Latest,
     SnapshotSet,
     decode,
+    encode,
     latest_key,
     parse_snapshot_key,
 )
@@ -50,6 +54,8 @@ class Rig:
         self.copied: list[PartitionId] = []
         self.held: list[SimHeldTables] = []
         self.fail_copy: OSError | None = None
+        self.partition_count = PARTITIONS
+        self.archived: dict[int, int] = {}
 
     async def open(self, policy: SnapshotPolicy = NEVER, retain: int = 2) -> Snapshotter:
         await self.life.boot()
@@ -58,7 +64,7 @@ class Rig:
         owner = SnapshotOwner(
             fingerprint=identity.fingerprint.hex(),
             cluster="sim",
-            partition_count=PARTITIONS,
+            partition_count=self.partition_count,
             software="sim",
         )
         entropy = SimEntropy(random.Random(2))
@@ -79,6 +85,7 @@ class Rig:
             registry=lambda: b"registered",
             clock=self.life.clock,
             entropy=entropy,
+            on_archived=self.archived.__setitem__,
         )
         self.snapshotter = Snapshotter(ports, policy, "sim")
         return self.snapshotter
@@ -128,6 +135,12 @@ class Rig:
         """Ids of all snapshots in the bucket, whole or not."""
         found = (parse_snapshot_key(key) for key in self.bucket.objects)
         return {item[1] for item in found if item is not None}
+
+
+def fresh_id(command: Invoke) -> Invoke:
+    """The same call once more."""
+    id = make_invocation_id(partition_key_of(command.id), 12345)
+    return msgspec.structs.replace(command, id=id)
 
 
 Body = Callable[[Rig], Coroutine[Any, Any, None]]
@@ -228,6 +241,35 @@ def test_old_sets_and_their_snapshots_go(retain: int) -> None:
         }
         assert rig.snapshot_ids() == kept
         running.cancel()
+
+    play(body)
+
+
+def test_a_node_that_leads_some_partitions_takes_theirs_and_no_set() -> None:
+    async def body(rig: Rig) -> None:
+        rig.partition_count = PARTITIONS + 1
+        snapshotter = await rig.open()
+        await rig.work()
+        document = await snapshotter.create()
+        assert len(document.members) == PARTITIONS
+        assert snapshotter.sets == []
+        assert not any(key.startswith("sets/") for key in rig.bucket.objects)
+        lsns = {member.partition: member.snapshot.lsn for member in document.members}
+        assert rig.archived == lsns
+        # Another node led them meanwhile, and was further.
+        for partition in range(PARTITIONS):
+            latest = rig.latest(partition)
+            ahead = msgspec.structs.replace(latest.retained[0], lsn=10_000, id="ahead")
+            later = msgspec.structs.replace(
+                latest, version=latest.version + 1, retained=(ahead, *latest.retained)
+            )
+            rig.bucket.put(latest_key(partition), encode(later), None)
+        request = rig.world.requests[0]
+        rig.world.requests = [replace(request, command=fresh_id(request.command))]
+        await rig.work()
+        await snapshotter.create()
+        assert snapshotter.statistics().failures == 0
+        assert len(rig.snapshot_ids()) == PARTITIONS  # mine was deleted again
 
     play(body)
 
