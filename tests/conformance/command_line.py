@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from tests.conformance.services import install_packages, node
 _FOLDER = Path(__file__).parent / "cli"
 _SCRIPT = _FOLDER / "node_modules" / "@restatedev" / "restate" / "lib" / "index.js"
 _TIMEOUT_S = 30.0
+_EDITOR = """#!{python}
+import pathlib, sys, urllib.request
+path = pathlib.Path(sys.argv[1])
+text = path.read_text()
+{changes}
+path.write_text(text)
+"""
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -64,6 +72,18 @@ class CommandLine:
         )
         both = _STYLES.sub("", done.stdout + done.stderr)
         return Done(done.returncode, done.stdout, both)
+
+    def edit(self, changes: str, *arguments: str) -> Done:
+        """Run a command that opens an editor and must succeed. ``changes``: statements of Python
+        that make what is saved of what is there, both ``text``."""
+        editor = self._home / "editor"
+        editor.write_text(_EDITOR.format(python=sys.executable, changes=changes))
+        editor.chmod(0o755)
+        self._environment["VISUAL"] = str(editor)
+        try:
+            return self.run(*arguments)
+        finally:
+            del self._environment["VISUAL"]
 
     def run(self, *arguments: str) -> Done:
         """Run a command that must succeed."""

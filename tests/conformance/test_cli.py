@@ -255,6 +255,21 @@ def test_the_configuration_of_a_service(cli: CommandLine, world: World) -> None:
     assert cli.try_to("services", "config", "patch", world.name("Runs"), *refused).code == 1
 
 
+def test_editing_the_configuration_of_a_service(cli: CommandLine, world: World) -> None:
+    runs = world.name("Runs")
+    before = world.admin.get(f"/services/{runs}").json()
+    unchanged = cli.edit("", "services", "config", "edit", runs)
+    assert "No changes requested" in unchanged.text
+
+    example = '# abort_timeout = "10min"'
+    changes = f"assert {example!r} in text\n" + "text = text.replace({!r}, {!r})"
+    cli.edit(changes.format(example, 'abort_timeout = "45s"'), "services", "config", "edit", runs)
+    document = world.admin.get(f"/services/{runs}").json()
+    assert cli.run("services", "config", "view", runs).row("Abort", "timeout:") == ["45s"]
+    same = {"public", "idempotency_retention", "inactivity_timeout"}
+    assert {name: document[name] for name in same} == {name: before[name] for name in same}
+
+
 # --- Invocations --------------------------------------------------------------------------------
 
 
@@ -415,6 +430,43 @@ def test_state(cli: CommandLine, world: World) -> None:
     wait_until(lambda: world.value("Store/names", key=key) == [], "the state is cleared")
     assert plain() == {}
     assert cli.try_to("state", "get", world.name("Basics"), key).code == 1
+
+
+def test_editing_state(cli: CommandLine, world: World) -> None:
+    key, store = unique("edited"), world.name("Store")
+    world.value("Store/write", {"total": 5, "list": [1, 2]}, key)
+
+    cli.edit(
+        "assert '\"total\": 5' in text\ntext = text.replace('\"total\": 5', '\"total\": 6')",
+        *("state", "edit", store, key),
+    )
+    wait_until(lambda: world.value("Store/total", key=key) == 6, "the edit is applied")
+    assert sorted(world.value("Store/names", key=key)) == ["list", "total"]
+
+    # What is saved replaces all that was there.
+    cli.edit("text = '{\"total\": 7}'", "state", "edit", store, key)
+    wait_until(lambda: world.value("Store/total", key=key) == 7, "the edit is applied")
+    assert world.value("Store/names", key=key) == ["total"]
+
+
+def test_editing_state_that_changes_meanwhile(cli: CommandLine, world: World) -> None:
+    key, store = unique("raced"), world.name("Store")
+    world.value("Store/write", {"total": 5}, key)
+    url = f"{world.server.ingress.url}/{store}/{key}/write"
+    headers = {"content-type": "application/json"}
+
+    def race(total: int) -> str:
+        """An editor that is left open while the object is called."""
+        body = json.dumps({"total": total}).encode()
+        request = f"urllib.request.Request({url!r}, {body!r}, {headers!r})"
+        return f"urllib.request.urlopen({request}).read()\ntext = '{{\"total\": 1}}'"
+
+    cli.edit(race(8), "state", "edit", store, key)
+    # Edits wait in the queue of the key: this call is behind it.
+    assert world.value("Store/total", key=key) == 8
+
+    cli.edit(race(9), "state", "edit", "--force", store, key)
+    wait_until(lambda: world.value("Store/total", key=key) == 1, "the edit is applied")
 
 
 def test_sql(cli: CommandLine, world: World) -> None:
