@@ -9,6 +9,7 @@ from perdure.core.errors import LogDamaged
 from perdure.core.invariant import invariant
 from perdure.storage.wal import Wal
 from perdure.storage.wal_format import FrameHeader, FrameType, Record, decode_record
+from perdure.storage.wal_recovery import FrameVisitor
 
 IsDead = Callable[[SegmentKey, int], bool]
 
@@ -27,6 +28,30 @@ def liveness(chains: dict[int, PartitionMeta], durable_lsns: dict[int, int]) -> 
             # Dropped from the chain, or of a claim that never made it into one.
             return True
         return base_lsn + end - 1 <= durable_lsns[segment[0]]
+
+    return is_dead
+
+
+def restore_replicas(replicas: ReplicaCore) -> FrameVisitor:
+    """For opening a log whose records are read later, by a follower: only replicas come back."""
+
+    def visit(file_seq: int, position: int, header: FrameHeader, body: bytes) -> None:
+        has_records = header.type in (FrameType.STORE, FrameType.REPAIR)
+        replicas.restore(header, body, list(_record_crcs(body)) if has_records else [])
+
+    return visit
+
+
+def held_until_trimmed(replicas: ReplicaCore) -> IsDead:
+    """As ``liveness``, where other nodes may need what is here: records go when they are trimmed,
+    beyond a closed tail, or when their segment was dropped."""
+
+    def is_dead(segment: SegmentKey, end: int) -> bool:
+        state = replicas.state(segment)
+        if state is None:
+            return True
+        closed = state.closed_tail
+        return state.trim >= (end if closed is None else min(end, closed))
 
     return is_dead
 

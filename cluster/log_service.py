@@ -112,6 +112,8 @@ class LogService:
 
     async def _read(self, peer: Peer, request: ReadSegment) -> AsyncIterator[Records]:
         key, lower = (request.partition, request.segment), request.lower
+        if request.closed_tail is not None:
+            self._server.close_segment(key, request.closed_tail, request.version)
         read = partial(self._server.read, key, for_repair=request.for_repair)
         while lower < request.upper:
             piece = read(lower, request.upper)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from perdure.cluster.core import chain
-from perdure.cluster.core.chain import Claim, PartitionMeta
+from perdure.cluster.core.chain import Claim, PartitionMeta, SegmentMeta
 from perdure.cluster.core.log_messages import CloseSegment
 from perdure.cluster.core.recovery import Recovered
 from perdure.cluster.core.replica import ReplicaCore
@@ -103,15 +103,8 @@ async def take_over(
     if plan is not None:
         plan.on_claimed(mine.epoch)
     last = chain.open_segment(claimed)
-    found = Recovered(0)
-    if last is not None:
-        params = last.params(partition)
-        recoverer = Recoverer(params, mine.epoch, server, plan.links if plan else None)
-        degraded = plan is not None and plan.is_degraded_allowed
-        found = await recoverer.run(lambda: attempt.check_claim(mine), degraded)
-        base_lsn = last.base_lsn + found.tail
-    else:
-        base_lsn = claimed.trim_lsn
+    found = await attempt.recover(mine, last)
+    base_lsn = last.base_lsn + found.tail if last is not None else claimed.trim_lsn
     if durable_lsn >= base_lsn:
         raise StoreAheadOfLog(
             f"partition {partition} has applied record {durable_lsn}, its log ends before "
@@ -119,13 +112,9 @@ async def take_over(
             "directory from a backup, or wipe it"
         )
     nodeset = plan.nodeset if plan is not None else (me[1],)
-    extended, version = await attempt.extend(
-        mine, found, nodeset, plan.replication if plan is not None else 1
-    )
-    server.on_chain(partition, extended, version)
-    if last is not None and plan is not None:
-        closing = CloseSegment(partition, last.index, found.tail, version)
-        plan.links.tell(last.nodeset, closing)
+    replication = plan.replication if plan is not None else 1
+    extended, version = await attempt.extend(mine, found, nodeset, replication)
+    attempt.publish(extended, version, last)
     opened = extended.chain[-1].params(partition)
     log.debug(
         "log.segment.opened",
@@ -162,6 +151,28 @@ class _Attempt:
             raise MetadataConflict(f"metadata key {self._key} changed while this node claimed it")
         assert claimed.claim is not None
         return claimed, claimed.claim
+
+    async def recover(self, mine: Claim, last: SegmentMeta | None) -> Recovered:
+        """Seal the open segment, find its tail, repair it."""
+        if last is None:
+            return Recovered(0)
+        plan = self._plan
+        recoverer = Recoverer(
+            last.params(self._partition), mine.epoch, self._server, plan.links if plan else None
+        )
+        is_degraded_allowed = plan is not None and plan.is_degraded_allowed
+        return await recoverer.run(lambda: self.check_claim(mine), is_degraded_allowed)
+
+    def publish(self, meta: PartitionMeta, version: int, closed: SegmentMeta | None) -> None:
+        """Tell replicas what the chain says now; who misses it hears of it from readers."""
+        self._server.on_chain(self._partition, meta, version)
+        if closed is None or self._plan is None:
+            return
+        for segment in meta.chain:
+            if segment.index == closed.index and segment.tail_lsn is not None:
+                tail = segment.tail_lsn - segment.base_lsn
+                closing = CloseSegment(self._partition, segment.index, tail, version)
+                self._plan.links.tell(segment.nodeset, closing)
 
     async def check_claim(self, mine: Claim) -> None:
         """Raise MetadataConflict when somebody else has claimed since."""

@@ -135,6 +135,17 @@ class MetadataRegressed(PerdureError):
     title = "metadata is older than what this node has acted on"
 
 
+class LogTrimmed(PerdureError):
+    """``lsn``: where the log begins now."""
+
+    code = "LOG0008"
+    title = "records that a partition store needs were trimmed"
+
+    def __init__(self, message: str, lsn: int) -> None:
+        super().__init__(message)
+        self.lsn = lsn
+
+
 # --- Metadata -----------------------------------------------------------------------------------
 
 

@@ -108,7 +108,7 @@ class Probe(Request[Probed], frozen=True, tag=0x010C):
 
 
 class Records(Message, frozen=True, tag=0x010F):
-    """A piece of a segment: records from ``first_offset`` on. None: nothing is here up to
+    """A piece of a segment: records from ``first_offset`` on. No records: nothing is here up to
     ``first_offset`` (a hole, or what was trimmed)."""
 
     first_offset: int
@@ -120,6 +120,7 @@ class ReadSegment(Request[Records], frozen=True, tag=0x010E):
     """Stream the records in ``[lower, upper)`` as far as they may be shown.
 
     ``for_repair``: a recoverer reads a sealed segment; it may see what is not committed.
+    ``closed_tail``: what version ``version`` of the chain says, in case the replica has not heard.
     """
 
     partition: int
@@ -127,6 +128,8 @@ class ReadSegment(Request[Records], frozen=True, tag=0x010E):
     lower: int
     upper: int
     for_repair: bool = False
+    closed_tail: int | None = None
+    version: int = 0
 
 
 class TailState(Message, frozen=True, tag=0x0111):
