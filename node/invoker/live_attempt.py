@@ -11,7 +11,6 @@ the node die meanwhile, the service runs the step again, as it does whenever a r
 
 import asyncio
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from functools import partial
 from urllib.parse import quote
 
@@ -24,7 +23,6 @@ from perdure.core.limits import (
     HELD_EFFECTS_BYTES_MAX,
     HELD_EFFECTS_MAX,
     PIECE_BYTES,
-    RETRY_DELAY_MS_MAX,
     RUN_HOLD_MS,
 )
 from perdure.engine.actions import Outcome, Recorded, Stale
@@ -42,6 +40,7 @@ from perdure.node.invoker.attempt import (
     fail,
 )
 from perdure.node.invoker.ports import GONE, Session, Stream
+from perdure.node.invoker.retries import retry_after_ms
 from perdure.node.registry.effective import Route
 from perdure.node.traces.attempts import AttemptTrace
 from perdure.node.traces.spans import Value
@@ -52,7 +51,6 @@ from perdure.storage.keys import index_suffix, object_group
 from perdure.storage.tables.invocations import Invoked
 
 _FIRST_VERSION_WITH_IDEMPOTENCY_KEY = 7
-_RETRY_AFTER_DIGITS_MAX = 12
 
 
 class LiveAttempt:
@@ -81,6 +79,7 @@ class LiveAttempt:
             route.is_bidirectional and route.effective.inactivity_timeout_ms > 0
         )
         self._is_half_closed = False
+        self._is_pumping = False
         self._is_over = False
         self._in_flight = 0
         self.last_activity = self._opened = self._loop.time()
@@ -128,24 +127,28 @@ class LiveAttempt:
         """Send ``opening``, and entries from the cursor on while the stream takes them.
 
         In few and large writes: each is an event to the service, and costs it more than its bytes.
+        One write a turn of the loop: the service begins with the first while the next is gathered.
         """
         attempt = self.attempt
         if self._is_half_closed or self._is_over:
             return
         limit = self._journal_length if self._is_bidirectional else attempt.known_entries
         piece = [opening] if opening else []
-        while (is_behind := attempt.cursor < limit) and self._stream.is_writable():
-            is_taken_away = not self._gather(piece, limit)
-            self._send(piece)
-            piece.clear()
-            if is_taken_away:
-                return
+        if attempt.cursor < limit and self._stream.is_writable():
+            is_there_more = self._gather(piece, limit)
+            if is_there_more and not self._is_pumping:
+                self._is_pumping = True
+                self._loop.call_soon(self._pump_on)
         self._send(piece)
-        if not is_behind and not self._is_bidirectional:
+        if attempt.cursor >= limit and not self._is_bidirectional:
             self._half_close()
 
+    def _pump_on(self) -> None:
+        self._is_pumping = False
+        self.pump()
+
     def _gather(self, piece: list[bytes], limit: int) -> bool:
-        """Add entries up to ``limit`` or until the piece is full; False: the journal is gone."""
+        """Add entries up to ``limit`` or until the piece is full; whether there are more."""
         attempt, journal = self.attempt, self.run.ports.store.journal
         size = 0
         while attempt.cursor < limit and size < PIECE_BYTES:
@@ -158,7 +161,7 @@ class LiveAttempt:
                 self.trace.sent(entry)
             piece += attempt.send(entry)
             size += len(entry.payload)
-        return True
+        return attempt.cursor < limit
 
     def _send(self, piece: list[bytes]) -> None:
         if not piece:
@@ -228,7 +231,7 @@ class LiveAttempt:
         failed = self.attempt.on_response(
             status,
             content_type.decode("latin-1") if content_type is not None else None,
-            self._retry_after_ms(found.get(b"retry-after", b"")),
+            retry_after_ms(found.get(b"retry-after", b""), self.run.ports.clock.now_ms()),
         )
         if failed is not None:
             self._terminate(failed, [])
@@ -485,16 +488,3 @@ class LiveAttempt:
                 return True
             start.state_map.add(key=entry.key, value=entry.value)
         return False
-
-    def _retry_after_ms(self, value: bytes) -> int | None:
-        text = value.decode("latin-1").strip()
-        if not text:
-            return None
-        if text.isascii() and text.isdigit():
-            return min(int(text[:_RETRY_AFTER_DIGITS_MAX]) * 1000, RETRY_DELAY_MS_MAX)
-        try:
-            moment = parsedate_to_datetime(text)
-        except ValueError:
-            return None
-        delay = int(moment.timestamp() * 1000) - self.run.ports.clock.now_ms()
-        return delay if delay > 0 else None

@@ -6,6 +6,7 @@ asked for count for neither.
 """
 
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from perdure.core.entropy import Entropy
 from perdure.core.limits import RETRY_DELAY_MS_MAX
@@ -18,6 +19,7 @@ from perdure.storage.tables.journal import AttemptFailure
 
 # Connections come and go: so many losses are made good at once before they count as failures.
 _UNSEEN_MAX = 3
+_RETRY_AFTER_DIGITS_MAX = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +91,18 @@ class RetryState:
 
 def _end(event: AttemptFailure) -> Fail:
     return Fail(Failure(event.code, event.message, (), event.stacktrace), event)
+
+
+def retry_after_ms(value: bytes, now_ms: int) -> int | None:
+    """The delay that a Retry-After header asks for (a number of seconds, or a date)."""
+    text = value.decode("latin-1").strip()
+    if not text:
+        return None
+    if text.isascii() and text.isdigit():
+        return min(int(text[:_RETRY_AFTER_DIGITS_MAX]) * 1000, RETRY_DELAY_MS_MAX)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    delay = int(moment.timestamp() * 1000) - now_ms
+    return delay if delay > 0 else None
