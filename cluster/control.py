@@ -19,13 +19,14 @@ from perdure.cluster.core.chain import PartitionMeta
 from perdure.cluster.core.controller import choose_successor
 from perdure.cluster.core.failure_detector import FailureDetector, NodeState
 from perdure.cluster.core.membership import NodeMeta, NodeRole, StorageState
+from perdure.cluster.core.messages import Peer
 from perdure.cluster.core.placement import LogSite, choose_nodeset
 from perdure.cluster.core.types import Member, NodeId, Writer
 from perdure.cluster.gossip import Gossiper
 from perdure.cluster.leadership import Leaderships, LeadershipStatistics, Replica
-from perdure.cluster.membership import Joined, Membership
+from perdure.cluster.membership import Joined, Membership, Probe
 from perdure.cluster.registers import Registers
-from perdure.cluster.transport import Transport
+from perdure.cluster.transport import Answer, Transport
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import MembershipRefused, NodeReplaced, PartitionUnavailable
@@ -98,6 +99,7 @@ class ControlPlane:
             ports.clock,
             self.leaderships.take,
         )
+        ports.transport.serve(Probe, self._say_who, guests=True)
         self._tasks: list[asyncio.Task[None]] = []
         self._is_changed = asyncio.Event()
 
@@ -222,6 +224,9 @@ class ControlPlane:
             await self.membership.edit_node(node, edits.serve_storage)
         except MembershipRefused as refused:
             log.error("membership.storage.refused", node=node, reason=refused.message)
+
+    def _say_who(self, peer: Peer, probe: Probe, answer: Answer) -> None:
+        answer(self.membership.me)
 
     def _on_nodes(self) -> None:
         mine = self.membership.nodes.get(self.membership.me.node)

@@ -19,17 +19,18 @@ from perdure.cluster.core.membership import (
     StartPlan,
     node_key,
 )
-from perdure.cluster.core.messages import Peer
+from perdure.cluster.core.messages import Peer, Request
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.metadata.store import Versioned
 from perdure.cluster.registers import RegisterCache, Registers, edit_register
-from perdure.cluster.transport import Directory, Place
+from perdure.cluster.transport import Directory, Place, Transport
 from perdure.core.entropy import Entropy
 from perdure.core.errors import (
     DataDirectoryForeign,
     DataDirectoryTooNew,
     MembershipRefused,
     MetadataConflict,
+    PerdureError,
 )
 from perdure.core.limits import REGISTER_EDIT_ROUNDS_MAX
 from perdure.core.telemetry import logger
@@ -46,8 +47,27 @@ log = logger("membership")
 
 PARTITIONS_PREFIX = "p/"
 
+_PROBE_S = 2.0
+
 IsRunning = Callable[[NodeId, NodeMeta], Awaitable[bool]]
 """Whether the process that a register names answers at its address."""
+
+
+class Probe(Request[Peer], frozen=True, tag=0x0205):
+    """Who are you? Open to guests: processes that are about to join."""
+
+
+def probing(guest: Transport) -> IsRunning:
+    """Ask for it over a transport that is a guest so far."""
+
+    async def is_running(node: NodeId, known: NodeMeta) -> bool:
+        try:
+            found = await guest.ask_at(known.addresses.fabric, Probe(), _PROBE_S)
+        except PerdureError:
+            return False
+        return found.writer == known.writer(node)
+
+    return is_running
 
 
 @dataclass(frozen=True, slots=True)

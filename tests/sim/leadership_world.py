@@ -26,14 +26,14 @@ from perdure.cluster.core.leadership import ReplicaState
 from perdure.cluster.core.membership import (
     Addresses,
     ClusterMeta,
-    NodeMeta,
     NodeProfile,
     NodeRole,
 )
+from perdure.cluster.core.messages import GUEST, Peer
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.fabric import Fabric
 from perdure.cluster.leadership import Positions
-from perdure.cluster.membership import Joined, Membership, join, provision
+from perdure.cluster.membership import Joined, Membership, join, probing, provision
 from perdure.cluster.metadata.store import CasOutcome, Unknown, Versioned
 from perdure.cluster.wires import Wires
 from perdure.core.errors import MetadataConflict, MetadataUnavailable, PerdureError
@@ -312,21 +312,25 @@ class SimNode:
             fresh_uuid=f"{world.dice.getrandbits(128):032x}",
         )
 
-        async def is_running(node: NodeId, known: NodeMeta) -> bool:
-            return False
-
         store = NodeRegisters(self)
-        joined = await join(store, self.disk, "sim", profile, is_running)
         supervisor = StallableSupervisor(self.gate)
         entropy = SimEntropy(random.Random(world.dice.getrandbits(64)))
         wires = world.make_wires(self.host)
-        fabric = Fabric(
-            me=joined.peer(),
-            cluster=ClusterIdentity(name="sim", fingerprint=b"\x0f" * 16, secret=None),
-            wires=wires,
-            entropy=entropy,
-            supervisor=supervisor,
-        )
+
+        def make_fabric(me: Peer) -> Fabric:
+            return Fabric(
+                me=me,
+                cluster=ClusterIdentity(name="sim", fingerprint=b"\x0f" * 16, secret=None),
+                wires=wires,
+                entropy=entropy,
+                supervisor=supervisor,
+            )
+
+        guest = make_fabric(Peer(GUEST, 0, profile.incarnation, b""))
+        joined = await join(store, self.disk, "sim", profile, probing(guest))
+        await guest.aclose()
+        wires = world.make_wires(self.host)
+        fabric = make_fabric(joined.peer())
         replicas: list[FakeReplica] = []
 
         def open_replica(partition: int) -> FakeReplica:

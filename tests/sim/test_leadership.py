@@ -9,16 +9,17 @@ from collections.abc import Callable
 
 import pytest
 from tests.sim.leadership_play import leading, play, settle
-from tests.sim.leadership_world import FakeReplica, World
+from tests.sim.leadership_world import FakeReplica, SimNode, World
 
 from perdure.cluster.core import chain, membership
 from perdure.cluster.core.chain import PartitionMeta
 from perdure.cluster.core.controller import ControllerCore, Decision, View, pin
 from perdure.cluster.core.failure_detector import NodeState
+from perdure.cluster.core.identity import Verdict
 from perdure.cluster.core.leadership import ReplicaState
 from perdure.cluster.core.membership import StorageState, WorkerState
 from perdure.cluster.core.types import NodeId
-from perdure.core.errors import StoreAheadOfLog
+from perdure.core.errors import MembershipRefused, StoreAheadOfLog
 from perdure.core.limits import BALANCE_PAUSE_MS, CUT_OFF_RESIGN_MS, NOMINATION_GRACE_MS
 
 # --- Scenarios ----------------------------------------------------------------------------------
@@ -341,5 +342,27 @@ def test_tables_ahead_of_the_log_break_a_replica_not_the_node(
         await world.until(world.is_led, 30)
         broken = [states for states in world.states() if ReplicaState.BROKEN in states.values()]
         assert broken
+
+    play(scenario)
+
+
+@pytest.mark.slow
+def test_an_empty_disk_gets_a_name_only_once_its_process_is_gone() -> None:
+    async def scenario(world: World) -> None:
+        await settle(world)
+        running = world.nodes[1]
+        twin = SimNode(world, 2)
+        twin.host = "elsewhere:5122"
+        with pytest.raises(MembershipRefused, match="node 2 runs as 'n2' already"):
+            await twin.start()
+        await running.kill()
+        world.nodes[1] = twin
+        await twin.start()
+        assert twin.life is not None
+        assert (twin.life.joined.node, twin.life.joined.verdict) == (2, Verdict.DATA_LOSS)
+        await world.until(world.is_led, 30)
+        metas = world.membership().partitions.values()
+        lost = {member.storage_uuid for meta in metas for member in meta.chain[-1].nodeset}
+        assert twin.life.joined.peer().storage_uuid not in lost
 
     play(scenario)
