@@ -87,7 +87,7 @@ class LmdbTables:
         try:
             self._pinned.copy_to(self._scratch)
             return FolderImage(self._scratch, read_meta(self._scratch, self._pinned.row_count))
-        except BaseException:
+        except BaseException:  # bulkhead: let go of what is held, and raise it again
             shutil.rmtree(self._scratch, ignore_errors=True)
             raise
         finally:

@@ -61,7 +61,7 @@ def _hold(processors: Sequence[Processor], hold: Hold) -> list[HeldPartition]:
             processor.check_available()  # it may have been halted meanwhile, and not been flushed
             lsn = processor.store.durable_lsn
             held.append(HeldPartition(processor.partition, lsn, hold(processor.partition)))
-    except BaseException:
+    except BaseException:  # bulkhead: let go of what is held, and raise it again
         for item in held:
             item.tables.release()
         raise

@@ -286,7 +286,7 @@ class Snapshotter:
                 else:
                     images[item.partition] = await self._copy_one(item)
                 waiting.pop(0)
-        except BaseException:
+        except BaseException:  # bulkhead: let go of what is held, and raise it again
             for item in waiting:
                 item.tables.release()
             for image in images.values():

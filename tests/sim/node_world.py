@@ -23,23 +23,19 @@ from tests.sim import knobs
 from tests.sim.disk import PowerLoss, SimDisk
 from tests.sim.loop import SimLoop
 from tests.sim.ports import SimClock, SimEntropy, SimEnv, SimOffload, SimTables
+from tests.sim.registered import make_catalogue
 from tests.sim.service import Ledger, Program, SimService
 
 from perdure.cluster.metadata.local import LocalMetadata
 from perdure.core.errors import PerdureError
 from perdure.core.hashing import key_partition_key
 from perdure.core.ids import InvocationId, make_invocation_id, partition_key_of
-from perdure.core.retry import RetryPolicy
 from perdure.engine.actions import Existing, Outcome
 from perdure.engine.commands import Invoke, Signal
 from perdure.engine.notifications import input_entry
 from perdure.node.identity import establish
 from perdure.node.partition.host import Host
 from perdure.node.partition.ports import HostOptions, HostPorts
-from perdure.node.registry.effective import Catalogue, Defaults
-from perdure.node.registry.evolve import Candidate, register
-from perdure.node.registry.manifest import parse_manifest
-from perdure.node.registry.model import Registry
 from perdure.proto import service_pb2 as pb
 from perdure.storage.keys import object_group, state_suffix
 from perdure.storage.tables.invocations import (
@@ -61,20 +57,6 @@ SIZES = WalSizes(first_file=128 * 1024, file=256 * 1024, free_min=4096, reserve=
 DAY_MS = 24 * 3600 * 1000
 CAPACITY = 1 << 30
 PATIENCE_SECONDS = 600.0
-MANIFEST = {
-    "protocolMode": "BIDI_STREAM",
-    "minProtocolVersion": 7,
-    "maxProtocolVersion": 7,
-    "services": [
-        {"name": "Worker", "ty": "SERVICE", "handlers": [{"name": "go"}]},
-        {"name": "Counter", "ty": "VIRTUAL_OBJECT", "handlers": [{"name": "add"}]},
-    ],
-}
-DEFAULTS = Defaults(
-    inactivity_timeout_ms=60,
-    abort_timeout_ms=5_000,
-    retry=RetryPolicy(initial_ms=20, factor=2.0, interval_ms_max=200, attempts_max=None),
-)
 
 
 class Violation(AssertionError):
@@ -436,22 +418,6 @@ class NodeLife:
             raise failure
         self.failure = failure
         self.failed.set()
-
-
-def make_catalogue() -> Catalogue:
-    """The service, registered."""
-    candidate = Candidate(
-        id="dp_sim",
-        uri="http://127.0.0.1:9080/",
-        http_version="HTTP/2.0",
-        discovered=parse_manifest(json.dumps(MANIFEST).encode(), None),
-        headers={},
-        metadata={},
-        created_at_ms=0,
-        allows_breaking=False,
-        overwrites=False,
-    )
-    return Catalogue(register(Registry(), candidate).registry, DEFAULTS)
 
 
 def _tell(told: "asyncio.Future[T]", outcome: T) -> None:
