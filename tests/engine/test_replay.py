@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.engine import entries as e
 from tests.engine.memory_env import MemoryEnv
-from tests.engine.world import PIN, Partition, World, any_of, invoked, outgoing_count
+from tests.engine.world import (
+    PIN,
+    Partition,
+    World,
+    any_of,
+    check_statuses,
+    invoked,
+    outgoing_count,
+)
 
 from perdure.core.ids import InvocationId
 from perdure.engine.commands import (
@@ -32,14 +40,12 @@ from perdure.engine.commands import (
 )
 from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.invocations import (
-    STATUS_OF,
     Completed,
     Failure,
     Inboxed,
     Invoked,
     Scheduled,
     Target,
-    status_key,
 )
 from perdure.storage.tables.journal import AttemptFailure
 
@@ -152,11 +158,8 @@ def play(world: World, steps: list[Step]) -> None:
 def check_tables(partition: Partition) -> None:
     """What holds between any two records."""
     store = partition.store
-    statuses: dict[bytes, int] = {}
     for key, row in store.invocations.scan(b"", 1000):
         id = InvocationId(key)
-        status = status_key(STATUS_OF[type(row)], row.spec.created_at_ms, id)
-        statuses[status] = row.session if isinstance(row, Invoked) else 0
         match row:
             case Invoked():
                 assert len(store.journal.scan(id)) == row.progress.journal_length
@@ -173,7 +176,7 @@ def check_tables(partition: Partition) -> None:
             not isinstance(row, Scheduled | Inboxed | Completed) and row.progress.has_attachers
         )
         assert bool(store.attachers.scan(id)) == has_attachers
-    assert dict(store.statuses.scan(b"", 1000)) == statuses
+    check_statuses(store)
     _check_locks(store)
 
 

@@ -55,6 +55,7 @@ from perdure.storage.keys import index_suffix, outbox_key
 from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.futures import Combinator, Future
 from perdure.storage.tables.invocations import (
+    STATUS_OF,
     Completed,
     Failure,
     Invocation,
@@ -68,6 +69,7 @@ from perdure.storage.tables.invocations import (
     Suspended,
     Target,
     split_status_key,
+    status_key,
 )
 from perdure.storage.tables.journal import Entry
 
@@ -354,11 +356,22 @@ class World:
         return expires_at_ms(row)
 
     def check(self) -> None:
-        """Tables are a function of the log: rebuilt in two ways they are the same bytes."""
+        """Tables are a function of the log: rebuilt in two ways they are the same bytes; and the
+        table of statuses says of each invocation what its row says."""
         for partition in self.partitions:
+            check_statuses(partition.store)
             tables = partition.tables()
             assert rebuilt(partition).tables() == tables
             assert rebuilt(partition, flush_every=3).tables() == tables
+
+
+def check_statuses(store: PartitionStore) -> None:
+    """One row for each invocation, and no other."""
+    expected: dict[bytes, int] = {}
+    for key, row in store.invocations.scan(b"", 100_000):
+        status = status_key(STATUS_OF[type(row)], row.spec.created_at_ms, InvocationId(key))
+        expected[status] = row.session if isinstance(row, Invoked) else 0
+    assert dict(store.statuses.scan(b"", 100_000)) == expected
 
 
 def any_of(*waits: int | str) -> Future:

@@ -241,6 +241,7 @@ def _read(world: World, statement: str) -> tuple[int, int]:
         ),
         ("select id from {} where completion_result = 'failure' and created_at > '{3900}'", 0, 200),
         ("select id, completed_at as t from {} order by created_at limit 3 offset 100", 3, 500),
+        ("select t, id from (select id, created_at as t from {}) order by t limit 5", 5, 200),
     ],
 )
 @pytest.mark.parametrize("table", ["sys_invocation", "sys_invocation_status"])
@@ -253,6 +254,28 @@ def test_status_and_time_read_little(
     found, read = _read(many, text)
     assert found == rows
     assert read <= read_max
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_descending", [False, True])
+def test_what_was_made_at_one_moment_is_ordered_by_the_rest(is_descending: bool) -> None:
+    world = World(2)
+
+    def make(count: int) -> list[str]:
+        """So many at this moment; their texts in order."""
+        ids = [
+            world.invoke(id=make_invocation_id(n % 2 << 63 | count, 50 - n)) for n in range(count)
+        ]
+        world.advance(1)
+        return sorted(format_invocation_id(id) for id in ids)
+
+    first, last = make(40), make(5)
+    expected = (last + first if is_descending else first + last)[:30]
+    direction = "desc" if is_descending else "asc"
+    asked = ask(
+        world, f"select id from sys_invocation order by created_at {direction}, id limit 30"
+    )
+    assert [row["id"] for row in asked.rows] == expected
 
 
 @pytest.mark.slow
