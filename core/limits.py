@@ -257,6 +257,8 @@ OBJECT_PART_BYTES = 8 * MIB
 DEAD_REPLICA_LAG_MS_MAX = 24 * 3_600_000
 DEAD_REPLICA_LAG_BYTES_MAX = 16 * 1024 * MIB
 TRIM_DELAY_MS = 600_000
+# How often a leader looks what its log may let go of.
+TRIM_LOOK_MS = 2_000
 
 # --- Invoker ------------------------------------------------------------------------------------
 # Running or backing off, per partition (spec 5.12).

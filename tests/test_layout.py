@@ -31,7 +31,7 @@ FENCES = {
     "h11": ("node/http/",),
     "hpack": ("node/http/",),
     "uvloop": ("node/",),
-    "grpc": ("cluster/grpc_transport.py",),
+    "grpc": ("cluster/grpc_transport.py", "cluster/metadata/etcd.py"),
     "pysyncobj": ("cluster/metadata/raft.py",),
     "boto3": ("storage/s3_store.py",),
     "botocore": ("node/invoker/aws.py", "storage/s3_store.py"),

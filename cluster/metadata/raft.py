@@ -10,6 +10,7 @@ supervisor starts it again from its disk).
 import hashlib
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -362,6 +363,8 @@ def load_library() -> Any:
     if spec is None or spec.origin is None:
         raise UnauditedLibrary("pysyncobj is not installed: pip install 'perdure[server]'")
     check_files(Path(spec.origin).parent)
+    # What it would say is checked and told here.
+    logging.getLogger("pysyncobj").setLevel(logging.CRITICAL + 1)
     return importlib.import_module("pysyncobj.syncobj")
 
 

@@ -69,6 +69,7 @@ class MessageFilter:
             case Append():
                 self._note_leader(message.term)
                 self._check_applied(message)
+                message = self._without_known(message)
             case DumpPiece():
                 self._note_leader(message.term)
                 if self._is_dump_known(message):
@@ -125,6 +126,24 @@ class MessageFilter:
             invariant(
                 held is None or held == term, "an append contradicts an applied entry", index=index
             )
+
+    def _without_known(self, message: Append) -> Append:
+        """Leave out what the log holds already: the library would cut it off and write it again."""
+        if message.previous_index is None:
+            return message
+        if self._inside.entry_term(message.previous_index) != message.previous_term:
+            return message
+        known = 0
+        for _, index, term in message.entries:
+            if self._inside.entry_term(index) != term:
+                break
+            known += 1
+        if not known:
+            return message
+        _, index, term = message.entries[known - 1]
+        return msgspec.structs.replace(
+            message, previous_index=index, previous_term=term, entries=message.entries[known:]
+        )
 
     def _note_leader(self, term: int) -> None:
         if term >= self._inside.term():

@@ -1,121 +1,187 @@
-"""The metadata port: one suite for every backend, then what is the local one's own."""
+"""The metadata port: one suite for every backend.
+
+etcd takes part where its server is installed (``apt-get install etcd-server``).
+"""
 
 import asyncio
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.sim.disk import SimDisk
+from tests.cluster.metadata.backends import (
+    Backend,
+    EtcdBackend,
+    EtcdServer,
+    LocalBackend,
+    Opener,
+    RaftBackend,
+    SimLocalBackend,
+    Store,
+)
+from tests.sim.registers import Found, Lost, Operation, Wrote, find_violation
 
-from perdure.cluster.metadata.local import FOLDER, LocalMetadata
-from perdure.cluster.metadata.store import Conflict, MetadataStore, Versioned
-from perdure.core.errors import DataDirectoryDamaged, DiskFull
-from perdure.core.invariant import InvariantViolation
-from perdure.storage.disk import OsDisk
+from perdure.cluster.metadata.store import Conflict, Versioned
+from perdure.core.errors import MetadataTooLarge
+from perdure.core.limits import METADATA_KEY_BYTES_MAX, METADATA_VALUE_BYTES_MAX
 
-Opener = Callable[[], MetadataStore]
-"""Opens the same registers again, as another process life would."""
-
-
-@pytest.fixture(params=["local", "local on a simulated disk"])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    if request.param == "local":
-        return lambda: LocalMetadata(OsDisk(tmp_path))
-    disk = SimDisk(random.Random(1))
-    return lambda: LocalMetadata(disk)
+BACKENDS = ["local", "local on a simulated disk", "raft"]
+if shutil.which("etcd") is not None:
+    BACKENDS.append("etcd")
 
 
-def test_a_register_that_was_never_written_is_absent(opener: Opener) -> None:
-    async def main() -> None:
-        store = opener()
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Generator[EtcdServer]:
+    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, tmp_path: Path, etcd: EtcdServer) -> Backend:
+    match request.param:
+        case "local":
+            return LocalBackend(tmp_path)
+        case "local on a simulated disk":
+            return SimLocalBackend()
+        case "raft":
+            return RaftBackend()
+        case _:
+            if etcd.process is None:
+                etcd.start()
+            return EtcdBackend(etcd.endpoint)
+
+
+async def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until ``condition`` holds, at most 10 seconds of the loop's time."""
+    for _ in range(1_000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+def test_a_register_that_was_never_written_is_absent(backend: Backend) -> None:
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
         assert await store.get("cluster") is None
         assert await store.cas("cluster", 1, b"x") == Conflict(None)
         assert await store.get("cluster") is None
 
-    asyncio.run(main())
+    backend.run(test)
 
 
-def test_versions_start_at_one_and_grow_by_one(opener: Opener) -> None:
-    async def main() -> None:
-        store = opener()
+def test_versions_start_at_one_and_grow_by_one(backend: Backend) -> None:
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
         for version in range(1, 5):
             expected = version - 1 or None
             written = Versioned(version, b"%d" % version)
             assert await store.cas("p/1", expected, written.value) == written
             assert await store.get("p/1") == written
 
-    asyncio.run(main())
+    backend.run(test)
 
 
-def test_only_the_expected_version_is_replaced(opener: Opener) -> None:
-    async def main() -> None:
-        store = opener()
+def test_only_the_expected_version_is_replaced(backend: Backend) -> None:
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
         await store.cas("p/1", None, b"a")
         await store.cas("p/1", 1, b"b")
         for expected in (None, 1, 3):
             assert await store.cas("p/1", expected, b"c") == Conflict(2)
         assert await store.get("p/1") == Versioned(2, b"b")
 
-    asyncio.run(main())
+    backend.run(test)
 
 
-def test_registers_are_independent(opener: Opener) -> None:
-    async def main() -> None:
-        store = opener()
+def test_registers_are_independent(backend: Backend) -> None:
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
         for key in ("p/1", "p/11", "p", "nodes/1"):
             await store.cas(key, None, key.encode())
         for key in ("p/1", "p/11", "p", "nodes/1"):
             assert await store.get(key) == Versioned(1, key.encode())
 
-    asyncio.run(main())
+    backend.run(test)
 
 
-def test_values_are_bytes_of_any_kind(opener: Opener) -> None:
-    async def main() -> None:
-        store = opener()
+def test_registers_are_listed_by_prefix(backend: Backend) -> None:
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
+        assert await store.scan("") == {}
+        for key in ("p/1", "p/11", "p", "nodes/1"):
+            await store.cas(key, None, key.encode())
+        await store.cas("p/1", 1, b"again")
+        assert await store.scan("p/") == {
+            "p/1": Versioned(2, b"again"),
+            "p/11": Versioned(1, b"p/11"),
+        }
+        assert set(await store.scan("")) == {"p/1", "p/11", "p", "nodes/1"}
+
+    backend.run(test)
+
+
+def test_values_are_bytes_of_any_kind(backend: Backend) -> None:
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
         for version, value in enumerate((b"", bytes(range(256)), b"x" * 100_000)):
             await store.cas("k", version or None, value)
             assert await store.get("k") == Versioned(version + 1, value)
 
-    asyncio.run(main())
+    backend.run(test)
 
 
-def test_what_was_written_survives_a_restart(opener: Opener) -> None:
-    async def main() -> None:
-        store = opener()
+def test_what_is_too_large_is_refused(backend: Backend) -> None:
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
+        for key, value in (
+            ("k", bytes(METADATA_VALUE_BYTES_MAX + 1)),
+            ("k" * (METADATA_KEY_BYTES_MAX + 1), b""),
+        ):
+            with pytest.raises(MetadataTooLarge):
+                await store.cas(key, None, value)
+        assert await store.scan("") == {}
+
+    backend.run(test)
+
+
+def test_what_was_written_survives_a_restart(backend: Backend) -> None:
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
         await store.cas("p/1", None, b"a")
         await store.cas("p/1", 1, b"b")
-        again = opener()
+        again = await open_store()
         assert await again.get("p/1") == Versioned(2, b"b")
         assert await again.cas("p/1", 2, b"c") == Versioned(3, b"c")
 
-    asyncio.run(main())
+    backend.run(test)
 
 
-def test_watchers_are_told_of_their_prefix(opener: Opener) -> None:
-    async def main() -> None:
-        store = opener()
+def test_watchers_are_told_of_their_prefix(backend: Backend) -> None:
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
         heard: list[str] = []
         forget = store.watch("p/", heard.append)
         await store.cas("p/1", None, b"a")
         await store.cas("nodes/1", None, b"a")
         await store.cas("p/2", None, b"a")
         await store.cas("p/2", 7, b"never")
-        assert [key for key in heard if key == "p/1"] != []
-        assert set(heard) == {"p/1", "p/2"}
+        await wait_for(lambda: set(heard) == {"p/1", "p/2"})
         forget()
         forget()
+        others: list[str] = []
+        store.watch("", others.append)
         await store.cas("p/3", None, b"a")
+        await wait_for(lambda: "p/3" in others)
         assert set(heard) == {"p/1", "p/2"}
 
-    asyncio.run(main())
+    backend.run(test)
 
 
-def test_concurrent_writers_lose_no_update(opener: Opener) -> None:
-    async def add(store: MetadataStore) -> None:
+def test_concurrent_writers_lose_no_update(backend: Backend) -> None:
+    async def add(store: Store) -> None:
         for _ in range(20):
             while True:
                 found = await store.get("counter")
@@ -125,127 +191,46 @@ def test_concurrent_writers_lose_no_update(opener: Opener) -> None:
                 if isinstance(await store.cas("counter", expected, b"%d" % (count + 1)), Versioned):
                     break
 
-    async def main() -> None:
-        store = opener()
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
         await asyncio.gather(*(add(store) for _ in range(5)))
         assert await store.get("counter") == Versioned(100, b"100")
 
-    asyncio.run(main())
+    backend.run(test)
 
 
-STEPS = st.lists(
-    st.tuples(st.sampled_from("ab"), st.none() | st.integers(1, 5), st.binary(max_size=3)),
-    max_size=30,
-)
+async def live(store: Store, number: int, dice: random.Random, history: list[Operation]) -> None:
+    """Read and write at random, and note what was answered when."""
+    loop = asyncio.get_running_loop()
+    known: dict[str, int | None] = {}
+    for turn in range(30):
+        key = dice.choice("ab")
+        operation = Operation(key, loop.time())
+        history.append(operation)
+        if dice.random() < 0.4:
+            found = await store.get(key)
+            operation.answer = Found((found.version, found.value) if found else None)
+            known[key] = found.version if found else None
+        else:
+            operation.expected, operation.value = known.get(key), b"%d.%d" % (number, turn)
+            match await store.cas(key, operation.expected, operation.value):
+                case Versioned(version, _):
+                    operation.answer, known[key] = Wrote(version), version
+                case Conflict(version):
+                    operation.answer, known[key] = Lost(version), version
+                case _:
+                    continue
+        operation.answered = loop.time()
 
 
-@given(STEPS)
-@settings(deadline=None)
-def test_the_local_store_agrees_with_a_dictionary(
-    steps: list[tuple[str, int | None, bytes]],
-) -> None:
-    async def main() -> None:
-        disk = SimDisk(random.Random(1))
-        model: dict[str, Versioned] = {}
-        for key, expected, value in steps:
-            store = LocalMetadata(disk)
-            known = model.get(key)
-            outcome = await store.cas(key, expected, value)
-            if expected == (known.version if known else None):
-                model[key] = Versioned((known.version if known else 0) + 1, value)
-                assert outcome == model[key]
-            else:
-                assert outcome == Conflict(known.version if known else None)
-            for name in "ab":
-                assert await store.get(name) == model.get(name)
+def test_concurrent_clients_see_one_register_each(backend: Backend) -> None:
+    async def test(open_store: Opener) -> None:
+        store = await open_store()
+        history: list[Operation] = []
+        await asyncio.gather(
+            *(live(store, number, random.Random(number), history) for number in range(4))
+        )
+        assert find_violation(history) is None
+        assert sum(isinstance(operation.answer, Wrote) for operation in history) > 20
 
-    asyncio.run(main())
-
-
-# --- The local store's own ------------------------------------------------------------------------
-
-
-def test_a_write_is_whole_or_not_at_all_after_a_power_loss() -> None:
-    async def main() -> None:
-        seen: set[bytes] = set()
-        for step in range(1, 12):
-            for seed in range(8):
-                disk = SimDisk(random.Random(seed))
-                store = LocalMetadata(disk)
-                await store.cas("p/1", None, b"old")
-                disk.power_loss_at = disk.steps + step
-                done = False
-                try:
-                    await store.cas("p/1", 1, b"new")
-                    done = True
-                except SystemExit:
-                    pass
-                disk.lose_power()
-                found = await LocalMetadata(disk).get("p/1")
-                assert found is not None
-                assert found.value == b"new" or not done
-                seen.add(found.value)
-        assert seen == {b"old", b"new"}
-
-    asyncio.run(main())
-
-
-def test_every_changed_byte_is_refused(tmp_path: Path) -> None:
-    disk = OsDisk(tmp_path)
-
-    async def main() -> None:
-        await LocalMetadata(disk).cas("nodes/1", None, b"value")
-        path = tmp_path / FOLDER / "nodes.1"
-        content = path.read_bytes()
-        for position in range(len(content)):
-            changed = bytearray(content)
-            changed[position] ^= 0x20
-            path.write_bytes(bytes(changed))
-            with pytest.raises(DataDirectoryDamaged, match=r"metadata/nodes\.1"):
-                LocalMetadata(disk)
-        path.write_bytes(content[:10])
-        with pytest.raises(DataDirectoryDamaged):
-            LocalMetadata(disk)
-
-    asyncio.run(main())
-
-
-def test_a_full_disk_changes_nothing() -> None:
-    async def main() -> None:
-        disk = SimDisk(random.Random(1))
-        store = LocalMetadata(disk)
-        await store.cas("p/1", None, b"a")
-        disk.capacity -= disk.free_bytes()
-        with pytest.raises(DiskFull):
-            await store.cas("p/1", 1, b"b")
-        assert await store.get("p/1") == Versioned(1, b"a")
-        disk.capacity = 1 << 30
-        assert await store.cas("p/1", 1, b"b") == Versioned(2, b"b")
-
-    asyncio.run(main())
-
-
-def test_nothing_is_said_after_a_failed_sync() -> None:
-    async def main() -> None:
-        disk = SimDisk(random.Random(1))
-        store = LocalMetadata(disk)
-        await store.cas("p/1", None, b"a")
-        disk.sync_failure_at = 0
-        with pytest.raises(OSError, match="sync failure"):
-            await store.cas("p/1", 1, b"b")
-        with pytest.raises(OSError, match="can't be trusted"):
-            await store.get("p/1")
-        with pytest.raises(OSError, match="can't be trusted"):
-            await store.cas("p/1", 1, b"b")
-
-    asyncio.run(main())
-
-
-def test_keys_map_to_files_one_to_one() -> None:
-    async def main() -> None:
-        store = LocalMetadata(SimDisk(random.Random(1)))
-        for key in ("a.b", ""):
-            with pytest.raises(InvariantViolation):
-                await store.cas(key, None, b"")
-
-    asyncio.run(main())
+    backend.run(test)

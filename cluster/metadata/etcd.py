@@ -1,0 +1,230 @@
+"""Registers in an etcd cluster of the operator's own, over etcd's version 3 API.
+
+A register is a key below a prefix; etcd's version of a key starts at 1 and grows by one with each
+write, as ours does, because nothing here deletes keys. A read is linearizable, a write is a
+transaction that compares the version. Endpoints are tried in turn; a write that may have been
+heard is not sent again: when its answer is lost its outcome is Unknown.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from perdure.cluster.metadata.store import CasOutcome, Conflict, Unknown, Versioned, check_size
+from perdure.core.clock import Clock
+from perdure.core.errors import MetadataUnavailable
+from perdure.core.limits import (
+    METADATA_CALL_MS,
+    METADATA_MESSAGE_BYTES_MAX,
+    METADATA_PAUSE_MS,
+    METADATA_TRY_MS,
+)
+from perdure.core.telemetry import logger
+from perdure.proto import etcd_pb2 as pb
+
+log = logger("metadata")
+
+_RANGE = "/etcdserverpb.KV/Range"
+_TXN = "/etcdserverpb.KV/Txn"
+_WATCH = "/etcdserverpb.Watch/Watch"
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", METADATA_MESSAGE_BYTES_MAX),
+    ("grpc.enable_retries", 0),  # a write is sent once
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdSettings:
+    """Where etcd is. Without ``authority`` the connection is not encrypted."""
+
+    endpoints: Sequence[str]  # host:port
+    prefix: str = "perdure/"
+    authority: bytes | None = None  # PEM
+    certificate: bytes | None = None
+    key: bytes | None = None
+
+
+class EtcdMetadata:
+    """Implements ``MetadataStore`` and ``RegisterSource``. Belongs to a running loop."""
+
+    def __init__(self, settings: EtcdSettings, clock: Clock) -> None:
+        self._prefix = settings.prefix
+        self._clock = clock
+        self._channels = [_channel(settings, endpoint) for endpoint in settings.endpoints]
+        self._endpoint = 0
+        self._hints: list[tuple[str, Callable[[str], None]]] = []
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def get(self, key: str) -> Versioned | None:
+        """The register's value as of now.
+
+        Raises:
+            MetadataUnavailable: no endpoint answered in time.
+        """
+        answer = await self._range(pb.RangeRequest(key=self._full(key)))
+        return _versioned(answer.kvs[0]) if answer.kvs else None
+
+    async def scan(self, prefix: str) -> dict[str, Versioned]:
+        """All registers below ``prefix`` as of one moment.
+
+        Raises:
+            MetadataUnavailable: no endpoint answered in time.
+        """
+        start = self._full(prefix)
+        answer = await self._range(pb.RangeRequest(key=start, range_end=_end_of(start)))
+        return {self._short(pair.key): _versioned(pair) for pair in answer.kvs}
+
+    async def cas(self, key: str, expected: int | None, value: bytes) -> CasOutcome:
+        """Write ``value`` if the version is ``expected`` (None: if absent).
+
+        Raises:
+            MetadataTooLarge: nothing was written.
+        """
+        check_size(key, value)
+        name = self._full(key)
+        compare = pb.Compare(key=name, version=expected or 0)  # EQUAL, VERSION: the defaults
+        write = pb.RequestOp(request_put=pb.PutRequest(key=name, value=value))
+        look = pb.RequestOp(request_range=pb.RangeRequest(key=name))
+        request = pb.TxnRequest(compare=[compare], success=[write], failure=[look])
+        deadline = self._clock.monotonic() + METADATA_CALL_MS / 1000
+        while self._clock.monotonic() < deadline:
+            try:
+                answer = await self._call(_TXN, request, pb.TxnResponse)
+            except grpc.RpcError as failure:
+                if _was_never_heard(failure):
+                    await self._try_next()
+                    continue
+                return Unknown()
+            if answer.succeeded:
+                return Versioned((expected or 0) + 1, value)
+            found = answer.responses[0].response_range.kvs
+            return Conflict(found[0].version if found else None)
+        return Unknown()
+
+    def watch(self, prefix: str, hint: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``hint(key)`` when a key below ``prefix`` may have changed."""
+        entry = (prefix, hint)
+        self._hints.append(entry)
+        if self._watcher is None:
+            self._watcher = asyncio.get_running_loop().create_task(
+                self._listen(), name="metadata-watch"
+            )
+
+        def forget() -> None:
+            if entry in self._hints:
+                self._hints.remove(entry)
+
+        return forget
+
+    async def aclose(self) -> None:
+        """Stop watching and close the connections."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        for channel in self._channels:
+            await channel.close()
+
+    # --- Inside -----------------------------------------------------------------------------------
+
+    def _full(self, key: str) -> bytes:
+        return (self._prefix + key).encode()
+
+    def _short(self, name: bytes) -> str:
+        return name.decode()[len(self._prefix) :]
+
+    async def _range(self, request: Any) -> Any:
+        deadline = self._clock.monotonic() + METADATA_CALL_MS / 1000
+        while self._clock.monotonic() < deadline:
+            with suppress(grpc.RpcError):
+                return await self._call(_RANGE, request, pb.RangeResponse)
+            await self._try_next()
+        raise MetadataUnavailable("no etcd endpoint answered in time")
+
+    async def _call(self, method: str, request: Any, kind: Any) -> Any:
+        channel = self._channels[self._endpoint % len(self._channels)]
+        call = channel.unary_unary(
+            method,
+            request_serializer=kind_bytes,
+            response_deserializer=kind.FromString,
+        )
+        return await call(request, timeout=2 * METADATA_TRY_MS / 1000)
+
+    async def _try_next(self) -> None:
+        self._endpoint += 1
+        await asyncio.sleep(METADATA_PAUSE_MS / 1000)
+
+    async def _listen(self) -> None:
+        """Follow all keys below our prefix; after each loss hint at every key there is."""
+        start = self._prefix.encode()
+        create = pb.WatchCreateRequest(key=start, range_end=_end_of(start))
+        while True:
+            channel = self._channels[self._endpoint % len(self._channels)]
+            call = channel.stream_stream(
+                _WATCH,
+                request_serializer=kind_bytes,
+                response_deserializer=pb.WatchResponse.FromString,
+            )(_one(pb.WatchRequest(create_request=create)))
+            with suppress(grpc.RpcError, MetadataUnavailable):
+                is_first = True
+                async for answer in call:
+                    if answer.canceled:
+                        break
+                    if is_first:  # the watch is on: what changed before it is asked for
+                        is_first = False
+                        for key in await self.scan(""):
+                            self._tell(key)
+                    for event in answer.events:
+                        self._tell(self._short(event.kv.key))
+            call.cancel()
+            await self._try_next()
+
+    def _tell(self, key: str) -> None:
+        for prefix, hint in list(self._hints):
+            if key.startswith(prefix):
+                hint(key)
+
+
+def kind_bytes(message: Any) -> bytes:
+    """A protobuf message as bytes."""
+    content: bytes = message.SerializeToString()
+    return content
+
+
+async def _one(request: Any) -> AsyncIterator[Any]:
+    """A stream of requests that stays open after its only one."""
+    yield request
+    await asyncio.Event().wait()
+
+
+def _channel(settings: EtcdSettings, endpoint: str) -> "grpc.aio.Channel":
+    if settings.authority is None:
+        return grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(
+        settings.authority, settings.key, settings.certificate
+    )
+    return grpc.aio.secure_channel(endpoint, credentials, options=_OPTIONS)
+
+
+def _versioned(pair: Any) -> Versioned:
+    return Versioned(pair.version, pair.value)
+
+
+def _end_of(prefix: bytes) -> bytes:
+    """The first key behind all that start with ``prefix``."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def _was_never_heard(failure: grpc.RpcError) -> bool:
+    """Whether the request surely didn't reach a server: no connection came about."""
+    if not isinstance(failure, grpc.aio.AioRpcError):
+        return False
+    details = failure.details() or ""
+    return failure.code() == grpc.StatusCode.UNAVAILABLE and "failed to connect" in details

@@ -1,0 +1,68 @@
+"""The way to a metadata member that isn't beside this node: through the node that it is beside.
+
+A node with a member serves the questions of other nodes over its own fabric, and passes them to the
+member. A standstill of that node costs latency, never an election.
+"""
+
+import asyncio
+
+import msgspec
+
+from perdure.cluster.core.messages import Message, Peer
+from perdure.cluster.core.types import NodeId
+from perdure.cluster.metadata.client import Door, DoorClosed
+from perdure.cluster.metadata.messages import (
+    Answer,
+    Ask,
+    MetadataAsk,
+    MetadataTold,
+    decode_answer,
+    decode_ask,
+    encode,
+)
+from perdure.cluster.transport import Answer as TransportAnswer
+from perdure.cluster.transport import Transport
+from perdure.core.errors import AnswerLost, PerdureError
+from perdure.core.limits import METADATA_CALL_MS
+
+
+class FabricDoor:
+    """Asks the member beside another node."""
+
+    def __init__(self, transport: Transport, node: NodeId) -> None:
+        self._transport = transport
+        self._node = node
+
+    async def ask(self, ask: Ask, timeout_s: float) -> Answer:
+        try:
+            told = await self._transport.ask(self._node, MetadataAsk(encode(ask)), timeout_s)
+            return decode_answer(told.content)
+        except (PerdureError, msgspec.MsgspecError) as error:
+            raise DoorClosed(f"the metadata member beside node {self._node}: {error}") from error
+
+    async def aclose(self) -> None:
+        """The fabric belongs to the node."""
+
+
+def serve_questions(transport: Transport, door: Door) -> None:
+    """Let other nodes ask the member behind ``door``."""
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def pass_on(content: bytes, answer: TransportAnswer) -> None:
+        reply: Message | PerdureError
+        try:
+            ask = decode_ask(content)
+            wait_ms = getattr(ask, "timeout_ms", 0) + METADATA_CALL_MS
+            reply = MetadataTold(encode(await door.ask(ask, wait_ms / 1000)))
+        except (DoorClosed, msgspec.MsgspecError) as error:
+            reply = AnswerLost(f"the metadata member of this node: {error}")
+        answer(reply)
+
+    def on_ask(peer: Peer, ask: MetadataAsk, answer: TransportAnswer) -> None:
+        task = asyncio.get_running_loop().create_task(
+            pass_on(ask.content, answer), name="metadata-question"
+        )
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+
+    transport.serve(MetadataAsk, on_ask)

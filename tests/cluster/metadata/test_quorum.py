@@ -1,0 +1,191 @@
+"""Nodes that ask a quorum of members, through faults, on virtual time and a simulated network."""
+
+import asyncio
+import random
+
+import pytest
+from tests.cluster.metadata.quorum import OUTSIDER, SimQuorum, tell
+from tests.sim.disk import SimDisk
+
+from perdure.cluster.core.types import NodeId
+from perdure.cluster.metadata.client import RaftMetadata
+from perdure.cluster.metadata.local import LocalMetadata
+from perdure.cluster.metadata.messages import Look, Standing
+from perdure.cluster.metadata.provision import decode_backup, encode_backup
+from perdure.cluster.metadata.store import Unknown, Versioned
+from perdure.core.errors import (
+    DataDirectoryDamaged,
+    MetadataNotEmpty,
+    MetadataTooLarge,
+    MetadataUnavailable,
+)
+
+
+async def leader_of(client: RaftMetadata) -> NodeId:
+    """The node whose member leads."""
+    leader = (await client.look()).leader
+    assert leader is not None
+    return NodeId(leader)
+
+
+def test_a_node_without_a_member_asks_through_the_others() -> None:
+    async def story(quorum: SimQuorum) -> None:
+        client = quorum.client(OUTSIDER)
+        assert await client.cas("a", None, b"1") == Versioned(1, b"1")
+        assert await quorum.client(quorum.nodes[2]).get("a") == Versioned(1, b"1")
+
+    tell(1, story)
+
+
+def test_a_lost_leader_costs_a_second() -> None:
+    async def story(quorum: SimQuorum) -> None:
+        client = quorum.client(OUTSIDER)
+        await client.cas("a", None, b"1")
+        leader = await leader_of(client)
+        before = quorum.clock.monotonic()
+        await quorum.lose_power(leader)
+        assert await client.cas("a", 1, b"2") == Versioned(2, b"2")
+        assert quorum.clock.monotonic() - before < 3.0
+
+    tell(2, story)
+
+
+def test_without_a_quorum_the_outcome_is_unknown_and_may_come_later() -> None:
+    async def story(quorum: SimQuorum) -> None:
+        client = quorum.client(OUTSIDER)
+        await client.cas("a", None, b"1")
+        for node in quorum.nodes[:2]:
+            await quorum.lose_power(node)
+        with pytest.raises(MetadataUnavailable):
+            await client.get("a")
+        assert await client.cas("a", 1, b"2") == Unknown()
+        for node in quorum.nodes[:2]:
+            await quorum.boot(node)
+        found = await client.get("a")
+        assert found in (Versioned(1, b"1"), Versioned(2, b"2"))
+
+    tell(3, story)
+
+
+def test_a_repeated_write_is_executed_once() -> None:
+    """The leader dies with the answer: the client asks another member under the same number."""
+    executed_once = 0
+
+    async def story(quorum: SimQuorum) -> None:
+        nonlocal executed_once
+        client = quorum.client(OUTSIDER)
+        await client.cas("a", None, b"0")
+        version = 1
+        for turn in range(6):
+            write = asyncio.create_task(client.cas("a", version, b"%d" % turn))
+            await asyncio.sleep(0.001 + 0.002 * turn)
+            leader = await leader_of(client)
+            await quorum.lose_power(leader)
+            assert await write == Versioned(version + 1, b"%d" % turn)
+            version += 1
+            executed_once += 1
+            await quorum.boot(leader)
+            await asyncio.sleep(3)
+
+    tell(4, story)
+    assert executed_once == 6
+
+
+def test_hints_go_on_after_the_member_that_gave_them_is_gone() -> None:
+    async def story(quorum: SimQuorum) -> None:
+        client = quorum.client(quorum.nodes[0])
+        heard: list[str] = []
+        client.watch("p/", heard.append)
+        other = quorum.client(quorum.nodes[1])
+        await other.cas("p/1", None, b"")
+        await asyncio.sleep(1)
+        assert "p/1" in heard
+        heard.clear()
+        await quorum.lose_power(quorum.nodes[0])
+        await other.cas("p/2", None, b"")
+        await client.get("p/2")  # finds another member
+        await asyncio.sleep(15)
+        assert "p/2" in heard
+
+    tell(5, story)
+
+
+def test_a_member_says_how_it_is() -> None:
+    async def story(quorum: SimQuorum) -> None:
+        client = quorum.client(quorum.nodes[0])
+        await client.cas("a", None, b"1")
+        await asyncio.sleep(5)
+        answers = [await quorum.lives[node].service.answer(Look()) for node in quorum.nodes]
+        standings = [answer for answer in answers if isinstance(answer, Standing)]
+        assert len({standing.leader for standing in standings}) == 1
+        assert [standing.node for standing in standings] == list(quorum.nodes)
+        for standing in standings:
+            assert len(standing.connected) == 2
+            assert standing.register_count == 1
+            assert standing.committed_ago_ms is not None
+            assert standing.committed_ago_ms < 5_000  # the health barrier
+
+    tell(6, story)
+
+
+def test_a_member_whose_disk_fails_is_over() -> None:
+    async def story(quorum: SimQuorum) -> None:
+        client = quorum.client(OUTSIDER)
+        await client.cas("a", None, b"1")
+        node = quorum.nodes[0]
+        service = quorum.lives[node].service
+        quorum.disks[node].sync_failure_at = 0
+        await client.cas("a", 1, b"2")
+        await asyncio.sleep(3)
+        assert isinstance(service.failed.result(), OSError)
+        assert await client.cas("a", 2, b"3") == Versioned(3, b"3")
+
+    tell(7, story)
+
+
+# --- Moving registers -----------------------------------------------------------------------------
+
+
+def test_local_registers_move_to_a_quorum_with_their_versions() -> None:
+    async def story(quorum: SimQuorum) -> None:
+        local = LocalMetadata(SimDisk(random.Random(1)))
+        for version in range(5):
+            await local.cas("p/1", version or None, b"%d" % version)
+        await local.cas("cluster", None, bytes(range(256)))
+        backup = encode_backup("fingerprint", await local.scan(""))
+        cluster, registers = decode_backup(backup)
+        assert cluster == "fingerprint"
+        client = quorum.client(quorum.nodes[0])
+        await client.fill(registers)
+        assert await client.scan("") == await local.scan("")
+        assert await client.cas("p/1", 5, b"next") == Versioned(6, b"next")
+        with pytest.raises(MetadataNotEmpty):
+            await client.fill(registers)
+        assert encode_backup("fingerprint", await local.scan("")) == backup
+
+    tell(8, story)
+
+
+def test_every_changed_byte_of_a_backup_is_refused() -> None:
+    content = encode_backup("fingerprint", {"a": Versioned(3, b"value")})
+    assert decode_backup(content) == ("fingerprint", {"a": Versioned(3, b"value")})
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 0x10
+        with pytest.raises(DataDirectoryDamaged):
+            decode_backup(bytes(changed))
+        with pytest.raises(DataDirectoryDamaged):
+            decode_backup(content[:position])
+
+
+def test_registers_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.cluster.metadata.service.METADATA_BYTES_MAX", 1_000)
+
+    async def story(quorum: SimQuorum) -> None:
+        client = quorum.client(quorum.nodes[0])
+        await client.cas("a", None, bytes(900))
+        with pytest.raises(MetadataTooLarge, match="full"):
+            await client.cas("b", None, bytes(200))
+        assert await client.cas("b", None, bytes(50)) == Versioned(1, bytes(50))
+
+    tell(9, story)
