@@ -5,6 +5,7 @@ Who calls in which order, and what happens when others do the same, is decided e
 checked: documents name the checksum of what they name, and carry whose they are (I-23).
 """
 
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -48,6 +49,9 @@ log = logger("snapshots")
 
 _COMPRESSION_LEVEL = 1
 _SAVED_SHARE_MIN = 0.1
+# Transfers wait beside each other; what costs a processor is done one after the other, so that a
+# snapshot never takes more than one from the node.
+_compressing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +98,14 @@ def put_chunk(store: ObjectStore, key: str, image: TableImage, place: tuple[int,
     offset, size = place
     content = image.read(size, offset)
     invariant(len(content) == size, "an image doesn't shrink", key=key, read=len(content))
-    stored, encoding = zlib.compress(content, _COMPRESSION_LEVEL), "zlib"
-    if len(stored) > size * (1 - _SAVED_SHARE_MIN):
-        stored, encoding = content, "none"
+    with _compressing:
+        stored, encoding = zlib.compress(content, _COMPRESSION_LEVEL), "zlib"
+        if len(stored) > size * (1 - _SAVED_SHARE_MIN):
+            stored, encoding = content, "none"
+        checksum = sha256(stored)
     store.put(key, stored)
     failpoint("snapshot.chunk.written")
-    return Chunk(size, len(stored), sha256(stored), encoding)
+    return Chunk(size, len(stored), checksum, encoding)
 
 
 def make_manifest(

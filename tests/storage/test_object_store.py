@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -260,3 +261,9 @@ def test_nobody_listening_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> Non
     store = S3Store(S3Options(bucket="b", endpoint_url="http://127.0.0.1:1", is_path_style=True))
     with pytest.raises(ObjectStoreUnavailable):
         store.put("k", b"", ABSENT)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.exceptions", None)
+    with pytest.raises(ObjectStoreRefused, match=r"perdure\[s3\]"):
+        S3Store(S3Options(bucket="b")).get("k")
