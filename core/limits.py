@@ -333,6 +333,9 @@ METADATA_ENTRIES_KEPT = 10_000
 METADATA_ENTRIES_BYTES = 4 * MIB
 # A dump travels to a member that fell behind in pieces of this size.
 METADATA_DUMP_PIECE_BYTES = 64 * KIB
+# What a member proposes at the same time; a message carries all that a peer hasn't confirmed.
+METADATA_WRITES_UNDER_WAY_MAX = 8
+METADATA_IMPORT_BYTES_MAX = 16 * MIB
 # Keys remembered for those who watch; whoever is further behind hears of all keys.
 METADATA_CHANGES_KEPT = 1_024
 METADATA_TICK_MS = 20
@@ -462,6 +465,12 @@ assert FUNCTION_BODY_BYTES_MAX > FRAME_BYTES_MAX
 assert INGRESS_BUFFERED_BYTES_MAX > 2 * MESSAGE_BYTES_MAX
 assert METADATA_BYTES_MAX < METADATA_MESSAGE_BYTES_MAX
 assert METADATA_TRY_MS < METADATA_CALL_MS
+assert (
+    2 * METADATA_ENTRIES_BYTES
+    + METADATA_WRITES_UNDER_WAY_MAX * (METADATA_VALUE_BYTES_MAX + KIB)
+    + METADATA_IMPORT_BYTES_MAX
+    < FABRIC_MESSAGE_BYTES_MAX
+)
 # A window that is full but for one byte takes one more record, becomes one STORE frame, and its
 # group may end with a checkpoint; all of it fits into a log file.
 assert WAL_GROUP_BYTES_MAX + WINDOW_BYTES_MAX + RECORD_BYTES_MAX + 4 * MIB < WAL_FILE_BYTES

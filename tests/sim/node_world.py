@@ -34,6 +34,7 @@ from perdure.engine.actions import Existing, Outcome
 from perdure.engine.commands import Invoke, Signal
 from perdure.engine.notifications import input_entry
 from perdure.node.identity import establish
+from perdure.node.partition.gateway import LedPartition
 from perdure.node.partition.host import Host
 from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.proto import service_pb2 as pb
@@ -141,7 +142,7 @@ class NodeWorld:
                 self._live(number, Faults.draw(self.dice))
             self._live(lives, HEALED)
         for request in self.requests:
-            self._check(request)
+            self.check(request)
         return self.trace.hexdigest()
 
     def _live(self, number: int, faults: Faults) -> None:
@@ -209,7 +210,7 @@ class NodeWorld:
         )
         return Request(command)
 
-    def _check(self, request: Request) -> None:
+    def check(self, request: Request) -> None:
         name = request.command.id.hex()
         if not isinstance(request.result, Success):
             raise Violation(f"{name} ended with {request.result}")
@@ -378,7 +379,7 @@ class NodeLife:
         """Sends have arrived too, and nothing is left to do."""
         expected = self.world.expected_counts()
         while True:
-            if self._counts() == expected and not self._has_work():
+            if self._counts() == expected and not has_work(self.host.led):
                 return
             await asyncio.sleep(0.05)
 
@@ -392,12 +393,6 @@ class NodeLife:
                 if counts[key] > self.world.expected_counts()[key]:
                     raise Violation(f"{key} was added to {counts[key]} times")
         return counts
-
-    def _has_work(self) -> bool:
-        return any(
-            store.of_statuses(Status.INVOKED, Status.INVOKED, b"", 1) or store.outbox.scan(b"", 1)
-            for store in (led.processor.store for led in self.host.led)
-        )
 
     async def _fill_disk(self, at: float) -> None:
         await asyncio.sleep(at)
@@ -418,6 +413,14 @@ class NodeLife:
             raise failure
         self.failure = failure
         self.failed.set()
+
+
+def has_work(partitions: list[LedPartition]) -> bool:
+    """Whether something runs or is on its way to another partition."""
+    return any(
+        store.of_statuses(Status.INVOKED, Status.INVOKED, b"", 1) or store.outbox.scan(b"", 1)
+        for store in (led.processor.store for led in partitions)
+    )
 
 
 def _tell(told: "asyncio.Future[T]", outcome: T) -> None:

@@ -1,0 +1,285 @@
+"""The durable half of a node among several: its log, its tables, its part in the cluster.
+
+Opened before the transport listens, started after: nothing is followed or led before others can be
+reached. Which partitions are led here changes while it runs; ``gateway`` serves them all, here or
+by the node that leads them.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import msgspec
+
+from perdure.cluster.control import ControlPlane, ControlPorts
+from perdure.cluster.core import chain
+from perdure.cluster.core.identity import Verdict
+from perdure.cluster.core.replica import ReplicaCore
+from perdure.cluster.core.types import NodeId
+from perdure.cluster.leadership import Replica
+from perdure.cluster.log import LogBatcher
+from perdure.cluster.log_reader import held_until_trimmed, restore_replicas
+from perdure.cluster.log_server import LogServer
+from perdure.cluster.log_service import LogService
+from perdure.cluster.membership import Joined
+from perdure.cluster.metadata.store import Versioned
+from perdure.cluster.registers import Registers
+from perdure.cluster.replica_links import ReplicaLinks
+from perdure.cluster.takeover import Takeover
+from perdure.cluster.transport import Transport
+from perdure.cluster.wal_writer import WalWriter
+from perdure.core.errors import PartitionUnavailable, Unreachable
+from perdure.core.ids import PartitionId
+from perdure.core.tasks import Supervisor
+from perdure.core.telemetry import logger
+from perdure.node.identity import Identity
+from perdure.node.partition.assembly import Assembly
+from perdure.node.partition.gateway import LedPartition
+from perdure.node.partition.messages import Deliver, Delivered
+from perdure.node.partition.ports import HostOptions, HostPorts
+from perdure.node.partition.remote import RemoteDesk
+from perdure.node.partition.replica import PartitionReplica, ReplicaPorts
+from perdure.node.partition.routing import RoutedGateway
+from perdure.node.partition.trimmer import Trimmer
+from perdure.storage.partition_store import PartitionStore
+from perdure.storage.tables.timers import Outgoing
+from perdure.storage.wal import Wal, WalIdentity
+from perdure.storage.wal_recovery import open_wal
+
+log = logger("node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPorts:
+    """The way to the other nodes, and what holds this one together."""
+
+    joined: Joined
+    registers: Registers
+    transport: Transport
+    supervisor: Supervisor
+
+
+class ClusterHost:
+    """``open``, let the transport listen, ``start``; then ``gateway`` serves until ``close``."""
+
+    def __init__(
+        self, identity: Identity, ports: HostPorts, options: HostOptions, cluster: ClusterPorts
+    ) -> None:
+        self.identity = identity
+        self._ports = ports
+        self._cluster = cluster
+        self._transport = cluster.transport
+        self._loop = asyncio.get_running_loop()
+        routes = (self._route_message, self._route_applied)
+        self._assembly = Assembly(identity, ports, options, routes, self._on_durable)
+        self._stores: list[PartitionStore] = []
+        self._replicas: dict[int, PartitionReplica] = {}
+        self.led: list[LedPartition] = []
+        self._wal: Wal
+        self.writer: WalWriter
+        self.log_server: LogServer
+        self.plane: ControlPlane
+        self.gateway: RoutedGateway
+        self._trimmer: Trimmer
+        self._links: ReplicaLinks
+
+    # --- Opening --------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open tables and log, and take up whatever other nodes may ask for.
+
+        Raises:
+            PerdureError: the data directory can't be served.
+        """
+        for number in range(self.identity.partition_count):
+            partition = PartitionId(number)
+            store = self._assembly.open_store(partition)
+            self._stores.append(store)
+            self.led.append(self._assembly.assemble(store, partition))
+        replicas = self._open_log()
+        LogService(self.log_server, self._transport)
+        RemoteDesk(self.led, self._transport)
+        cluster, ports = self._cluster, self._ports
+        control = ControlPorts(
+            store=cluster.registers,
+            transport=self._transport,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            supervisor=cluster.supervisor,
+            open_replica=self._open_replica,
+            is_disk_full=lambda: self.writer.is_full,
+        )
+        self.plane = ControlPlane(cluster.joined, control)
+        self._links = ReplicaLinks(self._transport, ports.clock)
+        self._replica_ports = ReplicaPorts(
+            me=self._assembly.me,
+            member=self._assembly.member,
+            metadata=cluster.registers,
+            transport=self._transport,
+            server=self.log_server,
+            replicas=replicas,
+            links=self._links,
+            batcher=LogBatcher(self.writer, self._links),
+            nodeset=lambda partition: self.plane.nodeset(partition),
+            replication=self._replication,
+            announcement=self._assembly.announcement,
+            opened=self._on_opened,
+            seat=lambda: self.plane.leaderships,
+        )
+        me = NodeId(self.identity.node_id)
+        count = self.identity.partition_count
+        self.gateway = RoutedGateway(me, self.led, count, self, self._transport)
+        self._trimmer = Trimmer(self.plane, self._replicas, ports.clock)
+
+    def _open_log(self) -> ReplicaCore:
+        ports = self._ports
+        is_whole = self._cluster.joined.verdict is not Verdict.DATA_LOSS
+        replicas = ReplicaCore(self._assembly.member, is_authoritative=is_whole)
+        identity = WalIdentity(
+            fingerprint=self.identity.fingerprint, storage_uuid=self.identity.storage_uuid
+        )
+        is_dead = held_until_trimmed(replicas)
+        found = open_wal(
+            ports.disk,
+            identity,
+            ports.entropy,
+            restore_replicas(replicas),
+            lambda _segment, _end: False,  # what is dead is only known when all was read
+            ports.wal_sizes,
+        )
+        self._wal = found.wal
+        self.writer = WalWriter(
+            found.wal,
+            ports.clock,
+            ports.log_thread,
+            ports.housekeeping_thread,
+            ports.on_failure,
+            replicas.checkpoint,
+        )
+        self.log_server = LogServer(replicas, self.writer)
+        self._is_dead = is_dead
+        if found.torn_at is not None:
+            log.warning("wal.tail.torn", at=found.torn_at, lost="nothing acknowledged")
+        return replicas
+
+    async def start(self) -> None:
+        """Take part: follow, lead, nominate; the transport listens by now.
+
+        Raises:
+            MetadataUnavailable, MetadataRegressed: as ``ControlPlane.start``.
+        """
+        await self.plane.start()
+        self._cluster.supervisor.start("trim", self._trimmer.run(self._recycle))
+
+    # --- While it runs --------------------------------------------------------------------------
+
+    def leader_of(self, partition: PartitionId) -> NodeId | None:
+        """Who leads, as far as registers and gossip tell this node."""
+        meta = self.plane.membership.partitions.get(partition)
+        opened = chain.open_segment(meta) if meta is not None else None
+        if opened is None or self.plane.detector.is_gone(opened.writer):
+            return None
+        return opened.writer.node
+
+    def on_catalogue_change(self) -> None:
+        """The registry changed: what failed for want of a deployment may work now."""
+        for led in self.led:
+            led.leader.invoker.on_catalogue_change()
+
+    def _on_opened(self, partition: int, taken: Takeover) -> None:
+        found = Versioned(taken.version, msgspec.msgpack.encode(taken.meta))
+        self.plane.membership.note_partition(partition, found)
+
+    def _replication(self) -> int:
+        cluster = self.plane.membership.cluster
+        assert cluster is not None  # read before anything is led
+        return cluster.replication
+
+    def _open_replica(self, partition: int) -> Replica:
+        replica = PartitionReplica(self.led[partition], self._replica_ports)
+        self._replicas[partition] = replica
+        return replica
+
+    def _route_message(
+        self, source: PartitionId, target: int, sequence: int, message: Outgoing
+    ) -> None:
+        led = self.led[target]
+        if led.leader.is_leading:
+            led.leader.receive(source, sequence, message)
+            return
+        node = self.leader_of(PartitionId(target))
+        if node is None or node == self.identity.node_id:
+            raise PartitionUnavailable(f"partition {target} has no leader now")
+        delivery = Deliver(source, target, sequence, message.partition_key, message.payload)
+        if not self._transport.send(node, delivery):
+            raise Unreachable(f"there is no session to node {node}")
+
+    def _route_applied(self, target: PartitionId, source: int, sequence: int) -> None:
+        led = self.led[source]
+        if led.leader.is_leading:
+            led.leader.shuffle.applied(target, sequence)
+            return
+        node = self.leader_of(PartitionId(source))
+        if node is not None and node != self.identity.node_id:
+            # If it gets lost, the message comes again and is acknowledged again.
+            self._transport.send(node, Delivered(source, target, sequence))
+
+    def _on_durable(self, partition: PartitionId, lsn: int) -> None:
+        """Others hear of it by gossip; the leader then lets the log go."""
+
+    def _recycle(self) -> None:
+        if self._wal.statistics().files > 1:
+            self.writer.recycle(self._is_dead)
+
+    # --- Closing --------------------------------------------------------------------------------
+
+    async def close(self, timeout_s: float) -> None:
+        """Hand over what is led here, flush what is applied, close log and tables."""
+        await self.plane.stop(timeout_s)
+        for replica in self._replicas.values():
+            replica.close()
+        await self.gateway.aclose()
+        await asyncio.gather(*(self._flush(led) for led in self.led))
+        self._let_go()
+
+    async def abandon(self) -> None:
+        """Let go of everything at once; the log keeps what tables don't have."""
+        await self.plane.abandon()
+        await self.gateway.aclose()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for replica in self._replicas.values():
+            replica.close()
+        for led in self.led:
+            led.leader.resign()
+            led.processor.close()
+        self._links.close()
+        self.writer.close()
+        ports = self._ports
+        for thread in (ports.log_thread, ports.housekeeping_thread, ports.storage_thread):
+            thread.close()
+        self._wal.close()
+        for store in self._stores:
+            store.close()
+
+    @staticmethod
+    async def _flush(led: LedPartition) -> None:
+        if led.processor.halted is None:
+            flushed = asyncio.Event()
+            led.processor.flush(flushed.set)
+            await flushed.wait()
+
+
+def identity_of(joined: Joined) -> Identity:
+    """This process, as its cluster knows it."""
+    cluster, value = joined.cluster, joined.value
+    return Identity(
+        cluster=cluster.name,
+        fingerprint=bytes.fromhex(cluster.fingerprint),
+        node=value.name,
+        node_id=joined.node,
+        storage_uuid=bytes.fromhex(value.storage_uuid),
+        generation=value.generation,
+        incarnation=value.incarnation,
+        partition_count=cluster.partition_count,
+    )

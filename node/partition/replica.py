@@ -1,0 +1,243 @@
+"""A partition on one node among several: follows its log, takes it over, leads it, steps down.
+
+What to do when is decided by ``cluster/core/leadership``; this carries it out. While another node
+leads, a ``Follower`` reads the log; while this one does, records come from the own ``SegmentLog``.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from perdure.cluster.core.replica import ReplicaCore
+from perdure.cluster.core.types import Member, SegmentParams, Writer
+from perdure.cluster.follower import Follower, FollowerPorts
+from perdure.cluster.leadership import Positions
+from perdure.cluster.log import LogBatcher, SegmentLog
+from perdure.cluster.log_server import LogServer
+from perdure.cluster.metadata.store import MetadataStore
+from perdure.cluster.replica_links import ReplicaLinks
+from perdure.cluster.takeover import Plan, Takeover, take_over
+from perdure.cluster.transport import Transport
+from perdure.core.errors import LogDamaged, LogTrimmed
+from perdure.core.invariant import invariant
+from perdure.core.telemetry import logger
+from perdure.engine.commands import Announce
+from perdure.node.partition.gateway import LedPartition
+from perdure.node.partition.processor import Proposed
+from perdure.storage.wal_format import Record
+
+log = logger("partition")
+
+
+class Seat(Protocol):
+    """Who is told what becomes of the replica: ``Leaderships``."""
+
+    def on_bootstrapped(self, partition: int) -> None: ...
+
+    def on_announced(self, partition: int, epoch: int) -> None: ...
+
+    def on_log_stopped(self, partition: int, reason: str) -> None: ...
+
+    def on_broken(self, partition: int, reason: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaPorts:
+    """What all replicas of a node share. ``nodeset`` chooses where the next segment of a partition
+    is stored, ``announcement`` makes its first record, ``opened`` hears of the chain with it."""
+
+    me: Writer
+    member: Member
+    metadata: MetadataStore
+    transport: Transport
+    server: LogServer
+    replicas: ReplicaCore
+    links: ReplicaLinks
+    batcher: LogBatcher
+    nodeset: Callable[[int], tuple[Member, ...]]
+    replication: Callable[[], int]
+    announcement: Callable[[int], Announce]
+    opened: Callable[[int, Takeover], None]
+    seat: Callable[[], Seat]
+
+
+class PartitionReplica:
+    """Implements ``cluster.leadership.Replica`` over a partition's parts."""
+
+    def __init__(self, parts: LedPartition, ports: ReplicaPorts) -> None:
+        self.parts = parts
+        self._processor, self._leader = parts.processor, parts.leader
+        self._partition = parts.processor.partition
+        self._ports = ports
+        self._loop = asyncio.get_running_loop()
+        self._follower: Follower | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._until: int | None = None  # what a take-over waits to have read
+        self._has_read = asyncio.Event()
+        self._opened: SegmentParams | None = None
+        self._log: SegmentLog[Proposed] | None = None
+        parts.processor.leader = parts.leader
+
+    # --- What leadership asks for ---------------------------------------------------------------
+
+    def bootstrap(self) -> None:
+        # The log still holds all that the tables lack, or following it will say so.
+        self._loop.call_soon(self._ports.seat().on_bootstrapped, self._partition)
+
+    def follow(self) -> None:
+        self._stop_following()
+        self._following = self._loop.create_task(
+            self._follow(), name=f"partition.{self._partition}.follow"
+        )
+
+    def retire(self) -> None:
+        self._stop_following()
+
+    async def take_over(
+        self, seen_epoch: int, reason: str, on_claimed: Callable[[int], None]
+    ) -> int:
+        ports = self._ports
+        plan = Plan(
+            links=ports.links,
+            nodeset=ports.nodeset(self._partition),
+            replication=ports.replication(),
+            reason=reason,
+            seen_epoch=seen_epoch,
+            on_claimed=on_claimed,
+        )
+        taken = await take_over(
+            self._partition,
+            ports.metadata,
+            ports.server,
+            ports.replicas,
+            (ports.me, ports.member),
+            self._processor.store.applied_lsn,
+            plan,
+        )
+        ports.opened(self._partition, taken)
+        # Only who has read the closed segments to their end may go on from there.
+        await self._read_until(taken.opened.base_lsn)
+        self._opened = taken.opened
+        return taken.opened.epoch
+
+    def announce(self, epoch: int) -> None:
+        opened = self._opened
+        invariant(opened is not None and opened.epoch == epoch, "what was opened is announced")
+        assert opened is not None
+        ports = self._ports
+        self._log = SegmentLog(
+            opened,
+            ports.member,
+            ports.server,
+            ports.batcher,
+            partial(self._processor.on_committed, epoch),
+            partial(self._on_stopped, epoch),
+        )
+        self._leader.stand(self._log, ports.announcement(epoch), self._on_decided)
+
+    def lead(self, epoch: int) -> None:
+        """The leader took office when it read its announcement."""
+
+    def pause(self, is_paused: bool) -> None:
+        self._leader.invoker.hold(is_paused)
+
+    async def drain(self) -> None:
+        invariant(self._log is not None, "who hands over has led", partition=self._partition)
+        assert self._log is not None
+        self._leader.stop_taking()
+        await self._log.drain()
+        applied = asyncio.Event()
+        self._processor.when_applied(applied.set)
+        await applied.wait()
+
+    def step_down(self, epoch: int, reason: str) -> None:
+        self._leader.resign()
+        self._log = None
+        self._opened = None
+        self.follow()
+
+    def positions(self) -> Positions:
+        store = self._processor.store
+        stalled_ms = self._log.stalled_ms() if self._log is not None else 0
+        return Positions(store.applied_lsn, store.durable_lsn, stalled_ms)
+
+    def trim(self, below_lsn: int) -> None:
+        """Records of our segment below ``below_lsn`` may go, on all its replicas."""
+        if self._log is not None:
+            self._log.trim(below_lsn)
+
+    @property
+    def committed_lsn(self) -> int:
+        """The last LSN known to be committed by who leads; 0 by others."""
+        return self._log.statistics().committed_lsn - 1 if self._log is not None else 0
+
+    def close(self) -> None:
+        """Stop reading and leading."""
+        self._stop_following()
+        self._leader.resign()
+        self._log = None
+
+    # --- Following ------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        ports = self._ports
+        source = FollowerPorts(
+            metadata=ports.metadata, server=ports.server, transport=ports.transport
+        )
+        # What is committed here already, and waits to be applied, is not read again.
+        self._follower = Follower(self._partition, self._processor.next_lsn, source)
+        try:
+            await self._follower.run(self._deliver)
+        except (LogTrimmed, LogDamaged) as failure:
+            self._break(str(failure))
+
+    async def _deliver(self, records: list[Record]) -> None:
+        """Take records; returns when they are applied."""
+        self._processor.feed(records)
+        applied = asyncio.Event()
+        self._processor.when_applied(applied.set)
+        await applied.wait()
+        if self._processor.halted is not None:
+            self._break(str(self._processor.halted))
+        elif self._until is not None and self._processor.next_lsn >= self._until:
+            self._has_read.set()
+
+    async def _read_until(self, lsn: int) -> None:
+        """Have everything below ``lsn`` applied, and nothing read beyond."""
+        self._until = lsn
+        self._has_read.clear()
+        try:
+            if self._processor.next_lsn < lsn:
+                await self._has_read.wait()
+        finally:
+            self._until = None
+        self._stop_following()
+        invariant(
+            self._processor.next_lsn == lsn,
+            "a leader goes on where the log ended",
+            partition=self._partition,
+            next_lsn=self._processor.next_lsn,
+            base_lsn=lsn,
+        )
+
+    def _stop_following(self) -> None:
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+
+    def _break(self, reason: str) -> None:
+        self._loop.call_soon(self._ports.seat().on_broken, self._partition, reason)
+
+    # --- Leading --------------------------------------------------------------------------------
+
+    def _on_decided(self) -> None:
+        if self._processor.halted is not None:
+            self._break(str(self._processor.halted))
+        elif self._opened is not None:
+            self._ports.seat().on_announced(self._partition, self._opened.epoch)
+
+    def _on_stopped(self, epoch: int, reason: str) -> None:
+        if self._opened is not None and self._opened.epoch == epoch:
+            self._ports.seat().on_log_stopped(self._partition, reason)

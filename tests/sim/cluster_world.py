@@ -1,0 +1,384 @@
+"""A whole cluster in one process: nodes that die, lose their power, are cut off, and come back.
+
+One seed is a few machines, each with its disk and tables, one network between them, registers, a
+service that keeps running, and clients that ask any node that lives. Nodes run as in production
+(node/partition/cluster_host.py) over simulated disk, network, threads, time and dice.
+
+What must hold is what a single node promises (tests/sim/node_world.py): every acknowledged
+invocation ends, once, with the result that its service gave; a recorded step is never executed
+again and never comes back changed; each counter counts every add exactly once. And in the end the
+tables of all replicas are the same, byte for byte.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from tests.cluster.flaky_registers import FlakyRegisters
+from tests.sim.disk import SimDisk
+from tests.sim.loop import SimLoop
+from tests.sim.network import SimNetwork, SimWires
+from tests.sim.node_world import (
+    CAPACITY,
+    KEYS,
+    PARTITIONS,
+    SIZES,
+    NodeWorld,
+    Request,
+    Violation,
+    has_work,
+)
+from tests.sim.ports import SimClock, SimEntropy, SimEnv, SimOffload, SimTables
+from tests.sim.registered import make_catalogue
+from tests.sim.service import SimService
+
+from perdure.cluster.core.handshake import ClusterIdentity
+from perdure.cluster.core.leadership import ReplicaState
+from perdure.cluster.core.membership import (
+    CLUSTER_FORMAT_VERSION,
+    Addresses,
+    ClusterMeta,
+    NodeMeta,
+    NodeProfile,
+    NodeRole,
+)
+from perdure.cluster.core.types import NodeId
+from perdure.cluster.fabric import Fabric
+from perdure.cluster.membership import join, provision
+from perdure.core.errors import PerdureError
+from perdure.core.hashing import key_partition_key
+from perdure.core.ids import InvocationId, partition_key_of, partition_of
+from perdure.core.tasks import Supervisor
+from perdure.engine.actions import Existing, Outcome
+from perdure.engine.commands import Signal
+from perdure.node.partition.cluster_host import ClusterHost, ClusterPorts, identity_of
+from perdure.node.partition.ports import HostOptions, HostPorts
+from perdure.proto import service_pb2 as pb
+from perdure.storage.keys import object_group, state_suffix
+from perdure.storage.tables.invocations import Result
+
+T = TypeVar("T")
+
+FINGERPRINT = "cd" * 16
+REPLICATION = 2
+HEAL_SECONDS = 300.0
+
+
+class Machine:
+    """A node's disk and tables, which outlive its processes."""
+
+    def __init__(self, world: "ClusterWorld", number: int) -> None:
+        self.world = world
+        self.name = f"node-{number}"
+        self.host = f"node-{number}:5123"
+        self.disk = SimDisk(random.Random(world.dice.getrandbits(64)), CAPACITY)
+        self.tables = [SimTables(self.disk) for _ in range(PARTITIONS)]
+        self.life: ClusterLife | None = None
+
+    async def start(self) -> None:
+        life = ClusterLife(self.world, self)
+        self.life = life
+        await life.boot()
+
+    async def end(self, how: str) -> None:
+        """``stop``: hand over first. ``kill``, ``power``: from one instant to the next."""
+        life, self.life = self.life, None
+        assert life is not None
+        if how == "stop":
+            await life.host.close(20.0)
+        elif how == "power":
+            life.wires.lose_power()
+            self.disk.lose_power()
+            await life.host.abandon()
+        else:
+            life.wires.kill()
+            self.disk.kill()
+            await life.host.abandon()
+        await life.fabric.aclose()
+        failure = life.supervisor.failure
+        await life.supervisor.aclose()
+        if failure is not None:
+            raise failure
+
+
+class ClusterLife:
+    """One run of a node's process."""
+
+    def __init__(self, world: "ClusterWorld", machine: Machine) -> None:
+        self.world = world
+        self.machine = machine
+        self.supervisor = Supervisor()
+        self.wires: SimWires = world.network.wires(machine.host)
+        self.fabric: Fabric
+        self.host: ClusterHost
+
+    async def boot(self) -> None:
+        """Start as in production, up to the point where it takes part."""
+        world, machine = self.world, self.machine
+        dice = random.Random(world.dice.getrandbits(64))
+        entropy, clock = SimEntropy(dice), SimClock(world.loop)
+        profile = NodeProfile(
+            name=machine.name,
+            addresses=Addresses(fabric=machine.host),
+            zone="",
+            roles=tuple(NodeRole),
+            software="sim",
+            incarnation=entropy.bits(60),
+            fresh_uuid=f"{entropy.bits(128):032x}",
+        )
+        joined = await join(world.registers, machine.disk, "sim", profile, _nobody)
+        identity = identity_of(joined)
+        self.fabric = Fabric(
+            me=joined.peer(),
+            cluster=ClusterIdentity(name="sim", fingerprint=identity.fingerprint, secret=None),
+            wires=self.wires,
+            entropy=entropy,
+            supervisor=self.supervisor,
+        )
+        catalogue = make_catalogue()
+        ports = HostPorts(
+            disk=machine.disk,
+            open_env=lambda partition: SimEnv(machine.tables[partition]),
+            metadata=world.registers,
+            clock=clock,
+            entropy=entropy,
+            log_thread=self._offload(dice),
+            housekeeping_thread=self._offload(dice),
+            storage_thread=self._offload(dice),
+            caller=SimService(world.work.ledger, dice, clock, is_flaky=world.is_flaky),
+            catalogue=lambda: catalogue,
+            on_failure=self.supervisor.fail,
+            wal_sizes=SIZES,
+        )
+        cluster = ClusterPorts(
+            joined=joined,
+            registers=world.registers,
+            transport=self.fabric,
+            supervisor=self.supervisor,
+        )
+        self.host = ClusterHost(identity, ports, HostOptions(slots=4, software="sim"), cluster)
+        self.host.open()
+        await self.fabric.listen()
+        await self.host.start()
+
+    def _offload(self, dice: random.Random) -> SimOffload:
+        return SimOffload(random.Random(dice.getrandbits(64)), delay_ms_max=2)
+
+
+class ClusterWorld:
+    """The machines, the service and the clients of one seed."""
+
+    def __init__(self, loop: SimLoop, seed: int, nodes: int = 3) -> None:
+        self.loop = loop
+        self.dice = random.Random(seed)
+        self.work = NodeWorld(self.dice.getrandbits(64))
+        self.is_flaky = self.dice.random() < 0.5
+        self.network = SimNetwork(random.Random(self.dice.getrandbits(64)))
+        self.registers = FlakyRegisters(random.Random(self.dice.getrandbits(64)))
+        self.machines = [Machine(self, number + 1) for number in range(nodes)]
+        self.happened = Counter[str]()
+
+    async def run(self, faults: int) -> None:
+        """Live under faults, then heal: everything must come to its end."""
+        wanted = ClusterMeta(
+            format=CLUSTER_FORMAT_VERSION,
+            name="sim",
+            fingerprint=FINGERPRINT,
+            partition_count=PARTITIONS,
+            replication=REPLICATION,
+            partition_replicas=3,
+        )
+        await provision(self.registers, wanted)
+        for machine in self.machines:
+            await machine.start()
+        clients = [asyncio.ensure_future(self._insist(request)) for request in self.work.requests]
+        helper = asyncio.ensure_future(self._complete_awakeables())
+        try:
+            for _ in range(faults):
+                await self._suffer()
+            await self._heal()
+            async with asyncio.timeout(HEAL_SECONDS):
+                await asyncio.gather(*clients)
+                await self._until(self._is_settled, "everything is done everywhere")
+        finally:
+            for task in (*clients, helper):
+                task.cancel()
+            await asyncio.gather(*clients, helper, return_exceptions=True)
+        await self._check_tables()
+        for machine in self.machines:
+            await machine.end("stop")
+        for request in self.work.requests:
+            self.work.check(request)
+
+    # --- Faults ---------------------------------------------------------------------------------
+
+    async def _suffer(self) -> None:
+        dice = self.dice
+        await asyncio.sleep(dice.choice((0.05, 0.5, 4.0)))
+        machine = dice.choice(self.machines)
+        what = dice.choice(("kill", "kill", "power", "stop", "isolate", "one way", "unknown"))
+        self.happened[what] += 1
+        if what in ("isolate", "one way"):
+            if what == "isolate":
+                self.network.isolate(machine.host)
+            else:
+                other = dice.choice([other for other in self.machines if other is not machine])
+                self.network.cut(machine.host, other.host)
+            await asyncio.sleep(dice.choice((0.5, 6.0, 25.0)))
+            self.network.heal()
+        elif what == "unknown":
+            self.registers.unknown_chance = 0.3
+            await asyncio.sleep(3.0)
+            self.registers.unknown_chance = 0.0
+        else:
+            await machine.end(what)
+            await asyncio.sleep(dice.choice((0.05, 1.0, 15.0)))
+            await machine.start()
+
+    async def _heal(self) -> None:
+        self.network.heal()
+        self.registers.unknown_chance = 0.0
+        await self._until(self._has_leaders, "every partition has one leader")
+
+    async def _until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = self.loop.time() + HEAL_SECONDS
+        while not condition():
+            if self.loop.time() > deadline:
+                raise Violation(f"not after {HEAL_SECONDS} s: {what}")
+            await asyncio.sleep(0.1)
+
+    # --- What is seen ---------------------------------------------------------------------------
+
+    def lives(self) -> list[ClusterLife]:
+        return [machine.life for machine in self.machines if machine.life is not None]
+
+    def _has_leaders(self) -> bool:
+        leaders = [
+            sum(
+                life.host.plane.leaderships.state(partition) is ReplicaState.LEADER
+                for life in self.lives()
+            )
+            for partition in range(PARTITIONS)
+        ]
+        return leaders == [1] * PARTITIONS
+
+    def _is_settled(self) -> bool:
+        expected = self.work.expected_counts()
+        for life in self.lives():
+            counts = Counter[str]()
+            for key in KEYS:
+                store = life.host.led[_partition_of_key(key)].processor.store
+                entry = store.state.get(object_group("Counter", key), state_suffix(b"n"))
+                if entry is not None:
+                    counts[key] = int(entry.value)
+            if any(counts[key] > expected[key] for key in KEYS):
+                raise Violation(f"added too often: {counts}, expected {expected}")
+            if counts != expected or has_work(life.host.led):
+                return False
+        heads = {
+            tuple(led.processor.store.applied_lsn for led in life.host.led) for life in self.lives()
+        }
+        return len(heads) == 1
+
+    async def _check_tables(self) -> None:
+        """All replicas hold the same, byte for byte."""
+        for life in self.lives():
+            for led in life.host.led:
+                flushed = asyncio.Event()
+                led.processor.flush(flushed.set)
+                await flushed.wait()
+        for number in range(PARTITIONS):
+            contents = [machine.tables[number].committed for machine in self.machines]
+            for other in contents[1:]:
+                if other != contents[0]:
+                    raise Violation(f"replicas of partition {number} differ: {_diff(contents)}")
+
+    # --- Clients --------------------------------------------------------------------------------
+
+    async def _insist(self, request: Request) -> None:
+        """Ask any node, under the same id, until the result is known."""
+        await asyncio.sleep(self.dice.random() * 5)
+        while request.result is None:
+            lives = self.lives()
+            if not lives:
+                await asyncio.sleep(0.05)
+                continue
+            life = self.dice.choice(lives)
+            told: asyncio.Future[Result | PerdureError] = self.loop.create_future()
+            try:
+                life.host.gateway.propose(
+                    request.command,
+                    partition_key_of(request.command.id),
+                    partial(self._on_accepted, life, request, told),
+                    partial(_tell, told),
+                )
+                async with asyncio.timeout(self.dice.choice((5.0, 60.0))):
+                    outcome = await told
+            except (PerdureError, TimeoutError):
+                await asyncio.sleep(0.02)
+                continue
+            if isinstance(outcome, PerdureError):
+                self.happened["client " + outcome.code] += 1
+                await asyncio.sleep(0.02)
+            else:
+                request.finish(outcome)
+
+    def _on_accepted(
+        self,
+        life: ClusterLife,
+        request: Request,
+        told: "asyncio.Future[Result | PerdureError]",
+        outcome: Outcome,
+    ) -> None:
+        if request.is_acknowledged and not isinstance(outcome, Existing):
+            raise Violation(f"{request.command.id.hex()} was acknowledged and then forgotten")
+        request.is_acknowledged = True
+        if isinstance(outcome, Existing) and outcome.result is not None:
+            _tell(told, outcome.result)
+        else:
+            life.host.gateway.wait(request.command.id, partial(_tell, told))
+
+    async def _complete_awakeables(self) -> None:
+        awakeables = self.work.ledger.awakeables
+        while True:
+            await asyncio.sleep(0.05)
+            for (invocation, index), is_done in list(awakeables.items()):
+                if not is_done and self.lives():
+                    await self._signal(invocation, index)
+
+    async def _signal(self, invocation: InvocationId, index: int) -> None:
+        note = pb.NotificationMessage(signal_idx=index, value=pb.Value(content=b"hello %d" % index))
+        command = Signal(invocation, index, "", note.SerializeToString(), False)
+        told: asyncio.Future[Outcome | PerdureError] = self.loop.create_future()
+        life = self.dice.choice(self.lives())
+        try:
+            life.host.gateway.propose(
+                command, partition_key_of(invocation), partial(_tell, told), partial(_tell, told)
+            )
+            async with asyncio.timeout(20.0):
+                outcome = await told
+        except (PerdureError, TimeoutError):
+            return
+        if not isinstance(outcome, PerdureError):
+            self.work.ledger.awakeables[invocation, index] = True
+
+
+def _partition_of_key(key: str) -> int:
+    return partition_of(key_partition_key(key), PARTITIONS)
+
+
+def _diff(contents: list[dict[bytes, bytes]]) -> list[bytes]:
+    keys = set[bytes]().union(*contents)
+    return sorted(key for key in keys if len({content.get(key) for content in contents}) > 1)[:5]
+
+
+async def _nobody(node: NodeId, value: NodeMeta) -> bool:
+    return False
+
+
+def _tell(told: "asyncio.Future[T]", outcome: T) -> None:
+    if not told.done():
+        told.set_result(outcome)
