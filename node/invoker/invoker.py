@@ -25,12 +25,14 @@ _TIMER_GRACE_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class InvokerStatistics:
-    """Slots, those in use (``backing_off`` is among ``running``), and invocations waiting for one;
-    then, since the start: invocations handed in, slots taken and given back, attempts."""
+    """Slots, those in use (among them those that back off, and those held back while their service
+    is busy), and invocations waiting for one; then, since the start: invocations handed in, slots
+    taken and given back, attempts."""
 
     slots: int
     running: int
     backing_off: int
+    held_back: int
     queued: int
     enqueued: int
     acquired: int
@@ -115,11 +117,12 @@ class Invoker:
                 run.retry_now()
 
     def statistics(self) -> InvokerStatistics:
-        backing_off = sum(run.is_backing_off for run in self._runs.values())
+        runs = self._runs.values()
         return InvokerStatistics(
             self._slots,
-            len(self._runs),
-            backing_off,
+            len(runs),
+            sum(run.is_backing_off for run in runs),
+            sum(run.is_held_back for run in runs),
             len(self._queue),
             self._enqueued,
             self._acquired,

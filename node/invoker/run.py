@@ -115,6 +115,11 @@ class Run:
     def is_backing_off(self) -> bool:
         return self._timer is not None
 
+    @property
+    def is_held_back(self) -> bool:
+        """Whether the next attempt waits because its service is busy."""
+        return self._place is not None
+
     def statistics(self) -> RunStatistics:
         """For people to look at."""
         live, failed, is_backing_off = self._live, self.last_failure, self.is_backing_off

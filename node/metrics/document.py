@@ -30,9 +30,10 @@ scrape_configs:
 - Nothing is sent anywhere: a node that nobody scrapes does no work for it.
 
 What to watch: `perdure_partitions_halted` and `perdure_wal_is_full` must be 0;
-`perdure_partition_backlog_records`, `perdure_log_waiting_proposals` and `perdure_invoker_queued`
-show where work piles up; `restate_invoker_invocation_tasks_total` with `status="failed"` shows
-services in trouble. With snapshots, `perdure_snapshots_is_sound` must be 1, and the age
+`perdure_partition_backlog_records`, `perdure_log_waiting_proposals`, `perdure_invoker_held_back`
+(services have more to do than they manage) and `perdure_invoker_queued` show where work piles up;
+`restate_invoker_invocation_tasks_total` with `status="failed"` shows services in trouble.
+With snapshots, `perdure_snapshots_is_sound` must be 1, and the age
 `time() - perdure_snapshots_newest_timestamp_seconds` not much above `snapshots.interval`, unless
 nothing happens.
 """

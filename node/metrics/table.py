@@ -331,6 +331,12 @@ PARTITION: tuple[Row[PartitionStatistics], ...] = (
         "partition",
     ),
     gauge(
+        "perdure_invoker_held_back",
+        "Invocations whose attempt waits because their service is busy; they hold a slot.",
+        lambda p: p.leader.invoker.held_back,
+        "partition",
+    ),
+    gauge(
         "perdure_invoker_queued",
         "Invocations that wait for a slot.",
         lambda p: p.leader.invoker.queued,

@@ -43,6 +43,8 @@ def waiting(book: Playbook) -> int:
 def test_starts_wait_for_ends_in_order(book: Playbook) -> None:
     assert invoke(book, "abcde") == ["a/1", "b/1"]
     assert waiting(book) == 3
+    statistics = book.stage.invoker.statistics()
+    assert (statistics.running, statistics.held_back, statistics.queued) == (5, 3, 0)
     assert requests(say(book, "b", *OUTPUT)) == ["c/1"]
     assert requests(say(book, "a", *OUTPUT)) == ["d/1"]
     assert requests(say(book, "c", "Suspension waiting_signals: 17")) == ["e/1"]
