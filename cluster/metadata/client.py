@@ -35,6 +35,7 @@ from perdure.core.entropy import Entropy
 from perdure.core.errors import MetadataNotEmpty, MetadataTooLarge, MetadataUnavailable
 from perdure.core.limits import (
     METADATA_CALL_MS,
+    METADATA_IMPORT_BYTES_MAX,
     METADATA_PAUSE_MS,
     METADATA_TRY_MS,
     METADATA_WATCH_MS,
@@ -138,11 +139,14 @@ class RaftMetadata:
 
         Raises:
             MetadataNotEmpty: it has registers already.
+            MetadataTooLarge: they are more than one import takes; none was put.
             MetadataUnavailable: no quorum answered in time; they may have been put.
         """
         rows = [(key, at.version, at.value) for key, at in sorted(registers.items())]
         for key, _, value in rows:
             check_size(key, value)
+        if sum(len(key) + len(value) for key, _, value in rows) > METADATA_IMPORT_BYTES_MAX:
+            raise MetadataTooLarge("the registers together exceed what one import takes")
         self._number += 1
         number, since = self._number, self._since
         outcome = await self._write(

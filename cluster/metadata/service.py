@@ -46,6 +46,7 @@ from perdure.core.limits import (
     METADATA_STALLED_MS,
     METADATA_TICK_MS,
     METADATA_TRY_MS,
+    METADATA_WRITES_UNDER_WAY_MAX,
 )
 from perdure.core.telemetry import logger
 
@@ -65,6 +66,7 @@ class MemberService:
         self._boot = entropy.bits(62)
         self._client = entropy.bits(62)
         self._number = 0
+        self._writes = asyncio.Semaphore(METADATA_WRITES_UNDER_WAY_MAX)
         self._changes: deque[str] = deque(maxlen=METADATA_CHANGES_KEPT)
         self._position = 0  # of the newest change
         self._changed = asyncio.Event()
@@ -149,7 +151,7 @@ class MemberService:
 
     async def _write(self, command: Command, timeout_ms: int) -> Answer:
         try:
-            async with asyncio.timeout(timeout_ms / 1000):
+            async with asyncio.timeout(timeout_ms / 1000), self._writes:
                 applied = await self._commit(command)
         except TimeoutError:
             return Unanswered()

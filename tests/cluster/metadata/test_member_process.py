@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.cluster.metadata.backends import free_ports
 
 from perdure.cluster.metadata.client import DoorClosed, RaftMetadata
@@ -188,6 +189,15 @@ def test_a_folder_without_storage_is_refused(tmp_path: Path) -> None:
     assert code == 2
     assert "DIR0004" in said
     assert "provision" in said
+
+
+def test_members_are_not_open_to_everybody(tmp_path: Path) -> None:
+    entropy = SystemEntropy()
+    provision(OsDisk(tmp_path), MemberIdentity("ab" * 8, 1, draw_storages([1], entropy)), entropy)
+    code, said = _run_once(structs.replace(_settings(tmp_path), listen="0.0.0.0:0"))
+    assert code == 2
+    assert "CONF0001" in said
+    assert "secret" in said
 
 
 def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from perdure.core.errors import (
     MetadataTooLarge,
     MetadataUnavailable,
 )
+from perdure.core.limits import METADATA_VALUE_BYTES_MAX
 
 
 async def leader_of(client: RaftMetadata) -> NodeId:
@@ -189,3 +190,31 @@ def test_registers_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch)
         assert await client.cas("b", None, bytes(50)) == Versioned(1, bytes(50))
 
     tell(9, story)
+
+
+def test_an_import_beyond_the_limit_puts_nothing() -> None:
+    async def story(quorum: SimQuorum) -> None:
+        client = quorum.client(quorum.nodes[0])
+        value = bytes(METADATA_VALUE_BYTES_MAX)
+        many = {f"k/{number}": Versioned(1, value) for number in range(17)}
+        with pytest.raises(MetadataTooLarge):
+            await client.fill(many)
+        assert await client.scan("") == {}
+        few = {f"k/{number}": Versioned(number + 1, value) for number in range(4)}
+        await client.fill(few)
+        assert await client.scan("k/") == few
+
+    tell(10, story)
+
+
+@pytest.mark.slow
+def test_large_writes_at_the_same_time_all_come_through() -> None:
+    async def story(quorum: SimQuorum) -> None:
+        client = quorum.client(OUTSIDER)
+        value = bytes(METADATA_VALUE_BYTES_MAX)
+        outcomes = await asyncio.gather(
+            *(client.cas(f"k/{number}", None, value) for number in range(12))
+        )
+        assert outcomes == [Versioned(1, value)] * 12
+
+    tell(11, story)
