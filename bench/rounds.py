@@ -65,7 +65,8 @@ class Rounds:
             for run in range(self.sizes.runs_alone):
                 for name in _turn(self._crowded(), run):
                     kind = SYSTEMS[name]
-                    if workload not in kind.workloads or run >= kind.runs_max:
+                    runs = self.sizes.runs_alone if kind.runs_max >= self.sizes.runs else 1
+                    if workload not in kind.workloads or run >= runs:
                         continue
                     say(f"{workload}, round {run + 1} of {self.sizes.runs_alone}: {name}")
                     with self._session(name) as session, self._kept(session, workload, run):

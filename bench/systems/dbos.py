@@ -81,6 +81,7 @@ class Dbos(System):
 
 class DbosSqlite(Dbos):
     name = "dbos-sqlite"
+    clients_max = 200
     database = "sqlite"
 
 
