@@ -33,6 +33,7 @@ from perdure.node.admin.admin import Admin, AdminOptions
 from perdure.node.config.effective import to_defaults
 from perdure.node.config.model import Config, LogColours, advertised
 from perdure.node.config.values import Address
+from perdure.node.heap import share_one_heap
 from perdure.node.http.client import HttpClient
 from perdure.node.http.cores import make_client_core, make_server_core
 from perdure.node.http.server import Application, HttpServer
@@ -407,6 +408,7 @@ def run(config: Config, on_ready: Callable[[ReadyInfo], None] | None = None) -> 
     """
     colours = {LogColours.ALWAYS: True, LogColours.NEVER: False}.get(config.log_colours)
     telemetry.configure(config.log_level.value, config.log_format.value, colours)
+    share_one_heap()
     sys.setswitchinterval(limits.THREAD_SWITCH_MS / 1000)
     return uvloop.run(_serve(config, on_ready))
 
