@@ -141,6 +141,11 @@ REGISTER_RETRY_MS = 500
 # An edit that loses so many times in a row is not alone in its loop.
 REGISTER_EDIT_ROUNDS_MAX = 16
 
+# --- Forming a cluster ----------------------------------------------------------------------------
+# Between questions to members that are not there yet, and between complaints about it.
+FORMATION_RETRY_MS = 300
+FORMATION_TELL_MS = 5_000
+
 # --- Leadership ---------------------------------------------------------------------------------
 # A controller names a new leader within one of its rounds; replicas wait for three detection
 # periods before they name themselves, one after the other.
@@ -257,6 +262,8 @@ OBJECT_PART_BYTES = 8 * MIB
 DEAD_REPLICA_LAG_MS_MAX = 24 * 3_600_000
 DEAD_REPLICA_LAG_BYTES_MAX = 16 * 1024 * MIB
 TRIM_DELAY_MS = 600_000
+# Without snapshots: long enough for every leader to hear of a replica that was just named.
+TRIM_NAMED_MS = 10_000
 # How often a leader looks what its log may let go of.
 TRIM_LOOK_MS = 2_000
 

@@ -1,11 +1,12 @@
 """The durable half of a node among several: its log, its tables, its part in the cluster.
 
-Opened before the transport listens, started after: nothing is followed or led before others can be
-reached. Which partitions are led here changes while it runs; ``gateway`` serves them all, here or
-by the node that leads them.
+The transport listens once all that others may ask for is there, and nothing is followed or led
+before that. Which partitions are led here changes while it runs; ``gateway`` serves them all, here
+or by the node that leads them.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -29,11 +30,13 @@ from perdure.cluster.transport import Transport
 from perdure.cluster.wal_writer import WalWriter
 from perdure.core.errors import PartitionUnavailable, Unreachable
 from perdure.core.ids import PartitionId
+from perdure.core.limits import HAND_OVER_MS
 from perdure.core.tasks import Supervisor
 from perdure.core.telemetry import logger
 from perdure.node.identity import Identity
 from perdure.node.partition.assembly import Assembly
 from perdure.node.partition.gateway import LedPartition
+from perdure.node.partition.host import BootFigures, HostStatistics, partition_statistics
 from perdure.node.partition.messages import Deliver, Delivered
 from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.partition.remote import RemoteDesk
@@ -50,16 +53,18 @@ log = logger("node")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPorts:
-    """The way to the other nodes, and what holds this one together."""
+    """The way to the other nodes, and what holds this one together. ``listen`` opens the transport
+    once everything that others may ask for is served."""
 
     joined: Joined
     registers: Registers
     transport: Transport
+    listen: Callable[[], Awaitable[object]]
     supervisor: Supervisor
 
 
 class ClusterHost:
-    """``open``, let the transport listen, ``start``; then ``gateway`` serves until ``close``."""
+    """Open it once; then ``gateway`` serves until ``close``."""
 
     def __init__(
         self, identity: Identity, ports: HostPorts, options: HostOptions, cluster: ClusterPorts
@@ -74,6 +79,7 @@ class ClusterHost:
         self._stores: list[PartitionStore] = []
         self._replicas: dict[int, PartitionReplica] = {}
         self.led: list[LedPartition] = []
+        self.figures = BootFigures(0, 0, None)
         self._wal: Wal
         self.writer: WalWriter
         self.log_server: LogServer
@@ -84,11 +90,11 @@ class ClusterHost:
 
     # --- Opening --------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Open tables and log, and take up whatever other nodes may ask for.
+    async def open(self) -> None:
+        """Open tables and log, let the others in, and take part: follow, lead, nominate.
 
         Raises:
-            PerdureError: the data directory can't be served.
+            PerdureError: the data directory can't be served, or metadata can't be reached.
         """
         for number in range(self.identity.partition_count):
             partition = PartitionId(number)
@@ -129,6 +135,9 @@ class ClusterHost:
         count = self.identity.partition_count
         self.gateway = RoutedGateway(me, self.led, count, self, self._transport)
         self._trimmer = Trimmer(self.plane, self._replicas, ports.clock)
+        await cluster.listen()
+        await self.plane.start()
+        cluster.supervisor.start("trim", self._trimmer.run(self._recycle))
 
     def _open_log(self) -> ReplicaCore:
         ports = self._ports
@@ -146,6 +155,7 @@ class ClusterHost:
             lambda _segment, _end: False,  # what is dead is only known when all was read
             ports.wal_sizes,
         )
+        self.figures = BootFigures(found.frames, 0, found.torn_at)
         self._wal = found.wal
         self.writer = WalWriter(
             found.wal,
@@ -157,20 +167,24 @@ class ClusterHost:
         )
         self.log_server = LogServer(replicas, self.writer)
         self._is_dead = is_dead
-        if found.torn_at is not None:
-            log.warning("wal.tail.torn", at=found.torn_at, lost="nothing acknowledged")
         return replicas
 
-    async def start(self) -> None:
-        """Take part: follow, lead, nominate; the transport listens by now.
-
-        Raises:
-            MetadataUnavailable, MetadataRegressed: as ``ControlPlane.start``.
-        """
-        await self.plane.start()
-        self._cluster.supervisor.start("trim", self._trimmer.run(self._recycle))
-
     # --- While it runs --------------------------------------------------------------------------
+
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether the log takes nothing new for want of room."""
+        return self.writer.is_full
+
+    def statistics(self) -> HostStatistics:
+        """Only after ``open``."""
+        return HostStatistics(
+            self._wal.statistics(),
+            self.writer.statistics(),
+            self.figures,
+            tuple(map(partition_statistics, self.led)),
+            is_alone=False,
+        )
 
     def leader_of(self, partition: PartitionId) -> NodeId | None:
         """Who leads, as far as registers and gossip tell this node."""
@@ -232,9 +246,9 @@ class ClusterHost:
 
     # --- Closing --------------------------------------------------------------------------------
 
-    async def close(self, timeout_s: float) -> None:
+    async def close(self) -> None:
         """Hand over what is led here, flush what is applied, close log and tables."""
-        await self.plane.stop(timeout_s)
+        await self.plane.stop(2 * HAND_OVER_MS / 1000)
         for replica in self._replicas.values():
             replica.close()
         await self.gateway.aclose()
@@ -243,11 +257,13 @@ class ClusterHost:
 
     async def abandon(self) -> None:
         """Let go of everything at once; the log keeps what tables don't have."""
+        self._cease()
         await self.plane.abandon()
         await self.gateway.aclose()
         self._let_go()
 
-    def _let_go(self) -> None:
+    def _cease(self) -> None:
+        """From here on nothing is written, read for others, or led."""
         for replica in self._replicas.values():
             replica.close()
         for led in self.led:
@@ -255,6 +271,9 @@ class ClusterHost:
             led.processor.close()
         self._links.close()
         self.writer.close()
+
+    def _let_go(self) -> None:
+        self._cease()
         ports = self._ports
         for thread in (ports.log_thread, ports.housekeeping_thread, ports.storage_thread):
             thread.close()

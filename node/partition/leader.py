@@ -281,6 +281,7 @@ class Leader:
 
     def _leave(self, error: PerdureError) -> None:
         self._is_leading = False
+        self._announcement = None  # read back later, as a follower, it must not bring us to office
         self.invoker.stop()
         self.timers.stop()
         self.expiries.stop()

@@ -1,7 +1,8 @@
 """Lets logs go: for each partition led here, up to what every replica has in its tables.
 
 The leader trims its open segment on all its replicas and drops closed ones from the chain; each
-node then frees the files in which nothing is left.
+node then frees the files in which nothing is left. While a partition has fewer replicas than it is
+to have, nothing is trimmed: the ones that are still to come begin with its first record.
 """
 
 import asyncio
@@ -20,14 +21,15 @@ from perdure.cluster.core.trim import (
 from perdure.cluster.core.types import NodeId
 from perdure.core.clock import Clock
 from perdure.core.errors import PerdureError
-from perdure.core.limits import TRIM_LOOK_MS
+from perdure.core.limits import TRIM_LOOK_MS, TRIM_NAMED_MS
 from perdure.core.telemetry import logger
 from perdure.node.partition.replica import PartitionReplica
 
 log = logger("partition")
 
-# What every replica has synced in its tables is needed by none of them: nothing to wait for.
-_POLICY = TrimPolicy(mode=DurabilityMode.REPLICAS, delay_ms=0)
+# What every replica has synced in its tables is needed by none of them; but another one may have
+# been named just now.
+_POLICY = TrimPolicy(mode=DurabilityMode.REPLICAS, delay_ms=TRIM_NAMED_MS)
 
 
 class Trimmer:
@@ -59,10 +61,11 @@ class Trimmer:
         core = self._cores.setdefault((partition, epoch), TrimCore(_POLICY, meta.trim_lsn - 1))
         replica = self._replicas[partition]
         nodes = (*meta.replicas.current, *(meta.replicas.following or ()))
+        replicas = [self._durability(node, partition) for node in nodes]
         durability = Durability(
             committed_lsn=replica.committed_lsn,
             archived_lsn=None,
-            replicas=[self._durability(node, partition) for node in nodes],
+            replicas=replicas if len(meta.replicas.current) >= self._wanted() else [],
         )
         due = core.step(round(self._clock.monotonic() * 1000), durability)
         if due is None:
@@ -72,6 +75,13 @@ class Trimmer:
             await self._plane.membership.edit_partition(
                 partition, lambda known: _trimmed(known, due + 1)
             )
+
+    def _wanted(self) -> int:
+        """How many replicas a partition is to have, with the nodes that there are."""
+        membership = self._plane.membership
+        assert membership.cluster is not None  # read before anything is led
+        workers = sum(value.may_work for value in membership.nodes.values())
+        return min(membership.cluster.partition_replicas, workers)
 
     def _durability(self, node: NodeId, partition: int) -> ReplicaDurability:
         for report in self._plane.detector.report_of(node).replicas:

@@ -88,14 +88,9 @@ class Machine:
         life, self.life = self.life, None
         assert life is not None
         if how == "stop":
-            await life.host.close(20.0)
-        elif how == "power":
-            life.wires.lose_power()
-            self.disk.lose_power()
-            await life.host.abandon()
+            await life.host.close()
         else:
-            life.wires.kill()
-            self.disk.kill()
+            life.die(is_power_lost=how == "power")
             await life.host.abandon()
         await life.fabric.aclose()
         failure = life.supervisor.failure
@@ -114,6 +109,7 @@ class ClusterLife:
         self.wires: SimWires = world.network.wires(machine.host)
         self.fabric: Fabric
         self.host: ClusterHost
+        self._threads: list[SimOffload] = []
 
     async def boot(self) -> None:
         """Start as in production, up to the point where it takes part."""
@@ -157,15 +153,27 @@ class ClusterLife:
             joined=joined,
             registers=world.registers,
             transport=self.fabric,
+            listen=self.fabric.listen,
             supervisor=self.supervisor,
         )
         self.host = ClusterHost(identity, ports, HostOptions(slots=4, software="sim"), cluster)
-        self.host.open()
-        await self.fabric.listen()
-        await self.host.start()
+        await self.host.open()
+
+    def die(self, *, is_power_lost: bool) -> None:
+        """From this instant on nothing of this life reaches its disk or another node."""
+        if is_power_lost:
+            self.wires.lose_power()
+            self.machine.disk.lose_power()
+        else:
+            self.wires.kill()
+            self.machine.disk.kill()
+        for thread in self._threads:
+            thread.kill()
 
     def _offload(self, dice: random.Random) -> SimOffload:
-        return SimOffload(random.Random(dice.getrandbits(64)), delay_ms_max=2)
+        thread = SimOffload(random.Random(dice.getrandbits(64)), delay_ms_max=2)
+        self._threads.append(thread)
+        return thread
 
 
 class ClusterWorld:

@@ -83,6 +83,10 @@ class SimOffload:
         while self._jobs:
             self._jobs.popleft()()
 
+    def kill(self) -> None:
+        """The process is gone: what was not begun never will be."""
+        self._jobs.clear()
+
     def _schedule(self) -> None:
         if self._jobs and not self._is_running:
             self._is_running = True
