@@ -21,11 +21,12 @@ from bench.systems.restate_sdk import Perdure
 
 _Stats = dict[tuple[str, int, str], tuple[int, int, float, float, object]]
 """Place to primitive calls, calls, own and cumulative seconds, callers."""
-_LOADS = ((0, 1), (3, 1), (0, 50), (3, 50))
-_WARM_UP, _COUNTED = 300, 300
+_LOADS = ((0, 1), (3, 1), (0, 50), (3, 50), (0, 1000))
+_WARM_UP, _COUNTED = 300, 300  # or twice as many as there are clients
 _READY_SECONDS = 30.0
 # What is counted: a word for it, the end of the file's name, the function's name.
 _COUNTS = (
+    ("attempts", "invoker/live_attempt.py", "open"),
     ("records applied", "engine/apply.py", "apply"),
     ("groups written", "cluster/wal_writer.py", "_take_group"),
     ("hand-overs to threads", "core/offload.py", "submit"),
@@ -63,21 +64,22 @@ def main() -> int:
     finally:
         generator.close()
     titles = [f"{steps}-step, {clients} cl." for steps, clients in _LOADS]
-    print(f"{'per invocation':<24}" + "".join(f"{title:>16}" for title in titles))
+    print(f"{'per invocation':<24}" + "".join(f"{title:>18}" for title in titles))
     for name in columns[0]:
-        print(f"{name:<24}" + "".join(f"{column[name]:>16.2f}" for column in columns))
+        print(f"{name:<24}" + "".join(f"{column[name]:>18.2f}" for column in columns))
     return 0
 
 
 def _count(system: _Counted, generator: Generator, steps: int, clients: int) -> dict[str, float]:
     """Counts per invocation under one load."""
     argument = str(steps).encode()
+    counted = max(_COUNTED, 2 * clients)
     generator.drive(Load(system.port, "/Bench/steps", argument, _WARM_UP, clients))
     found = system.folder / "counts"
     found.unlink(missing_ok=True)
     server = system.measured[0].pid
     os.kill(server, signal.SIGUSR1)
-    generator.drive(Load(system.port, "/Bench/steps", argument, _COUNTED, clients))
+    generator.drive(Load(system.port, "/Bench/steps", argument, counted, clients))
     os.kill(server, signal.SIGUSR2)
     deadline = time.perf_counter() + _READY_SECONDS
     while not found.exists():
@@ -85,10 +87,10 @@ def _count(system: _Counted, generator: Generator, steps: int, clients: int) -> 
             raise BenchFailed("the server doesn't write its counts")
         time.sleep(0.02)
     table = cast(_Stats, marshal.loads(found.read_bytes()))
-    counts = {"calls": sum(calls for _, calls, *_ in table.values()) / _COUNTED}
+    counts = {"calls": sum(calls for _, calls, *_ in table.values()) / counted}
     for word, file, name in _COUNTS:
         calls = [row[1] for place, row in table.items() if _is_it(place, file, name)]
-        counts[word] = sum(calls) / _COUNTED
+        counts[word] = sum(calls) / counted
     return counts
 
 
