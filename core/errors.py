@@ -141,7 +141,7 @@ class LogTrimmed(PerdureError):
     code = "LOG0008"
     title = "records that a partition store needs were trimmed"
 
-    def __init__(self, message: str, lsn: int) -> None:
+    def __init__(self, message: str, lsn: int = 0) -> None:
         super().__init__(message)
         self.lsn = lsn
 

@@ -264,6 +264,10 @@ DEAD_REPLICA_LAG_BYTES_MAX = 16 * 1024 * MIB
 TRIM_DELAY_MS = 600_000
 # Without snapshots: long enough for every leader to hear of a replica that was just named.
 TRIM_NAMED_MS = 10_000
+# Tables that are handed to another node: what a piece holds, and the rest after one who couldn't.
+TABLES_PIECE_ROWS = 4_096
+TABLES_PIECE_BYTES = 256 * 1024
+TABLES_RETRY_MS = 1_000
 # How often a leader looks what its log may let go of.
 TRIM_LOOK_MS = 2_000
 

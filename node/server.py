@@ -21,6 +21,7 @@ import uvloop
 
 import perdure
 from perdure.cluster.metadata.local import LocalMetadata
+from perdure.cluster.metadata.store import MetadataStore
 from perdure.core import limits, telemetry
 from perdure.core.clock import SystemClock
 from perdure.core.entropy import SystemEntropy
@@ -33,6 +34,7 @@ from perdure.node.admin.admin import Admin, AdminOptions
 from perdure.node.config.effective import to_defaults
 from perdure.node.config.model import Config, LogColours, advertised
 from perdure.node.config.values import Address
+from perdure.node.formation import Formation, Formed
 from perdure.node.heap import share_one_heap
 from perdure.node.http.client import HttpClient
 from perdure.node.http.cores import make_client_core, make_server_core
@@ -48,6 +50,7 @@ from perdure.node.invoker.ports import Caller
 from perdure.node.metrics.node_port import NodePort
 from perdure.node.metrics.process import read_process
 from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
+from perdure.node.partition.cluster_host import ClusterHost, identity_of
 from perdure.node.partition.host import Host
 from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.query.query import Query, QueryLimits
@@ -61,6 +64,8 @@ from perdure.storage.disk import FolderLock, OsDisk
 from perdure.storage.env import Env, LmdbEnv
 
 log = telemetry.logger("node")
+
+AnyHost = Host | ClusterHost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +99,8 @@ class Node:
         self._folder = config.base_dir / config.node_name
         self._started_at = self._clock.monotonic()
         self._lock: FolderLock | None = None
-        self._host: Host | None = None
+        self._host: AnyHost | None = None
+        self._formed: Formed | None = None
         self._client: HttpClient | None = None
         self._functions: FunctionCaller | None = None
         self._bound: list[_Bound] = []
@@ -115,14 +121,7 @@ class Node:
         """
         self._lock = lock_folder(self._folder)
         disk = open_disk(self._folder)
-        metadata = LocalMetadata(disk)
-        identity = await establish(
-            disk,
-            metadata,
-            self._entropy,
-            (self.config.cluster_name, self.config.node_name),
-            self.config.worker.partition_count,
-        )
+        metadata, identity = await self._establish(disk)
         registry = RegistryStore(metadata, to_defaults(self.config))
         await registry.load()
         self._start_tracing(identity)
@@ -134,6 +133,8 @@ class Node:
             caller = SigningCaller(caller, signer)
         host = await self._open_host(disk, metadata, identity, registry, caller)
         registry.on_change(host.on_catalogue_change)
+        if self._formed is not None:
+            self._supervisor.start("registry", registry.follow())
         self._start_snapshots(disk, host, registry)
         ingress_url = await self._serve_ingress(host, registry)
         discovery = Discovery(client, self._clock, identity.cluster, signer, functions)
@@ -164,10 +165,10 @@ class Node:
         if self._tracing is not None:
             await self._tracing.aclose(is_clean=is_clean)
         if self._host is not None:
-            if is_clean:
-                await self._host.close()
-            else:
-                self._host.abandon()
+            await (self._host.close() if is_clean else self._host.abandon())
+        if self._formed is not None:
+            await self._formed.fabric.aclose()
+            await self._formed.registers.aclose()
         if self._client is not None:
             self._client.close()
         if self._functions is not None:
@@ -176,6 +177,19 @@ class Node:
             self._lock.release()
 
     # --- Steps ----------------------------------------------------------------------------------
+
+    async def _establish(self, disk: OsDisk) -> tuple[MetadataStore, Identity]:
+        """Where configuration is decided, and who this process is there."""
+        config = self.config
+        if not config.cluster.members:
+            metadata = LocalMetadata(disk)
+            names = (config.cluster_name, config.node_name)
+            count = config.worker.partition_count
+            return metadata, await establish(disk, metadata, self._entropy, names, count)
+        chances = (self._clock, self._entropy)
+        formation = Formation(config, disk, self._folder, chances, self._supervisor)
+        self._formed = await formation.form()
+        return self._formed.registers, identity_of(self._formed.joined)
 
     def _start_tracing(self, identity: Identity) -> None:
         config = self.config
@@ -219,11 +233,11 @@ class Node:
     async def _open_host(
         self,
         disk: OsDisk,
-        metadata: LocalMetadata,
+        metadata: MetadataStore,
         identity: Identity,
         registry: RegistryStore,
         caller: Caller,
-    ) -> Host:
+    ) -> AnyHost:
         def open_env(partition: PartitionId) -> Env:
             folder = f"{PARTITIONS_FOLDER}/{partition}"
             disk.make_folder(folder)
@@ -253,20 +267,24 @@ class Node:
             ),
             message_bytes_max=self.config.invoker.message_bytes_max,
         )
-        self._host = Host(identity, ports, options)
-        await self._host.open()
-        return self._host
+        if self._formed is None:
+            host: AnyHost = Host(identity, ports, options)
+        else:
+            host = ClusterHost(identity, ports, options, self._formed.ports(self._supervisor))
+        self._host = host
+        await host.open()
+        return host
 
-    def _start_snapshots(self, disk: OsDisk, host: Host, registry: RegistryStore) -> None:
+    def _start_snapshots(self, disk: OsDisk, host: AnyHost, registry: RegistryStore) -> None:
         store = open_store(self.config.snapshots)
         if store is None:
             return
         chances = (self._clock, self._entropy)
         snapshots = NodeSnapshots(self.config.snapshots, store, host.identity, disk, chances)
         self._snapshots = snapshots
-        snapshots.start(host, self._envs, lambda: registry.registry, self._supervisor)
+        snapshots.start(host.led, self._envs, lambda: registry.registry, self._supervisor)
 
-    async def _serve_ingress(self, host: Host, registry: RegistryStore) -> str:
+    async def _serve_ingress(self, host: AnyHost, registry: RegistryStore) -> str:
         config = self.config.ingress
         options = IngressOptions(
             body_bytes_max=config.request_bytes_max,
@@ -287,7 +305,7 @@ class Node:
 
     async def _serve_admin(
         self,
-        host: Host,
+        host: AnyHost,
         registry: RegistryStore,
         discovery: Discovery,
         ingress_url: str,
@@ -340,7 +358,7 @@ class Node:
         log.info("node.listening", listener=name.value, address=str(Address(address.host, port)))
         return url
 
-    def _check_serving(self, host: Host) -> None:
+    def _check_serving(self, host: AnyHost) -> None:
         """Raise what keeps the node from taking anything new."""
         if self._is_stopping:
             raise Draining("this node is stopping: ask again, or another node")
@@ -350,7 +368,7 @@ class Node:
             )
 
     def _statistics(
-        self, host: Host, registry: RegistryStore, client: HttpClient, admin: Admin
+        self, host: AnyHost, registry: RegistryStore, client: HttpClient, admin: Admin
     ) -> NodeStatistics:
         assert self._query is not None
         catalogue = registry.catalogue.registry
@@ -377,7 +395,7 @@ class Node:
             ),
         )
 
-    def _ready(self, host: Host) -> ReadyInfo:
+    def _ready(self, host: AnyHost) -> ReadyInfo:
         urls = {bound.name: bound.url for bound in self._bound}
         info = ReadyInfo(
             ingress_url=urls[Listener.INGRESS],

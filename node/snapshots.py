@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -19,7 +19,7 @@ from perdure.core.offload import PoolOffload
 from perdure.core.tasks import Supervisor
 from perdure.node.config.model import SnapshotsConfig
 from perdure.node.identity import Identity
-from perdure.node.partition.host import Host
+from perdure.node.partition.gateway import LedPartition
 from perdure.node.partition.snapshotter import Snapshotter, SnapshotterPorts
 from perdure.node.registry.model import Registry
 from perdure.storage.disk import OsDisk
@@ -83,7 +83,7 @@ class NodeSnapshots:
 
     def start(
         self,
-        host: Host,
+        partitions: Sequence[LedPartition],
         envs: dict[PartitionId, LmdbEnv],
         registry: Callable[[], Registry],
         supervisor: Supervisor,
@@ -98,7 +98,7 @@ class NodeSnapshots:
 
         ports = SnapshotterPorts(
             repository=self._repository,
-            processors=lambda: [led.processor for led in host.led],
+            processors=lambda: [led.processor for led in partitions],
             hold=hold,
             copy_thread=self._copying,
             free_bytes=self._disk.free_bytes,

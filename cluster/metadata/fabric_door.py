@@ -5,6 +5,7 @@ member. A standstill of that node costs latency, never an election.
 """
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -44,8 +45,28 @@ class FabricDoor:
         """The fabric belongs to the node."""
 
 
+class VisitorDoor:
+    """Asks the member beside whatever node listens at an address: for those who can't name it yet,
+    over a session for each question. ``transport`` may become another one meanwhile."""
+
+    def __init__(self, transport: Callable[[], Transport], address: str) -> None:
+        self._transport = transport
+        self._address = address
+
+    async def ask(self, ask: Ask, timeout_s: float) -> Answer:
+        try:
+            request = MetadataAsk(encode(ask))
+            told = await self._transport().ask_at(self._address, request, timeout_s)
+            return decode_answer(told.content)
+        except (PerdureError, msgspec.MsgspecError) as error:
+            raise DoorClosed(f"the metadata member at {self._address}: {error}") from error
+
+    async def aclose(self) -> None:
+        """The fabric belongs to the node."""
+
+
 def serve_questions(transport: Transport, door: Door) -> None:
-    """Let other nodes ask the member behind ``door``."""
+    """Let other nodes, and those that want to become nodes, ask the member behind ``door``."""
     under_way: set[asyncio.Task[None]] = set()
 
     async def pass_on(content: bytes, answer: TransportAnswer) -> None:
@@ -65,4 +86,4 @@ def serve_questions(transport: Transport, door: Door) -> None:
         under_way.add(task)
         task.add_done_callback(under_way.discard)
 
-    transport.serve(MetadataAsk, on_ask)
+    transport.serve(MetadataAsk, on_ask, guests=True)

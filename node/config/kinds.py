@@ -160,7 +160,7 @@ def _path(raw: object) -> Path:
 
 def _headers(raw: object) -> tuple[tuple[str, str], ...]:
     found: dict[str, str] = {}
-    for name, value in _pairs(raw):
+    for name, value in _pairs(raw, _HEADERS_SYNTAX):
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no header name: expected {_HEADERS_SYNTAX}")
         if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
@@ -169,16 +169,30 @@ def _headers(raw: object) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def _pairs(raw: object) -> list[tuple[object, object]]:
+def _members(raw: object) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for name, value in _pairs(raw if raw != "none" else "", _MEMBERS_SYNTAX):
+        address = values.parse_address(_text(value))
+        if address.port == 0 or address.reachable_host != address.host:
+            raise ValueError(f"{value} is nowhere to connect to: expected {_MEMBERS_SYNTAX}")
+        found[_name(name)] = str(address)
+    if len(found) % 2 == 0 and found:
+        raise ValueError(
+            f"{len(found)} members are as good as {len(found) - 1}: list an odd number"
+        )
+    return tuple(found.items())
+
+
+def _pairs(raw: object, syntax: str) -> list[tuple[object, object]]:
     if isinstance(raw, dict):
         return list(cast(dict[object, object], raw).items())
     if not isinstance(raw, str):
-        raise ValueError(f"expected {_HEADERS_SYNTAX}")
+        raise ValueError(f"expected {syntax}")
     pairs: list[tuple[object, object]] = []
     for part in filter(None, (part.strip() for part in raw.split(","))):
         name, equals, value = part.partition("=")
         if not equals:
-            raise ValueError(f"expected {_HEADERS_SYNTAX}")
+            raise ValueError(f"expected {syntax}")
         pairs.append((name.strip(), value.strip()))
     return pairs
 
@@ -189,6 +203,7 @@ _LINE = re.compile(r"[!-~](?:[ -~]{0,1222}[!-~])?", re.ASCII)
 _TEXT_SYNTAX = "a line of printable ASCII text"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,255}", re.ASCII)
 _HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?", re.ASCII)
+_MEMBERS_SYNTAX = "a table of node names and addresses; as a variable, 'name=host:port, …'"
 _HEADERS_SYNTAX = "a table of names and texts; as a variable, 'name=value, name=value'"
 
 
@@ -228,6 +243,14 @@ def _show_headers(pairs: tuple[tuple[str, str], ...]) -> str:
     return ", ".join(f"{name}=***" for name, _ in pairs) or "none"
 
 
+def _show_members(pairs: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{name}={address}" for name, address in pairs) or "none"
+
+
+def _table(pairs: tuple[tuple[str, str], ...]) -> Json:
+    return dict(pairs)
+
+
 def _mask_headers(pairs: tuple[tuple[str, str], ...]) -> Json:
     return {name: "***" for name, _ in pairs}
 
@@ -258,4 +281,7 @@ DESTINATION: Kind[str] = Kind(
 )
 HEADERS: Kind[tuple[tuple[str, str], ...]] = Kind(
     "headers", _HEADERS_SYNTAX, _headers, _show_headers, _mask_headers
+)
+MEMBERS: Kind[tuple[tuple[str, str], ...]] = Kind(
+    "members", _MEMBERS_SYNTAX, _members, _show_members, _table
 )

@@ -39,6 +39,7 @@ from perdure.node.config.kinds import (
     DESTINATION,
     HEADERS,
     HOST,
+    MEMBERS,
     NAME,
     PATH,
     TEXT,
@@ -295,6 +296,58 @@ class SnapshotsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Several nodes that are one: each record of the log on some of them, the metadata on the first
+    ones. Without members a node is all there is."""
+
+    members: tuple[tuple[str, str], ...] = _setting(
+        (),
+        MEMBERS,
+        "The first nodes, an odd number, by name, with the addresses where the others reach them "
+        "(`cluster.bind-address` as seen from outside); the same list on every node. They hold the "
+        "metadata, at the port after the one named here.",
+    )
+    bind_address: Address = _setting(
+        Address("127.0.0.1", 5123), ADDRESS, "Where the other nodes connect to."
+    )
+    advertised_address: str | None = _setting(
+        None,
+        optional(TEXT, "auto"),
+        "How the other nodes reach this one, as `host:port`. `auto`: what `members` says, or else "
+        "the bind address.",
+    )
+    secret_file: Path | None = _setting(
+        None,
+        optional(PATH, "none"),
+        "File with a secret that all nodes know, of 16 bytes or more, which keeps others out. It "
+        "encrypts nothing.",
+    )
+    tls_certificate_file: Path | None = _setting(
+        None, optional(PATH, "none"), "PEM file with this node's certificate chain."
+    )
+    tls_key_file: Path | None = _setting(
+        None, optional(PATH, "none"), "PEM file with the certificate's private key."
+    )
+    tls_authority_file: Path | None = _setting(
+        None, optional(PATH, "none"), "PEM file with the authority that signs all certificates."
+    )
+    insecure: bool = _setting(
+        False,
+        BOOLEAN,
+        "Listen for other nodes beyond this machine with neither secret nor certificates.",
+    )
+    replication: int = _setting(
+        2, count(1, 5), "Nodes that must have a record. Read when the cluster is made."
+    )
+    partition_replicas: int = _setting(
+        3, count(1, 7), "Nodes that hold a partition's tables. Read when the cluster is made."
+    )
+    zone: str | None = _setting(
+        None, optional(NAME, "none"), "Where the node is: copies are spread over zones."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueryConfig:
     """What one SQL statement may take."""
 
@@ -409,6 +462,7 @@ class Config:
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     invoker: InvokerConfig = field(default_factory=InvokerConfig)
     query: QueryConfig = field(default_factory=QueryConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
     snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
@@ -420,6 +474,7 @@ TABLES: dict[str, type] = {
     "worker": WorkerConfig,
     "invoker": InvokerConfig,
     "query": QueryConfig,
+    "cluster": ClusterConfig,
     "retention": RetentionConfig,
     "retry": RetryConfig,
     "snapshots": SnapshotsConfig,

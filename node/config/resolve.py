@@ -34,6 +34,7 @@ _LISTENERS: tuple[KeyPath, ...] = (
     ("bind-address",),
     ("ingress", "bind-address"),
     ("admin", "bind-address"),
+    ("cluster", "bind-address"),
 )
 
 

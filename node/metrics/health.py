@@ -19,7 +19,7 @@ def health_document(node: NodeStatistics) -> dict[str, object]:
     """
     partitions = node.host.partitions
     halted = [part.partition for part in partitions if part.processor.is_halted]
-    is_leading = all(part.leader.is_leading for part in partitions)
+    is_leading = not node.host.is_alone or all(part.leader.is_leading for part in partitions)
     return {
         "status": "FailingOver" if node.ingress.is_draining else "Alive",
         "node_id": f"N{node.node_id}:{node.generation}",

@@ -42,6 +42,7 @@ from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.partition.remote import RemoteDesk
 from perdure.node.partition.replica import PartitionReplica, ReplicaPorts
 from perdure.node.partition.routing import RoutedGateway
+from perdure.node.partition.table_copy import TableDesk
 from perdure.node.partition.trimmer import Trimmer
 from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.timers import Outgoing
@@ -104,6 +105,7 @@ class ClusterHost:
         replicas = self._open_log()
         LogService(self.log_server, self._transport)
         RemoteDesk(self.led, self._transport)
+        TableDesk(self.led, self._transport)
         cluster, ports = self._cluster, self._ports
         control = ControlPorts(
             store=cluster.registers,
@@ -130,6 +132,8 @@ class ClusterHost:
             announcement=self._assembly.announcement,
             opened=self._on_opened,
             seat=lambda: self.plane.leaderships,
+            holders=self._holders,
+            storage=ports.storage_thread,
         )
         me = NodeId(self.identity.node_id)
         count = self.identity.partition_count
@@ -207,6 +211,13 @@ class ClusterHost:
         cluster = self.plane.membership.cluster
         assert cluster is not None  # read before anything is led
         return cluster.replication
+
+    def _holders(self, partition: int) -> list[NodeId]:
+        """Other nodes that have the partition's tables; who leads comes first."""
+        leader = self.leader_of(PartitionId(partition))
+        replicas = self.plane.membership.partitions[partition].replicas.current
+        others = [node for node in replicas if node != self.identity.node_id]
+        return sorted(others, key=lambda node: node != leader)
 
     def _open_replica(self, partition: int) -> Replica:
         replica = PartitionReplica(self.led[partition], self._replica_ports)

@@ -58,12 +58,19 @@ class PartitionStatistics:
 
 @dataclass(frozen=True, slots=True)
 class HostStatistics:
-    """The log and the partitions."""
+    """The log and the partitions. ``is_alone``: no other node could lead what this one doesn't."""
 
     wal: WalStatistics
     writer: WalWriterStatistics
     boot: BootFigures
     partitions: tuple[PartitionStatistics, ...]
+    is_alone: bool = True
+
+
+def partition_statistics(led: LedPartition) -> PartitionStatistics:
+    """How a partition of this node is."""
+    processor = led.processor
+    return PartitionStatistics(processor.partition, processor.statistics(), led.leader.statistics())
 
 
 class Host:
@@ -230,12 +237,7 @@ class Host:
         """Only after ``open``."""
         invariant(self._wal is not None, "a host has statistics once it is open")
         assert self._wal is not None
-        partitions = tuple(
-            PartitionStatistics(
-                led.processor.partition, led.processor.statistics(), led.leader.statistics()
-            )
-            for led in self.led
-        )
+        partitions = tuple(map(partition_statistics, self.led))
         return HostStatistics(
             self._wal.statistics(), self.writer.statistics(), self.figures, partitions
         )
@@ -270,9 +272,9 @@ class Host:
         for led in self.led:
             led.leader.resign()
         await asyncio.gather(*(self._flush(led) for led in self.led))
-        self.abandon()
+        await self.abandon()
 
-    def abandon(self) -> None:
+    async def abandon(self) -> None:
         """Let go of everything at once; the log keeps what tables don't have."""
         for led in self.led:
             # Streams that are dropped later would still look into tables that are closed by then.

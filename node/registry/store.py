@@ -1,13 +1,19 @@
 """The registry in metadata: read once, changed by compare-and-set, followed by hints."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 
 import msgspec
 
 from perdure.cluster.metadata.store import MetadataStore, Versioned
-from perdure.core.errors import MetadataConflict
+from perdure.core.errors import MetadataConflict, MetadataUnavailable
+from perdure.core.limits import REGISTER_REFRESH_MS
+from perdure.core.telemetry import logger
 from perdure.node.registry.effective import Catalogue, Defaults
 from perdure.node.registry.model import Registry
+
+log = logger("registry")
 
 KEY = "schema"
 _ATTEMPTS_MAX = 8
@@ -38,6 +44,26 @@ class RegistryStore:
         if found is not None:
             self._adopt(found.version, msgspec.msgpack.decode(found.value, type=Registry))
 
+    async def follow(self) -> None:
+        """Read it again when others have changed it; runs until cancelled.
+
+        A hint says so, and now and then it is read because hints may be lost.
+        """
+        hinted = asyncio.Event()
+        forget = self._metadata.watch(KEY, lambda _: hinted.set())
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(REGISTER_REFRESH_MS / 1000):
+                        await hinted.wait()
+                hinted.clear()
+                try:
+                    await self.load()
+                except MetadataUnavailable as failure:
+                    log.warning("registry.stale", reason=failure)
+        finally:
+            forget()
+
     async def change(self, edit: Callable[[Registry], Registry]) -> Registry:
         """Apply a pure edit to the current registry and store it.
 
@@ -56,6 +82,8 @@ class RegistryStore:
         raise MetadataConflict("the registry keeps changing: try again")
 
     def _adopt(self, version: int, registry: Registry) -> None:
+        if self._version is not None and version <= self._version:
+            return
         self._version = version
         self.catalogue = Catalogue(registry, self._defaults)
         for listener in self._listeners:

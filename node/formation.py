@@ -1,0 +1,347 @@
+"""How a process becomes a node among others: metadata, a name there, and a door to the others.
+
+1. The metadata members are made once, by the first of them: it draws their storages and the
+   cluster's fingerprint, notes both down, and gives them to the others. A member without storage
+   never makes it by itself: it would have forgotten its votes.
+2. Each of those nodes runs its member as a process beside it, and answers for it to other nodes.
+3. Whoever is first puts the cluster's register there; every process then joins, which gives it the
+   next generation of its node.
+"""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+import perdure
+from perdure.cluster.core.handshake import ClusterIdentity
+from perdure.cluster.core.membership import (
+    CLUSTER_FORMAT_VERSION,
+    Addresses,
+    ClusterMeta,
+    NodeProfile,
+    NodeRole,
+)
+from perdure.cluster.core.messages import GUEST, Message, Peer, Request
+from perdure.cluster.fabric import Fabric
+from perdure.cluster.membership import Joined, join, probing, provision
+from perdure.cluster.metadata.client import Door, RaftMetadata
+from perdure.cluster.metadata.fabric_door import VisitorDoor, serve_questions
+from perdure.cluster.metadata.local_door import LocalDoor
+from perdure.cluster.metadata.provision import draw_storages, read_identity
+from perdure.cluster.metadata.provision import provision as make_storage
+from perdure.cluster.metadata.raft_links import MemberIdentity
+from perdure.cluster.metadata.server import FOLDER, MemberSettings, encode_settings
+from perdure.cluster.metadata.supervisor import MemberProcess
+from perdure.cluster.security import TlsFiles, read_secret
+from perdure.cluster.transport import Answer
+from perdure.core.clock import Clock
+from perdure.core.entropy import Entropy
+from perdure.core.errors import (
+    DataDirectoryForeign,
+    InvalidConfiguration,
+    PerdureError,
+)
+from perdure.core.limits import FORMATION_RETRY_MS, FORMATION_TELL_MS
+from perdure.core.tasks import Supervisor
+from perdure.core.telemetry import logger
+from perdure.node.config.model import Config, advertised
+from perdure.node.config.values import Address, parse_address
+from perdure.node.partition.cluster_host import ClusterPorts
+from perdure.storage.disk import Disk, OsDisk
+
+log = logger("cluster")
+
+_INTENT = "formation"
+_ASK_S = 5.0
+
+
+class Adopted(Message, frozen=True, tag=0x0311):
+    """The fingerprint of the cluster whose member's storage the receiver has now."""
+
+    cluster: str
+
+
+class Adopt(Request[Adopted], frozen=True, tag=0x0310):
+    """Make the storage of your metadata member, unless you have one."""
+
+    cluster: str
+    storages: dict[int, str]
+
+
+class _Intent(msgspec.Struct, frozen=True):
+    cluster: str
+    storages: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Formed:
+    """This process is a node: its registers, who it is, and the door to the others, still shut."""
+
+    registers: RaftMetadata
+    joined: Joined
+    fabric: Fabric
+
+    def ports(self, supervisor: Supervisor) -> ClusterPorts:
+        """What the node's durable half stands on."""
+        return ClusterPorts(
+            joined=self.joined,
+            registers=self.registers,
+            transport=self.fabric,
+            listen=self.fabric.listen,
+            supervisor=supervisor,
+        )
+
+
+class Formation:
+    """Forms, or joins, the cluster that the configuration names."""
+
+    def __init__(
+        self,
+        config: Config,
+        disk: Disk,
+        folder: Path,
+        chances: tuple[Clock, Entropy],
+        supervisor: Supervisor,
+    ) -> None:
+        self._config = config
+        self._disk = disk
+        self._member_folder = folder / FOLDER
+        self._clock, self._entropy = chances
+        self._supervisor = supervisor
+        self._members = dict(config.cluster.members)
+        self._number = _number_of(config.node_name, list(self._members))
+        secret_file = config.cluster.secret_file
+        self._secret = read_secret(secret_file) if secret_file is not None else None
+        self._tls = _tls(config)
+        self._way: Fabric
+
+    async def form(self) -> Formed:
+        """Everything up to the point where the transport may listen.
+
+        Raises:
+            PerdureError: why this process can't be a node of the cluster.
+        """
+        guest = self._make_fabric(Peer(GUEST, 0, self._entropy.bits(60), b""), b"")
+        self._way = guest
+        try:
+            doors = await self._find_metadata(guest)
+            registers = RaftMetadata(doors, self._clock, self._entropy)
+            await self._provision(registers)
+            profile = NodeProfile(
+                name=self._config.node_name,
+                addresses=self._addresses(),
+                zone=self._config.cluster.zone or "",
+                roles=tuple(NodeRole),
+                software=perdure.__version__,
+                incarnation=self._entropy.bits(60),
+                fresh_uuid=f"{self._entropy.bits(128):032x}",
+            )
+            name = self._config.cluster_name
+            joined = await join(registers, self._disk, name, profile, probing(guest))
+        finally:
+            await guest.aclose()
+        fabric = self._make_fabric(joined.peer(), bytes.fromhex(joined.cluster.fingerprint))
+        self._way = fabric
+        if self._number is not None:
+            serve_questions(fabric, LocalDoor(self._member_folder))
+        return Formed(registers, joined, fabric)
+
+    # --- The metadata quorum --------------------------------------------------------------------
+
+    async def _find_metadata(self, guest: Fabric) -> list[Door]:
+        others: list[Door] = [
+            VisitorDoor(lambda: self._way, address)
+            for name, address in self._members.items()
+            if name != self._config.node_name
+        ]
+        if self._number is None:
+            return others
+        self._disk.make_folder(FOLDER)
+        member_disk = OsDisk(self._member_folder)
+        identity = read_identity(member_disk)
+        if identity is None:
+            identity = await self._make_member(guest, member_disk, self._number)
+        settings = self._settings(identity)
+        process = MemberProcess(encode_settings(settings), self._clock, self._entropy)
+        self._supervisor.start("metadata.process", process.run())
+        return [LocalDoor(self._member_folder), *others]
+
+    async def _make_member(self, guest: Fabric, disk: Disk, number: int) -> MemberIdentity:
+        """Give out storages, or wait to be given one."""
+        given: asyncio.Future[MemberIdentity] = asyncio.get_running_loop().create_future()
+
+        def adopt(_: Peer, request: Adopt, answer: Answer) -> None:
+            identity = MemberIdentity(request.cluster, number, request.storages)
+            make_storage(disk, identity, self._entropy)  # refuses when there is another
+            if not given.done():
+                given.set_result(identity)
+            answer(Adopted(request.cluster))
+
+        guest.serve(Adopt, adopt, guests=True)
+        await guest.listen()
+        if number != 1:
+            return await self._wait_given(given)
+        if not self._disk.exists(_INTENT):
+            fingerprint = f"{self._entropy.bits(128):032x}"
+            storages = draw_storages(range(1, len(self._members) + 1), self._entropy)
+            content = msgspec.json.encode(_Intent(fingerprint, storages))
+            self._disk.replace(_INTENT, content)
+        intent = msgspec.json.decode(self._disk.read_file(_INTENT), type=_Intent)
+        for address in list(self._members.values())[1:]:
+            await self._give(guest, address, intent)
+        identity = MemberIdentity(intent.cluster, number, intent.storages)
+        make_storage(disk, identity, self._entropy)
+        log.info("cluster.formed", fingerprint=intent.cluster, members=list(self._members))
+        return identity
+
+    async def _give(self, guest: Fabric, address: str, intent: _Intent) -> None:
+        """Insist until the member at ``address`` has its storage."""
+        told_at = self._clock.monotonic()
+        while True:
+            try:
+                await guest.ask_at(address, Adopt(intent.cluster, intent.storages), _ASK_S)
+                return
+            except DataDirectoryForeign as refused:
+                raise DataDirectoryForeign(
+                    f"{address} is a metadata member of another cluster, or this node has lost "
+                    f"its own member's storage: {refused.message}. Restore the data directory"
+                ) from refused
+            except PerdureError as failure:
+                told_at = self._tell(told_at, "cluster.members.awaited", address, str(failure))
+            await asyncio.sleep(FORMATION_RETRY_MS / 1000)
+
+    async def _wait_given(self, given: "asyncio.Future[MemberIdentity]") -> MemberIdentity:
+        told_at = self._clock.monotonic()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FORMATION_RETRY_MS / 1000):
+                    return await asyncio.shield(given)
+            first = next(iter(self._members.values()))
+            told_at = self._tell(told_at, "cluster.members.awaited", first, "it forms the cluster")
+
+    def _tell(self, told_at: float, event: str, address: str, reason: str) -> float:
+        now = self._clock.monotonic()
+        if now - told_at < FORMATION_TELL_MS / 1000:
+            return told_at
+        log.warning(event, address=address, reason=reason)
+        return now
+
+    async def _provision(self, registers: RaftMetadata) -> None:
+        """Put the cluster's register there, if this node holds metadata and nobody has."""
+        if self._number is None:
+            return
+        identity = read_identity(OsDisk(self._member_folder))
+        assert identity is not None
+        cluster = self._config.cluster
+        wanted = ClusterMeta(
+            format=CLUSTER_FORMAT_VERSION,
+            name=self._config.cluster_name,
+            fingerprint=identity.cluster,
+            partition_count=self._config.worker.partition_count,
+            replication=cluster.replication,
+            partition_replicas=cluster.partition_replicas,
+        )
+        told_at = self._clock.monotonic()
+        while True:
+            try:
+                await provision(registers, wanted)
+                return
+            except PerdureError as failure:
+                if not failure.retriable:
+                    raise
+                told_at = self._tell(told_at, "cluster.metadata.awaited", "", str(failure))
+
+    def _settings(self, identity: MemberIdentity) -> MemberSettings:
+        config = self._config.cluster
+        tls = self._tls
+        return MemberSettings(
+            folder=str(self._member_folder),
+            listen=_next_port(config.bind_address),
+            members={
+                number: _next_port(parse_address(address))
+                for number, address in enumerate(self._members.values(), start=1)
+            },
+            cluster_name=self._config.cluster_name,
+            secret_file=str(config.secret_file) if config.secret_file else None,
+            certificate=str(tls.certificate) if tls else None,
+            key=str(tls.key) if tls else None,
+            authority=str(tls.authority) if tls else None,
+            is_insecure=config.insecure,
+            log_level=self._config.log_level.value,
+            log_format=self._config.log_format.value,
+        )
+
+    # --- The fabric -----------------------------------------------------------------------------
+
+    def _make_fabric(self, me: Peer, fingerprint: bytes) -> Fabric:
+        # Not imported by a single node: it costs 10 MB and 40 ms.
+        from perdure.cluster.grpc_transport import GrpcWires
+
+        config = self._config.cluster
+        bind = config.bind_address
+        return Fabric(
+            me=me,
+            cluster=ClusterIdentity(
+                name=self._config.cluster_name, fingerprint=fingerprint, secret=self._secret
+            ),
+            wires=GrpcWires(
+                f"{bind.listen_host or '0.0.0.0'}:{bind.port}",
+                self._tls,
+                is_trusted=self._secret is not None or config.insecure,
+            ),
+            entropy=self._entropy,
+            supervisor=self._supervisor,
+        )
+
+    def _addresses(self) -> Addresses:
+        ingress, admin = self._config.ingress, self._config.admin
+        return Addresses(
+            fabric=self._advertised(),
+            ingress=advertised(
+                ingress.advertised_address, ingress.bind_address, ingress.bind_address.port
+            ),
+            admin=advertised(admin.advertised_address, admin.bind_address, admin.bind_address.port),
+        )
+
+    def _advertised(self) -> str:
+        config = self._config.cluster
+        if config.advertised_address is not None:
+            return config.advertised_address
+        known = self._members.get(self._config.node_name)
+        if known is not None:
+            return known
+        bind = config.bind_address
+        if bind.reachable_host != bind.host:
+            raise InvalidConfiguration(
+                f"cluster.bind-address {bind} is no address that other nodes could connect to: set "
+                "cluster.advertised-address"
+            )
+        return str(bind)
+
+
+def _number_of(name: str, members: list[str]) -> int | None:
+    return members.index(name) + 1 if name in members else None
+
+
+def _next_port(address: Address) -> str:
+    return f"{address.listen_host or '0.0.0.0'}:{address.port + 1}"
+
+
+def _tls(config: Config) -> TlsFiles | None:
+    files = (
+        config.cluster.tls_certificate_file,
+        config.cluster.tls_key_file,
+        config.cluster.tls_authority_file,
+    )
+    if files == (None, None, None):
+        return None
+    certificate, key, authority = files
+    if certificate is None or key is None or authority is None:
+        raise InvalidConfiguration(
+            "cluster.tls-certificate-file, tls-key-file and tls-authority-file belong together: "
+            "set all three, or none"
+        )
+    return TlsFiles(certificate=certificate, key=key, authority=authority)
