@@ -15,11 +15,16 @@ from perdure.cluster.metadata.provision import decode_backup, encode_backup
 from perdure.cluster.metadata.store import Unknown, Versioned
 from perdure.core.errors import (
     DataDirectoryDamaged,
+    MemberStalled,
     MetadataNotEmpty,
     MetadataTooLarge,
     MetadataUnavailable,
 )
 from perdure.core.limits import METADATA_VALUE_BYTES_MAX
+
+
+def _ignore(*arguments: object) -> None:
+    """Does nothing."""
 
 
 async def leader_of(client: RaftMetadata) -> NodeId:
@@ -142,6 +147,38 @@ def test_a_member_whose_disk_fails_is_over() -> None:
         assert await client.cas("a", 2, b"3") == Versioned(3, b"3")
 
     tell(7, story)
+
+
+def test_a_member_that_gets_nowhere_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(quorum: SimQuorum) -> None:
+        client = quorum.client(OUTSIDER)
+        await client.cas("a", None, b"1")
+        node = quorum.nodes[0]
+        service = quorum.lives[node].service
+        member = service._member  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(member, "submit", _ignore)
+        await asyncio.sleep(20)
+        assert not service.failed.done()
+        await asyncio.sleep(20)
+        assert isinstance(service.failed.result(), MemberStalled)
+        for other in quorum.nodes:
+            if other != node:
+                assert not quorum.lives[other].service.failed.done()
+
+    tell(12, story)
+
+
+def test_a_member_without_a_majority_waits() -> None:
+    async def story(quorum: SimQuorum) -> None:
+        for node in quorum.nodes[:2]:
+            await quorum.lose_power(node)
+        await asyncio.sleep(120)
+        assert not quorum.lives[quorum.nodes[2]].service.failed.done()
+        await quorum.boot(quorum.nodes[0])
+        client = quorum.client(quorum.nodes[2])
+        assert await client.cas("a", None, b"1") == Versioned(1, b"1")
+
+    tell(13, story)
 
 
 # --- Moving registers -----------------------------------------------------------------------------
