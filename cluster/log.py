@@ -274,11 +274,14 @@ class SegmentLog(Generic[C]):
 
     # --- For the links --------------------------------------------------------------------------
 
-    def greet(self, node: NodeId) -> bool:
+    def greet(self, node: NodeId) -> int | None:
         return self._core.greet(node)
 
-    def on_hello(self, member: Member, is_authoritative: bool, state: SegmentState | None) -> None:
-        self._on_event(self._core.on_hello(member, is_authoritative, state, self._now()))
+    def on_hello(
+        self, member: Member, is_authoritative: bool, state: SegmentState | None, greeted: int
+    ) -> None:
+        now = self._now()
+        self._on_event(self._core.on_hello(member, is_authoritative, state, greeted, now))
         self._send()
 
     def on_down(self, node: NodeId) -> None:

@@ -212,15 +212,18 @@ class LogServer:
         upper = min(upper, bound)
         while lower < upper:
             end = min(upper, lower - lower % step + step)
-            held = self._writer.wal.read_records(key, lower, end, READ_CHUNK_BYTES_MAX)
-            crc = 0
-            for record in held.records:
-                crc = zlib.crc32(record[-4:], crc)
-            if held.records:
-                yield Extent(lower, len(held.records), crc)
+            first, crc = lower, 0
+            following: int | None = lower
+            while lower < end and following == lower:
+                held = self._writer.wal.read_records(key, lower, end, READ_CHUNK_BYTES_MAX)
+                for record in held.records:
+                    crc = zlib.crc32(record[-4:], crc)
                 lower += len(held.records)
-            else:
-                lower = held.first_offset or end
+                following = lower if held.records else held.first_offset
+            if lower > first:
+                yield Extent(first, lower - first, crc)
+            if lower < end:
+                lower = end if following is None else min(following, end)
 
     # --- Inside ---------------------------------------------------------------------------------
 

@@ -39,10 +39,10 @@ class WrittenHere(Protocol):
     @property
     def params(self) -> SegmentParams: ...
 
-    def greet(self, node: NodeId) -> bool: ...
+    def greet(self, node: NodeId) -> int | None: ...
 
     def on_hello(
-        self, member: Member, is_authoritative: bool, state: SegmentState | None
+        self, member: Member, is_authoritative: bool, state: SegmentState | None, greeted: int
     ) -> None: ...
 
     def on_down(self, node: NodeId) -> None: ...
@@ -149,26 +149,27 @@ class ReplicaLinks:
             self._greet(node, logs)
 
     def _greet(self, node: NodeId, logs: list[WrittenHere]) -> None:
-        asked = [log for log in logs if log.greet(node)]
+        asked = [(log, tail) for log in logs if (tail := log.greet(node)) is not None]
         if not asked or self._is_closed:
             return
         task = self._loop.create_task(self._ask(node, asked))
         self._greetings.add(task)
         task.add_done_callback(self._greetings.discard)
 
-    async def _ask(self, node: NodeId, logs: list[WrittenHere]) -> None:
+    async def _ask(self, node: NodeId, asked: list[tuple[WrittenHere, int]]) -> None:
         session = self.transport.session(node)
-        request = Hello(tuple(log.params.ref for log in logs))
+        request = Hello(tuple(log.params.ref for log, _ in asked))
         try:
             found: HelloOk = await self.transport.ask(node, request, RECOVERY_REQUEST_MS / 1000)
         except PerdureError:
             if self.transport.session(node) is session and session is not None:
+                logs = [log for log, _ in asked]
                 self._loop.call_later(LINK_TICK_MS / 1000, self._greet, node, logs)
             return
         if self.transport.session(node) is not session:
             return  # the next session asks again
-        for log, state in zip(logs, found.states, strict=True):
-            log.on_hello(found.member, found.is_authoritative, state)
+        for (log, greeted), state in zip(asked, found.states, strict=True):
+            log.on_hello(found.member, found.is_authoritative, state, greeted)
 
     def _on_replies(self, peer: Peer, message: StoreReplies, answer: Answer) -> None:
         replies: list[StoreAck | Refused] = [*message.acks, *message.refusals]

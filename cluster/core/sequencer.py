@@ -101,8 +101,7 @@ class Peer:
     """A replica as the sequencer sees it; ``acked <= sent``, both exclusive tails.
 
     ``waiting_since``: when something sent was last waited for without an ack. ``rewound``: the tail
-    that the last GAP named, so that those of the same gap don't send everything again. ``greeted``:
-    what was acknowledged when the replica was last asked what it has.
+    that the last GAP named, so that those of the same gap don't send everything again.
     """
 
     member: Member
@@ -112,7 +111,6 @@ class Peer:
     sent: int = 0
     waiting_since: float = 0.0
     rewound: int | None = None
-    greeted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,16 +301,21 @@ class SequencerCore:
             peer.rewound = None
         return self._commit(now)
 
-    def greet(self, node: NodeId) -> bool:
-        """The way to a replica is open: whether to ask what it has, for ``on_hello``."""
+    def greet(self, node: NodeId) -> int | None:
+        """The way to a replica is open. None: nothing to ask it; otherwise ask what it has, and
+        hand the number to ``on_hello``: it must have that much, having acknowledged it before."""
         peer = self._peers.get(node)
         if peer is None or peer.is_local or self.stopped is not None:
-            return False
-        peer.greeted = peer.acked
-        return peer.state in (PeerState.DOWN, PeerState.LIVE)
+            return None
+        return peer.acked if peer.state in (PeerState.DOWN, PeerState.LIVE) else None
 
     def on_hello(
-        self, member: Member, is_authoritative: bool, state: SegmentState | None, now: float
+        self,
+        member: Member,
+        is_authoritative: bool,
+        state: SegmentState | None,
+        greeted: int,
+        now: float,
     ) -> Event | None:
         """A replica was reached, for the first time or again; ``state`` is what it has."""
         peer = self._peers.get(member.node)
@@ -328,16 +331,15 @@ class SequencerCore:
             return self._stop(REFUSED_WRONG_WRITER)
         tail = state.durable_tail if state is not None else 0
         invariant(tail <= self.next_offset, "only this sequencer writes here", state=state)
-        if tail < peer.greeted:
+        if tail < greeted:
             return self._lose(peer, "regressed")
+        if state is not None and state.tail_at_seal is not None:
+            return self._sealed(peer, REFUSED_SEALED)
         peer.state = PeerState.LIVE
         peer.acked = peer.sent = max(tail, peer.acked)  # acks may have overtaken the answer
         peer.waiting_since = now
         peer.rewound = None
-        committed = self._commit(now)
-        if state is not None and state.tail_at_seal is not None:
-            return self._sealed(peer, REFUSED_SEALED)
-        return committed
+        return self._commit(now)
 
     def on_refused(self, node: NodeId, refusal: Refused, now: float = 0.0) -> Event | None:
         """A replica didn't take a store."""
