@@ -122,8 +122,7 @@ class PeerConnection:
             self._on_data(now, frame)
 
     def _on_hello(self, now: float, hello: Hello) -> None:
-        known = (self._identity.cluster, self._identity.storages[self._peer])
-        if (hello.cluster, hello.storage) != known:
+        if not self._is_known(hello):
             if not self._is_stranger:
                 log.error("metadata.peer.refused", peer=self._peer, storage=hello.storage)
             self._is_stranger = True
@@ -142,6 +141,11 @@ class PeerConnection:
             is_new = True
         if is_new or (self.is_connected and not hello.is_connected):
             self._greet()
+
+    def _is_known(self, hello: Hello) -> bool:
+        """The peer as it was provisioned: of this cluster, and with the memory it had."""
+        known = (self._identity.cluster, self._identity.storages[self._peer])
+        return (hello.cluster, hello.storage) == known
 
     def _on_data(self, now: float, frame: Data) -> None:
         if (frame.mine, frame.yours) != (self._theirs, self._mine):

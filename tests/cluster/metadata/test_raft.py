@@ -141,6 +141,33 @@ def test_a_member_whose_storage_was_made_again_is_a_stranger() -> None:
         assert victim not in trio.members[node].status().connected
 
 
+@pytest.mark.parametrize("is_mutated", [False, True])
+def test_a_member_that_lost_its_memory_elects_nobody(is_mutated: bool) -> None:
+    """What 1 and 2 acknowledged, 2 has forgotten and 3 never heard: the two must not go on."""
+    name = "a member without its memory is let in"
+    with mutated(STORIES[name] if is_mutated else lambda stack: None):
+        trio = Trio()
+        trio.leader()
+        trio.isolate(3)
+        writer = next(at for at in trio.members.values() if at.identity.node != 3)
+        trio.run(4)
+        assert trio.cas(writer, "a", None, b"acknowledged") == Written(1)
+        trio.kill(1)
+        trio.kill(2)
+        for file in trio.disks[2].list_folder(""):
+            trio.disks[2].remove(file)
+        known, trio.storages = trio.storages, {**trio.storages, 2: "f" * 32}
+        provision(trio.disks[2], trio.identity(2), trio.entropy, SMALL.journal_bytes)
+        trio.boot(2)
+        trio.storages = known
+        trio.cuts.clear()
+        trio.run(8)
+        survivors = [member for member in trio.members.values() if member.status().is_leader]
+        assert bool(survivors) == is_mutated
+        for member in survivors:
+            assert "a" not in member.state.registers  # the damage
+
+
 def test_members_of_another_cluster_are_strangers() -> None:
     trio = Trio()
     trio.kill(1)
