@@ -1,4 +1,4 @@
-"""Serves the examples with hypercorn: HTTP/2 without TLS, on ``PORT`` (9080 by default)."""
+"""Serves the examples with hypercorn: HTTP/2 without TLS, on ``HOST`` and ``PORT`` (9080)."""
 
 import asyncio
 import os
@@ -14,7 +14,8 @@ from hypercorn.typing import ASGIFramework
 def serve(services: Iterable[restate.Service | restate.VirtualObject | restate.Workflow]) -> None:
     """Serve until interrupted."""
     config = Config()
-    config.bind = [f"127.0.0.1:{os.environ.get('PORT', '9080')}"]
+    host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "9080")
+    config.bind = [f"{host}:{port}"]
     # The server keeps its connections; hypercorn would close each after 1,000 requests.
     config.keep_alive_max_requests = 1_000_000
     app = cast(ASGIFramework, restate.app(services))
