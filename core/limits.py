@@ -75,8 +75,7 @@ PROBE_TIMEOUT_MS = 2_000
 # Recovery: how long one replica may take to answer, and the rest between two rounds.
 RECOVERY_REQUEST_MS = 5_000
 RECOVERY_RETRY_MS = 500
-# A follower whose replica tells nothing new asks another so often, and rests so long before it tries
-# again what it could not read.
+# How often a follower asks another replica than its own, and rests after it could not read.
 READER_POLL_MS = 2_000
 READER_RETRY_MS = 200
 # Records copied in one message, read in one answer, or named by one extent of a digest.

@@ -148,10 +148,12 @@ class Search:
         repairs = sorted(index.repairs.get(self._key, ()))
         for start, end in index.places(self._key, self._lower):
             for position, header in frames_in(handle, nonce, start, end, size):
-                if header.type == FrameType.STORE and self._is_mine(header):
-                    self._take_repairs(repairs, handle)
-                    self._take(handle, position, header)
-                if self.is_full or self._damaged_at is not None or self._is_past(header):
+                if header.type != FrameType.STORE or not self._is_mine(header):
+                    continue
+                self._take_repairs(repairs, handle)
+                self._take(handle, position, header)
+                is_past = header.first_offset >= self._upper
+                if is_past or self.is_full or self._damaged_at is not None:
                     break
             if self.is_full or self._damaged_at is not None:
                 return self._damaged_at
@@ -165,9 +167,6 @@ class Search:
 
     def _is_mine(self, header: FrameHeader) -> bool:
         return (header.partition, header.segment) == self._key
-
-    def _is_past(self, header: FrameHeader) -> bool:
-        return self._is_mine(header) and header.first_offset >= self._upper
 
     def _take_repairs(self, repairs: list[tuple[int, int]], handle: File) -> None:
         for first, position in repairs:
