@@ -292,7 +292,7 @@ class SequencerCore:
         """A replica is durable up to a tail; what that commits, if anything."""
         invariant(ack.local_tail <= self.next_offset, "acks name offsets handed out", ack=ack)
         peer = self._peers[node]
-        if peer.state is PeerState.LOST:
+        if peer.state is PeerState.LOST or self.stopped == REFUSED_WRONG_WRITER:
             return None
         if ack.local_tail > peer.acked:
             peer.acked = ack.local_tail

@@ -6,17 +6,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.cluster.core.sequencer import Committed, Proposal, SequencerCore, Stopped
+from perdure.cluster.core.sequencer import (
+    Committed,
+    Contested,
+    Lost,
+    Proposal,
+    SequencerCore,
+    Stalled,
+    Stopped,
+)
 from perdure.cluster.core.types import (
     Member,
     NodeId,
     Refused,
     SegmentParams,
+    SegmentRef,
+    SegmentState,
     StoreAck,
     Writer,
 )
 from perdure.core.invariant import InvariantViolation
-from perdure.core.limits import WINDOW_BYTES_MAX, WINDOW_RECORDS_MAX
+from perdure.core.limits import (
+    COMMIT_STALL_MS,
+    LAGGARD_MS_MAX,
+    STORE_RETRY_MS,
+    WINDOW_BYTES_MAX,
+    WINDOW_RECORDS_MAX,
+)
 from perdure.storage.wal_format import decode_record
 
 
@@ -137,3 +153,217 @@ def test_commits_are_the_prefix_on_a_write_quorum(
         committed = expected
         assert core.committed == committed <= core.next_offset
     assert (core.window_bytes == 0) == (committed == total)
+
+
+# --- Several replicas -----------------------------------------------------------------------------
+
+REF = SegmentRef(2, 5, 7, 99)
+TWO, THREE = NodeId(2), NodeId(3)
+
+
+def _state(tail: int, *, sealed: int | None = None, ref: SegmentRef = REF) -> SegmentState:
+    return SegmentState(ref, tail, tail, 0, 0, sealed, None)
+
+
+def _three(replication: int = 2) -> SequencerCore:
+    """A leader on node 1 whose replicas on 2 and 3 have been reached."""
+    core = SequencerCore(_params(3, replication))
+    for node in (TWO, THREE):
+        assert core.greet(node) == 0
+        assert core.on_hello(Member(node, b""), True, None, 0, 0.0) is None
+    return core
+
+
+def _sends(core: SequencerCore, now: float = 0.0) -> list[tuple[int, int, int, int]]:
+    """Node, first offset, records, and kgt of what is to be sent."""
+    return [
+        (node, store.first_offset, len(store.records), store.kgt)
+        for node, store in core.outgoing(now)
+    ]
+
+
+def _append(core: SequencerCore, count: int = 1, now: float = 0.0) -> None:
+    for _ in range(count):
+        core.propose(_proposal())
+    core.flush(now)
+
+
+def test_every_batch_goes_to_all_live_replicas_once() -> None:
+    core = _three()
+    _append(core, 2)
+    assert _sends(core) == [(2, 0, 2, 0), (3, 0, 2, 0)]
+    assert _sends(core) == []
+    _append(core)
+    assert _sends(core) == [(2, 2, 1, 0), (3, 2, 1, 0)]
+    core.on_ack(NodeId(1), _ack(3))
+    assert core.on_ack(THREE, _ack(3)) == Committed(103)
+    _append(core)
+    assert _sends(core) == [(2, 3, 1, 3), (3, 3, 1, 3)]
+
+
+def test_nothing_is_sent_before_a_replica_has_said_what_it_has() -> None:
+    core = SequencerCore(_params(3, 2))
+    _append(core)
+    assert _sends(core) == []
+    core.on_hello(Member(TWO, b""), True, _state(0), 0, 0.0)
+    assert _sends(core) == [(2, 0, 1, 0)]
+    core.on_down(TWO)
+    _append(core)
+    assert _sends(core) == []
+    core.on_hello(Member(TWO, b""), True, _state(1), 0, 0.0)
+    assert _sends(core) == [(2, 1, 1, 0)]
+
+
+def test_hello_counts_as_an_ack() -> None:
+    core = _three()
+    _append(core, 3)
+    _sends(core)
+    core.on_ack(NodeId(1), _ack(3))
+    core.on_down(TWO)
+    assert core.on_hello(Member(TWO, b""), True, _state(2), 0, 0.0) == Committed(102)
+
+
+def test_a_gap_is_filled_once() -> None:
+    core = _three()
+    for _ in range(3):
+        _append(core)
+    _sends(core)
+    for _ in range(2):
+        assert core.on_refused(TWO, Refused(2, 5, "gap", 1), 0.0) is None
+    assert [send for send in _sends(core) if send[0] == 2] == [(2, 1, 1, 0), (2, 2, 1, 0)]
+    core.on_refused(TWO, Refused(2, 5, "gap", 1), 0.0)
+    assert _sends(core) == []
+    core.on_ack(TWO, _ack(3))
+    core.on_refused(TWO, Refused(2, 5, "gap", 1), 0.0)  # of long ago
+    assert _sends(core) == []
+
+
+def test_what_gets_no_answer_is_sent_again() -> None:
+    core = _three()
+    _append(core)
+    _sends(core)
+    core.on_ack(THREE, _ack(1))
+    late = STORE_RETRY_MS / 1000 + 0.1
+    assert core.on_tick(late / 2) is None
+    assert _sends(core) == []
+    core.on_tick(late)
+    assert _sends(core, late) == [(2, 0, 1, 0)]
+
+
+def test_laggards_skip_what_is_committed_and_only_that() -> None:
+    core = _three()
+    _append(core, 2)
+    core.on_ack(NodeId(1), _ack(2))
+    core.on_down(TWO)
+    _sends(core)
+    assert core.on_ack(THREE, _ack(2)) == Committed(102)
+    assert core.retained_bytes > 0
+    core.on_tick(LAGGARD_MS_MAX / 1000 + 1)
+    assert core.retained_bytes == 0
+    _append(core)
+    core.on_hello(Member(TWO, b""), True, None, 0, 20.0)
+    assert _sends(core, 20.0) == [(2, 2, 1, 2), (3, 2, 1, 2)]
+
+
+def test_memory_for_laggards_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.cluster.core.sequencer.LAGGARD_BYTES_MAX", 1000)
+    core = _three()
+    core.on_down(TWO)
+    for number in range(40):
+        _append(core)
+        _sends(core)
+        core.on_ack(NodeId(1), _ack(number + 1))
+        core.on_ack(THREE, _ack(number + 1))
+        assert core.retained_bytes < 1200
+
+
+def test_one_sealed_replica_is_a_hint_and_an_f_majority_the_end() -> None:
+    core = _three()
+    assert core.on_refused(TWO, Refused(2, 5, "stale_epoch", 8)) == Contested(TWO, "stale_epoch")
+    assert core.on_refused(TWO, Refused(2, 5, "sealed", 0)) is None
+    _append(core)
+    assert _sends(core) == [(3, 0, 1, 0)]
+    core.on_ack(NodeId(1), _ack(1))
+    assert core.on_ack(THREE, _ack(1)) == Committed(101)
+    assert core.on_refused(THREE, Refused(2, 5, "sealed", 1)) == Stopped("sealed")
+
+
+def test_a_sealed_replica_says_so_in_its_hello() -> None:
+    core = SequencerCore(_params(3, 2))
+    found = core.on_hello(Member(TWO, b""), True, _state(0, sealed=0), 0, 0.0)
+    assert found == Contested(TWO, "sealed")
+
+
+@pytest.mark.parametrize(
+    ("member", "is_authoritative", "state", "outcome"),
+    [
+        (Member(TWO, b"new"), True, None, Lost(TWO, "another disk")),
+        (Member(TWO, b""), False, None, Lost(TWO, "no storage")),
+        (Member(TWO, b""), True, None, Lost(TWO, "regressed")),
+        (Member(TWO, b""), True, _state(1), Lost(TWO, "regressed")),
+        (Member(TWO, b""), True, _state(2), None),
+        (
+            Member(TWO, b""),
+            True,
+            _state(2, ref=SegmentRef(2, 5, 7, 98)),
+            Stopped("wrong_writer"),
+        ),
+    ],
+)
+def test_who_comes_back_with_less_doesn_t_count(
+    member: Member, is_authoritative: bool, state: SegmentState | None, outcome: object
+) -> None:
+    core = _three()
+    _append(core, 2)
+    _sends(core)
+    core.on_ack(TWO, _ack(2))
+    core.on_down(TWO)
+    greeted = core.greet(TWO)
+    assert greeted == 2
+    assert core.on_hello(member, is_authoritative, state, greeted, 0.0) == outcome
+    expected = Committed(102) if outcome is None else None
+    assert core.on_ack(NodeId(1), _ack(2)) == expected
+
+
+def test_an_ack_may_overtake_the_answer_to_a_hello() -> None:
+    core = _three()
+    _append(core, 2)
+    _sends(core)
+    greeted = core.greet(TWO)
+    assert greeted == 0
+    core.on_ack(TWO, _ack(2))
+    assert core.on_hello(Member(TWO, b""), True, _state(1), greeted, 0.0) is None
+    assert core.on_ack(NodeId(1), _ack(2)) == Committed(102)
+
+
+def test_a_standstill_is_told_with_those_who_are_missing() -> None:
+    core = _three()
+    core.on_down(TWO)
+    core.on_down(THREE)
+    late = COMMIT_STALL_MS / 1000 + 0.1
+    assert core.on_tick(late) is None  # nothing waits
+    _append(core, now=late)
+    core.on_ack(NodeId(1), _ack(1), late)
+    assert core.on_tick(late + 1) is None
+    assert core.on_tick(late * 2 + 0.1) == Stalled((TWO, THREE))
+
+
+def test_a_writer_without_a_replica_of_its_own_needs_the_others() -> None:
+    params = _params(3, 2)
+    core = SequencerCore(
+        SegmentParams(
+            partition=params.partition,
+            index=params.index,
+            base_lsn=params.base_lsn,
+            epoch=params.epoch,
+            writer=Writer(NodeId(9), 3, 99),
+            nodeset=params.nodeset,
+            replication=2,
+        )
+    )
+    for node in (1, 2, 3):
+        core.on_hello(Member(NodeId(node), b""), True, None, 0, 0.0)
+    _append(core)
+    assert [node for node, *_ in _sends(core)] == [1, 2, 3]
+    core.on_ack(NodeId(1), _ack(1))
+    assert core.on_ack(THREE, _ack(1)) == Committed(101)
