@@ -222,6 +222,9 @@ ROUTE_PATIENCE_MS = 30_000
 ROUTE_ASK_MS = 5_000
 # Waiting for a result is renewed this often, should the other side have forgotten about it.
 ROUTE_WATCH_MS = 60_000
+# For so long results are kept at least, so that a request repeated at the next leader finds what
+# came of it: longer than anybody is patient.
+ROUTE_RESULT_KEPT_MS = 2 * ROUTE_PATIENCE_MS
 ROUTE_RETRY_MS_INITIAL = 20
 ROUTE_RETRY_MS_MAX = 250
 

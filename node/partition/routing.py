@@ -12,6 +12,8 @@ from functools import partial
 from itertools import count
 from typing import Protocol, TypeVar
 
+import msgspec
+
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.transport import Transport
 from perdure.core.errors import (
@@ -32,6 +34,7 @@ from perdure.core.ids import (
 from perdure.core.limits import (
     ROUTE_ASK_MS,
     ROUTE_PATIENCE_MS,
+    ROUTE_RESULT_KEPT_MS,
     ROUTE_RETRY_MS_INITIAL,
     ROUTE_RETRY_MS_MAX,
     ROUTE_WATCH_MS,
@@ -101,6 +104,7 @@ class RoutedGateway:
         on_lost: Callable[[PerdureError], None],
     ) -> None:
         partition = partition_of(partition_key, self._count)
+        command = _made_repeatable(command)
         if (led := self._led(partition)) is not None:
 
             def lost(error: PerdureError) -> None:
@@ -280,6 +284,13 @@ class RoutedGateway:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return lambda: None if task.done() else _cancel(task)
+
+
+def _made_repeatable(command: Command) -> Command:
+    """An invocation that nobody remembers would run again when its command comes twice."""
+    if isinstance(command, Invoke) and command.completion_retention_ms < ROUTE_RESULT_KEPT_MS:
+        return msgspec.structs.replace(command, completion_retention_ms=ROUTE_RESULT_KEPT_MS)
+    return command
 
 
 def gone(invocation: InvocationId) -> NotFound:
