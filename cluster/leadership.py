@@ -184,6 +184,11 @@ class Leaderships:
             log.error("leadership.replica.broken", partition=partition, reason=reason)
             self._perform(slot, slot.core.on_broken(reason))
 
+    def on_gap(self, partition: int) -> None:
+        """The log begins later than the replica's tables end: it needs others."""
+        if (slot := self._slots.get(partition)) is not None:
+            self._perform(slot, slot.core.on_gap())
+
     def on_repaired(self, partition: int) -> None:
         """It was put right."""
         if (slot := self._slots.get(partition)) is not None:

@@ -153,8 +153,19 @@ class Outbox:
 
 async def end_task(task: asyncio.Future[None]) -> None:
     """Cancel and wait; a failure is raised, as it is everybody's."""
-    task.cancel()
-    await asyncio.wait([task])
+    await end_tasks([task])
+
+
+async def end_tasks(tasks: list[asyncio.Future[None]]) -> None:
+    """The same for several; all are cancelled even if waiting for them is cut short."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        _raise_failure(task)
+
+
+def _raise_failure(task: asyncio.Future[None]) -> None:
     if not task.cancelled() and (failure := task.exception()) is not None:
         raise failure
 

@@ -21,7 +21,7 @@ from perdure.cluster.core.messages import (
     kind_of,
     replies_of,
 )
-from perdure.cluster.session import Counters, Outbox, end_task
+from perdure.cluster.session import Counters, Outbox, end_task, end_tasks
 from perdure.cluster.transport import StreamHandler
 from perdure.cluster.wires import Wire
 from perdure.core import limits
@@ -110,9 +110,7 @@ class StreamServer:
         finally:
             self._outbox.close()
             self._wire.close()
-            for task in (writer, producer):
-                if task is not None:
-                    await end_task(task)
+            await end_tasks([writer] if producer is None else [writer, producer])
 
     def _on_produced(self, producer: "asyncio.Task[None]") -> None:
         if producer.cancelled() or producer.exception() is not None:

@@ -67,7 +67,7 @@ _OF_INVOCATIONS = frozenset(
     }
 )
 _TABLE_COUNT = len(TableId)
-_META_KEY = bytes([TableId.META]) + b"meta"
+META_KEY = bytes([TableId.META]) + b"meta"
 _ENCODE = msgspec.msgpack.Encoder().encode
 
 
@@ -268,7 +268,7 @@ class Flush:
         """
         cleared: list[tuple[bytes, bytes]] = []
         deleted: list[bytes] = []
-        written: list[tuple[bytes, bytes]] = [(_META_KEY, _ENCODE(self.meta))]
+        written: list[tuple[bytes, bytes]] = [(META_KEY, _ENCODE(self.meta))]
         for table in range(_TABLE_COUNT):
             prefix, file = bytes([table]), _FILE[table]
             for key, row in self._memtable.rows[table].items():
@@ -296,23 +296,11 @@ class PartitionStore:
         self.env = env
         self.active = Memtable(_TABLE_COUNT)
         self.frozen: Memtable | None = None
-        raw = env.get(_META_KEY)
-        if raw is None:
-            meta = Meta(STORE_FORMAT_VERSION, fingerprint, partition, 0, 0, 0)
-        else:
-            try:
-                meta = msgspec.msgpack.decode(raw, type=Meta)
-            except msgspec.MsgspecError as error:
-                raise StoreUnreadable(
-                    f"the tables of partition {partition} don't say how far they are: {error}"
-                ) from error
-        self.opened = meta
-        self.applied_lsn = self.durable_lsn = meta.applied_lsn
-        self.applied_epoch = meta.applied_epoch
-        self.time_ms = meta.time_ms
+        self._take(_read_meta(env, fingerprint, partition))
 
         self.invocations: Rows[Invocation] = Rows(self, TableId.INVOCATIONS, Invocation)
         self.statuses: Rows[int] = Rows(self, TableId.STATUSES, int)
+        self.targets: Rows[int] = Rows(self, TableId.TARGETS, int)
         self.results: Rows[Result] = Rows(self, TableId.RESULTS, Result)
         self.attachers: Groups[CallerSink] = Groups(self, TableId.ATTACHERS, CallerSink)
         self.journal: Groups[Entry] = Groups(self, TableId.JOURNAL, Entry)
@@ -328,6 +316,19 @@ class PartitionStore:
         self.expiries: Rows[int] = Rows(self, TableId.EXPIRIES, int)
         self.outbox: Rows[Outgoing] = Rows(self, TableId.OUTBOX, Outgoing)
         self.sequences: Rows[int] = Rows(self, TableId.SEQUENCES, int)
+
+    def reload(self) -> None:
+        """Take up what was put into the environment instead of ours; memory is forgotten."""
+        invariant(self.frozen is None, "nothing is flushed", partition=self.opened.partition)
+        self.env.refresh()
+        self.active = Memtable(_TABLE_COUNT)
+        self._take(_read_meta(self.env, self.opened.fingerprint, self.opened.partition))
+
+    def _take(self, meta: Meta) -> None:
+        self.opened = meta
+        self.applied_lsn = self.durable_lsn = meta.applied_lsn
+        self.applied_epoch = meta.applied_epoch
+        self.time_ms = meta.time_ms
 
     def is_dirty(self) -> bool:
         """Whether a flush would advance the durable LSN."""
@@ -386,6 +387,18 @@ class PartitionStore:
 
     def close(self) -> None:
         self.env.close()
+
+
+def _read_meta(env: Env, fingerprint: bytes, partition: int) -> Meta:
+    raw = env.get(META_KEY)
+    if raw is None:
+        return Meta(STORE_FORMAT_VERSION, fingerprint, partition, 0, 0, 0)
+    try:
+        return msgspec.msgpack.decode(raw, type=Meta)
+    except msgspec.MsgspecError as error:
+        raise StoreUnreadable(
+            f"the tables of partition {partition} don't say how far they are: {error}"
+        ) from error
 
 
 def _by_suffix(item: tuple[bytes, object]) -> bytes:

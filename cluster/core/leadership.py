@@ -263,6 +263,14 @@ class LeadershipCore:
         self.broken_because = reason
         return effects
 
+    def on_gap(self) -> list[Effect]:
+        """The log begins later than the tables end: get others."""
+        if self.state is not ReplicaState.FOLLOWING and self.state not in _TAKING_OVER:
+            return []
+        effects: list[Effect] = [Abandon()] if self.state in _TAKING_OVER else []
+        self.state = ReplicaState.BOOTSTRAPPING
+        return [*effects, Bootstrap()]
+
     def on_repaired(self) -> list[Effect]:
         """An operator or a snapshot has put it right: begin again with the tables."""
         if self.state is not ReplicaState.BROKEN:

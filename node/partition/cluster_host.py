@@ -105,7 +105,7 @@ class ClusterHost:
         replicas = self._open_log()
         LogService(self.log_server, self._transport)
         RemoteDesk(self.led, self._transport)
-        TableDesk(self.led, self._transport)
+        TableDesk([led.processor for led in self.led], self._transport)
         cluster, ports = self._cluster, self._ports
         control = ControlPorts(
             store=cluster.registers,

@@ -83,6 +83,18 @@ class Undelivered(Message, frozen=True, tag=0x040A):
     target: int
 
 
+class TablesPiece(Message, frozen=True, tag=0x040B):
+    """Rows of a partition's tables, by ascending key; the first one says how far they are."""
+
+    rows: tuple[tuple[bytes, bytes], ...]
+
+
+class CopyTables(Request[TablesPiece], frozen=True, tag=0x040C):
+    """Stream what the partition's tables had at their last commit."""
+
+    partition: int
+
+
 def pack(outcome: Outcome) -> Applied:
     """An outcome as it travels. What an attempt is told stays on its node: it never does."""
     match outcome:

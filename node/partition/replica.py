@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from perdure.cluster.core.replica import ReplicaCore
-from perdure.cluster.core.types import Member, SegmentParams, Writer
+from perdure.cluster.core.types import Member, NodeId, SegmentParams, Writer
 from perdure.cluster.follower import Follower, FollowerPorts
 from perdure.cluster.leadership import Positions
 from perdure.cluster.log import LogBatcher, SegmentLog
@@ -20,12 +20,15 @@ from perdure.cluster.metadata.store import MetadataStore
 from perdure.cluster.replica_links import ReplicaLinks
 from perdure.cluster.takeover import Plan, Takeover, take_over
 from perdure.cluster.transport import Transport
-from perdure.core.errors import LogDamaged, LogTrimmed
+from perdure.core.errors import LogDamaged, LogTrimmed, PerdureError
 from perdure.core.invariant import invariant
+from perdure.core.limits import TABLES_RETRY_MS
+from perdure.core.offload import Offload
 from perdure.core.telemetry import logger
 from perdure.engine.commands import Announce
 from perdure.node.partition.gateway import LedPartition
 from perdure.node.partition.processor import Proposed
+from perdure.node.partition.table_copy import copy_tables
 from perdure.storage.wal_format import Record
 
 log = logger("partition")
@@ -40,13 +43,17 @@ class Seat(Protocol):
 
     def on_log_stopped(self, partition: int, reason: str) -> None: ...
 
+    def on_gap(self, partition: int) -> None: ...
+
     def on_broken(self, partition: int, reason: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaPorts:
     """What all replicas of a node share. ``nodeset`` chooses where the next segment of a partition
-    is stored, ``announcement`` makes its first record, ``opened`` hears of the chain with it."""
+    is stored, ``announcement`` makes its first record, ``opened`` hears of the chain with it.
+    ``holders``: other nodes that have a partition's tables. ``storage``: where tables are written.
+    """
 
     me: Writer
     member: Member
@@ -61,6 +68,8 @@ class ReplicaPorts:
     announcement: Callable[[int], Announce]
     opened: Callable[[int, Takeover], None]
     seat: Callable[[], Seat]
+    holders: Callable[[int], list[NodeId]]
+    storage: Offload
 
 
 class PartitionReplica:
@@ -76,6 +85,7 @@ class PartitionReplica:
         self._following: asyncio.Task[None] | None = None
         self._until: int | None = None  # what a take-over waits to have read
         self._has_read = asyncio.Event()
+        self._begins: int | None = None  # where the log begins, once that is beyond our tables
         self._opened: SegmentParams | None = None
         self._log: SegmentLog[Proposed] | None = None
         parts.processor.leader = parts.leader
@@ -83,8 +93,14 @@ class PartitionReplica:
     # --- What leadership asks for ---------------------------------------------------------------
 
     def bootstrap(self) -> None:
-        # The log still holds all that the tables lack, or following it will say so.
-        self._loop.call_soon(self._ports.seat().on_bootstrapped, self._partition)
+        self._stop_following()
+        if self._begins is None:
+            # The log still holds all that the tables lack, or following it will say so.
+            self._loop.call_soon(self._ports.seat().on_bootstrapped, self._partition)
+            return
+        self._following = self._loop.create_task(
+            self._get_tables(self._begins), name=f"partition.{self._partition}.tables"
+        )
 
     def follow(self) -> None:
         self._stop_following()
@@ -190,8 +206,49 @@ class PartitionReplica:
         self._follower = Follower(self._partition, self._processor.next_lsn, source)
         try:
             await self._follower.run(self._deliver)
-        except (LogTrimmed, LogDamaged) as failure:
+        except LogTrimmed as gap:
+            self._begins = gap.lsn
+            self._loop.call_soon(self._ports.seat().on_gap, self._partition)
+        except LogDamaged as failure:
             self._break(str(failure))
+
+    async def _get_tables(self, begins: int) -> None:
+        """Get tables that the log carries on, however long it takes."""
+        processor, ports = self._processor, self._ports
+        rested = asyncio.Event()
+        processor.hold_flushes(rested.set)
+        try:
+            await rested.wait()
+            has_tables = await self._copy_tables(begins)
+            while not has_tables:
+                await asyncio.sleep(TABLES_RETRY_MS / 1000)
+                has_tables = await self._copy_tables(begins)
+        finally:
+            processor.release_flushes()
+        self._begins = None
+        self._loop.call_soon(ports.seat().on_bootstrapped, self._partition)
+
+    async def _copy_tables(self, begins: int) -> bool:
+        store, ports = self._processor.store, self._ports
+        for node in ports.holders(self._partition):
+            try:
+                await copy_tables(store, ports.storage, ports.transport, node, begins - 1)
+            except PerdureError as failure:
+                log.warning(
+                    "partition.tables.wanted",
+                    partition=self._partition,
+                    source=node,
+                    reason=failure,
+                )
+            else:
+                log.info(
+                    "partition.tables.copied",
+                    partition=self._partition,
+                    source=node,
+                    lsn=store.applied_lsn,
+                )
+                return True
+        return False
 
     async def _deliver(self, records: list[Record]) -> None:
         """Take records; returns when they are applied."""

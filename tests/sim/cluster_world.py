@@ -14,6 +14,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -44,10 +45,14 @@ from perdure.cluster.core.membership import (
     NodeMeta,
     NodeProfile,
     NodeRole,
+    StorageState,
+    node_key,
+    resume,
 )
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.fabric import Fabric
 from perdure.cluster.membership import join, provision
+from perdure.cluster.registers import edit_register
 from perdure.core.errors import PerdureError
 from perdure.core.hashing import key_partition_key
 from perdure.core.ids import InvocationId, partition_key_of, partition_of
@@ -63,8 +68,24 @@ from perdure.storage.tables.invocations import Result
 T = TypeVar("T")
 
 FINGERPRINT = "cd" * 16
-REPLICATION = 2
+THREAD_MS = 2.0
 HEAL_SECONDS = 300.0
+
+FAULTS = ("kill", "kill", "power", "stop", "isolate", "one way", "unknown")
+ROUGH_FAULTS = (*FAULTS, "wipe", "full", "slow", "clock")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How large a cluster is: nodes, copies of a record, replicas of a partition's tables."""
+
+    nodes: int = 3
+    replication: int = 2
+    replicas: int = 3
+
+
+THREE = Shape()
+FIVE = Shape(nodes=5, replication=3, replicas=5)
 
 
 class Machine:
@@ -74,9 +95,15 @@ class Machine:
         self.world = world
         self.name = f"node-{number}"
         self.host = f"node-{number}:5123"
-        self.disk = SimDisk(random.Random(world.dice.getrandbits(64)), CAPACITY)
-        self.tables = [SimTables(self.disk) for _ in range(PARTITIONS)]
+        self.disk: SimDisk
+        self.tables: list[SimTables]
         self.life: ClusterLife | None = None
+        self.get_disk()
+
+    def get_disk(self) -> None:
+        """An empty one; what was on the one before is gone."""
+        self.disk = SimDisk(random.Random(self.world.dice.getrandbits(64)), CAPACITY)
+        self.tables = [SimTables(self.disk) for _ in range(PARTITIONS)]
 
     async def start(self) -> None:
         life = ClusterLife(self.world, self)
@@ -109,13 +136,14 @@ class ClusterLife:
         self.wires: SimWires = world.network.wires(machine.host)
         self.fabric: Fabric
         self.host: ClusterHost
+        self.clock = SimClock(world.loop)
         self._threads: list[SimOffload] = []
 
     async def boot(self) -> None:
         """Start as in production, up to the point where it takes part."""
         world, machine = self.world, self.machine
         dice = random.Random(world.dice.getrandbits(64))
-        entropy, clock = SimEntropy(dice), SimClock(world.loop)
+        entropy, clock = SimEntropy(dice), self.clock
         profile = NodeProfile(
             name=machine.name,
             addresses=Addresses(fabric=machine.host),
@@ -170,8 +198,13 @@ class ClusterLife:
         for thread in self._threads:
             thread.kill()
 
+    def delay(self, delay_ms_max: float) -> None:
+        """From now on the disk takes up to so long for whatever a thread asks of it."""
+        for thread in self._threads:
+            thread.delay_ms_max = delay_ms_max
+
     def _offload(self, dice: random.Random) -> SimOffload:
-        thread = SimOffload(random.Random(dice.getrandbits(64)), delay_ms_max=2)
+        thread = SimOffload(random.Random(dice.getrandbits(64)), delay_ms_max=THREAD_MS)
         self._threads.append(thread)
         return thread
 
@@ -179,14 +212,22 @@ class ClusterLife:
 class ClusterWorld:
     """The machines, the service and the clients of one seed."""
 
-    def __init__(self, loop: SimLoop, seed: int, nodes: int = 3) -> None:
+    def __init__(
+        self,
+        loop: SimLoop,
+        seed: int,
+        shape: Shape = THREE,
+        kinds: tuple[str, ...] = FAULTS,
+    ) -> None:
         self.loop = loop
+        self.shape = shape
+        self.kinds = kinds
         self.dice = random.Random(seed)
         self.work = NodeWorld(self.dice.getrandbits(64))
         self.is_flaky = self.dice.random() < 0.5
         self.network = SimNetwork(random.Random(self.dice.getrandbits(64)))
         self.registers = FlakyRegisters(random.Random(self.dice.getrandbits(64)))
-        self.machines = [Machine(self, number + 1) for number in range(nodes)]
+        self.machines = [Machine(self, number + 1) for number in range(shape.nodes)]
         self.happened = Counter[str]()
 
     async def run(self, faults: int) -> None:
@@ -196,8 +237,8 @@ class ClusterWorld:
             name="sim",
             fingerprint=FINGERPRINT,
             partition_count=PARTITIONS,
-            replication=REPLICATION,
-            partition_replicas=3,
+            replication=self.shape.replication,
+            partition_replicas=self.shape.replicas,
         )
         await provision(self.registers, wanted)
         for machine in self.machines:
@@ -227,7 +268,9 @@ class ClusterWorld:
         dice = self.dice
         await asyncio.sleep(dice.choice((0.05, 0.5, 4.0)))
         machine = dice.choice(self.machines)
-        what = dice.choice(("kill", "kill", "power", "stop", "isolate", "one way", "unknown"))
+        what = dice.choice(self.kinds)
+        if what == "wipe" and self.happened["wipe"]:
+            what = "power"  # no record survives the loss of all disks that it is on
         self.happened[what] += 1
         if what in ("isolate", "one way"):
             if what == "isolate":
@@ -241,10 +284,47 @@ class ClusterWorld:
             self.registers.unknown_chance = 0.3
             await asyncio.sleep(3.0)
             self.registers.unknown_chance = 0.0
+        elif what in ("full", "slow", "clock"):
+            await self._trouble(machine, what)
+        elif what == "wipe":
+            await self._wipe(machine)
         else:
             await machine.end(what)
             await asyncio.sleep(dice.choice((0.05, 1.0, 15.0)))
             await machine.start()
+
+    async def _trouble(self, machine: Machine, what: str) -> None:
+        """A disk without room or speed for a while, a wall clock that is set."""
+        life, disk = machine.life, machine.disk
+        assert life is not None
+        if what == "clock":
+            life.clock.offset_ms += self.dice.choice((-30_000, -500, 500, 30_000))
+            return
+        if what == "full":
+            disk.capacity -= disk.free_bytes()
+        else:
+            life.delay(self.dice.choice((50.0, 1_000.0)))
+            disk.on_sync = partial(self._spend, life)
+        await asyncio.sleep(self.dice.choice((0.5, 8.0)))
+        disk.capacity = CAPACITY
+        life.delay(THREAD_MS)
+        disk.on_sync = _at_once
+
+    def _spend(self, life: ClusterLife) -> None:
+        life.clock.spent += self.dice.random() * 0.01
+
+    async def _wipe(self, machine: Machine) -> None:
+        """A node comes back on an empty disk; later an operator lets it store records again."""
+        assert machine.life is not None
+        node = machine.life.host.plane.detector.me.node
+        await machine.end("power")
+        machine.get_disk()
+        await asyncio.sleep(self.dice.choice((0.05, 15.0)))
+        await machine.start()
+        await asyncio.sleep(self.dice.choice((0.5, 30.0)))
+        await edit_register(self.registers, node_key(node), NodeMeta, _resumed)
+        await machine.end("stop")
+        await machine.start()
 
     async def _heal(self) -> None:
         self.network.heal()
@@ -372,6 +452,16 @@ class ClusterWorld:
             return
         if not isinstance(outcome, PerdureError):
             self.work.ledger.awakeables[invocation, index] = True
+
+
+def _resumed(known: NodeMeta | None) -> NodeMeta | None:
+    if known is None or known.storage is not StorageState.DATA_LOSS:
+        return None
+    return resume(known)
+
+
+def _at_once() -> None:
+    """A sync takes no time."""
 
 
 def _partition_of_key(key: str) -> int:

@@ -55,7 +55,7 @@ class SimOffload:
 
     def __init__(self, dice: random.Random, delay_ms_max: float) -> None:
         self._dice = dice
-        self._delay_ms_max = delay_ms_max
+        self.delay_ms_max = delay_ms_max
         self._loop = asyncio.get_running_loop()
         self._jobs: deque[Callable[[], None]] = deque()
         self._is_running = False
@@ -90,7 +90,7 @@ class SimOffload:
     def _schedule(self) -> None:
         if self._jobs and not self._is_running:
             self._is_running = True
-            delay = self._dice.random() * self._delay_ms_max / 1000
+            delay = self._dice.random() * self.delay_ms_max / 1000
             self._loop.call_later(delay, self._run_next)
 
     def _run_next(self) -> None:

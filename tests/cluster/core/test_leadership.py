@@ -400,6 +400,18 @@ def test_broken_tables_end_whatever_is_under_way(state: str) -> None:
     assert rig.core.on_repaired() == [Bootstrap()]
 
 
+@pytest.mark.parametrize("is_claiming", [False, True])
+def test_tables_that_the_log_has_left_behind_are_replaced(is_claiming: bool) -> None:
+    rig = Rig().following()
+    if is_claiming:
+        rig.core.on_nominated(rig.now, 0)
+    assert rig.core.on_gap() == ([Abandon()] if is_claiming else []) + [Bootstrap()]
+    assert rig.core.report(5, 5).role is Role.ABSENT
+    assert rig.core.on_nominated(rig.now, rig.meta.epoch) == []
+    assert rig.core.on_gap() == []
+    assert rig.core.on_bootstrapped() == [Follow()]
+
+
 def test_a_leader_taken_out_of_the_set_leads_until_it_has_handed_over() -> None:
     rig = Rig().leading()
     rig.meta = msgspec.structs.replace(rig.meta, replicas=Replicas((TWO, THREE)))

@@ -1,0 +1,128 @@
+"""Taking over another node's tables: whole, at one moment, or not at all."""
+
+import random
+from pathlib import Path
+
+import pytest
+from tests.cluster.fabric_rig import Member, Rig, on_sim
+from tests.engine.memory_env import DictSnapshot
+from tests.sim.disk import SimDisk
+from tests.sim.ports import SimEnv, SimOffload, SimTables
+
+from perdure.cluster.core.types import NodeId
+from perdure.core.errors import PartitionUnavailable
+from perdure.core.ids import PartitionId
+from perdure.engine.commands import RECORD_KIND_COMMAND, Announce, encode_command
+from perdure.node.partition.processor import Processor
+from perdure.node.partition.table_copy import TableDesk, copy_tables
+from perdure.storage.env import Env, LmdbEnv, Snapshot
+from perdure.storage.partition_store import PartitionStore
+from perdure.storage.wal_format import Record
+
+FINGERPRINT = b"f" * 16
+ROWS = 10_000  # more than a piece
+
+
+def test_tables_are_replaced_by_those_of_another_node(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        one, other = await rig.pair()
+        theirs, ours = LmdbEnv(_folder(tmp_path / "theirs")), LmdbEnv(_folder(tmp_path / "ours"))
+        source = _processor(theirs, ROWS)
+        TableDesk([source], other.fabric)
+        store = _processor(ours, 3, first=ROWS).store
+        await copy_tables(store, _thread(), one.fabric, _id(other), 2)
+        assert (store.applied_lsn, store.durable_lsn, store.applied_epoch) == (2, 2, 1)
+        assert store.sequences.scan(b"", 2 * ROWS) == source.store.sequences.scan(b"", 2 * ROWS)
+        ours.close()
+        again = LmdbEnv(tmp_path / "ours")
+        assert PartitionStore(again, FINGERPRINT, 0).applied_lsn == 2
+        again.close()
+        theirs.close()
+
+    on_sim(check)
+
+
+@pytest.mark.parametrize(("lsn_min", "partition"), [(3, 0), (2, 1)])
+def test_tables_that_are_too_old_or_not_there_replace_nothing(lsn_min: int, partition: int) -> None:
+    async def check(rig: Rig) -> None:
+        one, other = await rig.pair()
+        TableDesk([_processor(SimEnv(_tables()), 1)], other.fabric)
+        env = SimEnv(_tables())
+        store = PartitionStore(env, FINGERPRINT, partition)
+        store.sequences.put(b"kept", 1)
+        with pytest.raises(PartitionUnavailable):
+            await copy_tables(store, _thread(), one.fabric, _id(other), lsn_min)
+        assert store.durable_lsn == 0
+        assert store.sequences.get(b"kept") == 1
+
+    on_sim(check)
+
+
+def test_a_copy_whose_source_moves_on_meanwhile_has_applied_nothing() -> None:
+    async def check(rig: Rig) -> None:
+        one, other = await rig.pair()
+        TableDesk([_processor(_GrownEnv(_tables()), ROWS)], other.fabric)
+        tables = _tables()
+        store = _processor(SimEnv(tables), 5).store
+        with pytest.raises(PartitionUnavailable, match="moved on"):
+            await copy_tables(store, _thread(), one.fabric, _id(other), 2)
+        assert (store.applied_lsn, store.durable_lsn) == (0, 0)
+        assert PartitionStore(SimEnv(tables), FINGERPRINT, 0).applied_lsn == 0
+
+    on_sim(check)
+
+
+class _GrownEnv(SimEnv):
+    """Its snapshots move on to a later commit once they were begun."""
+
+    def snapshot(self) -> Snapshot:
+        return _Moving(dict(self._tables.committed))
+
+
+class _Moving(DictSnapshot):
+    def __init__(self, content: dict[bytes, bytes]) -> None:
+        super().__init__(content)
+        self._gets = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        self._gets += 1
+        return super().get(key) if self._gets == 1 else b"later"
+
+
+def _folder(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _tables() -> SimTables:
+    return SimTables(SimDisk(random.Random(1)))
+
+
+def _thread() -> SimOffload:
+    return SimOffload(random.Random(1), 1.0)
+
+
+def _id(member: Member) -> NodeId:
+    return member.fabric.me.node
+
+
+def _processor(env: Env, rows: int, *, first: int = 0) -> Processor:
+    """A partition that has applied two records, with so many rows, all flushed."""
+    store = PartitionStore(env, FINGERPRINT, 0)
+    processor = Processor(PartitionId(0), 1, store, _thread(), _ignore, _ignore)
+    processor.replay([_announcement(lsn) for lsn in (1, 2)])
+    for number in range(first, first + rows):
+        store.sequences.put(b"%06d" % number, number)
+    flush = store.freeze()
+    flush.run()
+    store.finish(flush)
+    return processor
+
+
+def _announcement(lsn: int) -> Record:
+    payload = encode_command(Announce(1, 1, 1, 1, "test"))
+    return Record(lsn, 1, RECORD_KIND_COMMAND, 1_700_000_000_000, 0, 0, 0, 0, payload)
+
+
+def _ignore(*_: object) -> None:
+    """Nobody asks."""
