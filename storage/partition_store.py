@@ -300,7 +300,6 @@ class PartitionStore:
 
         self.invocations: Rows[Invocation] = Rows(self, TableId.INVOCATIONS, Invocation)
         self.statuses: Rows[int] = Rows(self, TableId.STATUSES, int)
-        self.targets: Rows[int] = Rows(self, TableId.TARGETS, int)
         self.results: Rows[Result] = Rows(self, TableId.RESULTS, Result)
         self.attachers: Groups[CallerSink] = Groups(self, TableId.ATTACHERS, CallerSink)
         self.journal: Groups[Entry] = Groups(self, TableId.JOURNAL, Entry)
