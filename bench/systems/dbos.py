@@ -4,10 +4,11 @@ import os
 import pwd
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import ClassVar
 
-from bench.processes import BenchFailed, NotHere, Process, free_port
+from bench.processes import READY_SECONDS, BenchFailed, NotHere, Process, free_port
 from bench.systems import peers
 from bench.systems.base import ALL_WORKLOADS, System
 
@@ -76,7 +77,17 @@ class Dbos(System):
         server = Process(command, {}, self.folder / "postgres.log", user)
         self.measured.append(server)
         server.wait_listening(self._database_port)
+        self._wait_recovered()
         return server.started_at
+
+    def _wait_recovered(self) -> None:
+        """After a kill it listens long before it lets anybody in."""
+        command = [_postgres("pg_isready"), "-h", "127.0.0.1", "-p", str(self._database_port)]
+        deadline = time.perf_counter() + READY_SECONDS
+        while subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+            if time.perf_counter() > deadline:
+                raise BenchFailed("PostgreSQL doesn't recover")
+            time.sleep(0.02)
 
 
 class DbosSqlite(Dbos):
