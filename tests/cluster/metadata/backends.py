@@ -124,13 +124,17 @@ class EtcdServer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.process: subprocess.Popen[bytes] | None = None
-        self.endpoint = ""
+        self.endpoint = self._peer = ""
 
     def start(self) -> None:
-        """Start and wait until it serves."""
+        """Start for the first time and wait until it serves."""
         ports = free_ports(2)
-        self.endpoint = f"127.0.0.1:{ports[0]}"
-        client, peer = f"http://{self.endpoint}", f"http://127.0.0.1:{ports[1]}"
+        self.endpoint, self._peer = f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start on the same data and ports and wait until it serves."""
+        client, peer = f"http://{self.endpoint}", f"http://{self._peer}"
         log = self._folder / "log"
         with log.open("wb") as output:
             self.process = subprocess.Popen(
