@@ -163,12 +163,11 @@ class RecoveryCore:
 def _ranges(repairs: dict[tuple[Member, Member], list[int]]) -> list[Repair]:
     found: list[Repair] = []
     for (source, target), offsets in repairs.items():
-        first = last = offsets[0]
-        for offset in [*offsets[1:], None]:
-            if offset == last + 1 and offset - first < _RANGE_RECORDS_MAX:
-                last = offset
-                continue
-            found.append(Repair(first, last - first + 1, source, target))
-            if offset is not None:
-                first = last = offset
+        first, count = offsets[0], 0
+        for offset in offsets:
+            if offset != first + count or count == _RANGE_RECORDS_MAX:
+                found.append(Repair(first, count, source, target))
+                first, count = offset, 0
+            count += 1
+        found.append(Repair(first, count, source, target))
     return found

@@ -56,12 +56,6 @@ def _free_holes(core: ReplicaCore, item: Store) -> Frame | Refused | StoreAck:
     return STORE(core, item)
 
 
-def _no_pin(core: ReplicaCore, item: Store) -> Frame | Refused | StoreAck:
-    segment = core.segment((item.partition, item.segment))
-    pin = segment.incarnation if segment is not None else item.incarnation
-    return STORE(core, msgspec.structs.replace(item, incarnation=pin))
-
-
 def _count_repairs(core: ReplicaCore, item: Store) -> Frame | Refused | StoreAck:
     """A sealed replica tells the sequencer of what recoverers have put there."""
     answer = STORE(core, item)

@@ -25,7 +25,7 @@ def _open(disk: SimDisk) -> Wal:
         disk,
         IDENTITY,
         SimEntropy(random.Random(disk.life)),
-        lambda *_: None,
+        lambda _seq, _position, _header, _body: None,
         lambda _segment, _end: False,
         SIZES,
     ).wal

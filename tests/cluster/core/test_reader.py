@@ -67,6 +67,7 @@ def test_an_open_segment_is_read_below_what_its_replicas_know_to_be_committed() 
     core.on_tail((0, 0), TailState(1, False, None))
     step = core.step()
     assert step == Fetch(opened, MEMBERS[0], 0, 2)
+    assert isinstance(step, Fetch)
     found = core.on_records(step, _piece(0, [1, 2, 3]))
     assert [record.lsn for record in found] == [1, 2]
     assert core.step() == WaitTail(opened)
@@ -79,6 +80,7 @@ def test_a_closed_segment_ends_where_the_chain_says() -> None:
     core.on_chain(_meta(closed, opened), 5)
     step = core.step()
     assert step == Fetch(closed, MEMBERS[0], 0, 2)
+    assert isinstance(step, Fetch)
     assert [r.lsn for r in core.on_records(step, _piece(0, [1, 2, 3, 4]))] == [1, 2]
     assert core.step() == WaitTail(opened)
 
@@ -91,6 +93,7 @@ def test_where_one_has_a_hole_another_is_asked_up_to_its_end() -> None:
     assert core.on_records(step, Records(4, ())) == []
     step = core.step()
     assert step == Fetch(closed, MEMBERS[1], 0, 4)
+    assert isinstance(step, Fetch)
     core.on_records(step, _piece(0, [1, 2, 3, 4]))
     assert core.step() == Fetch(closed, MEMBERS[0], 4, 10)
 

@@ -93,6 +93,7 @@ def test_records_are_repaired_until_r_replicas_hold_them() -> None:
     core = _fed(3, 2, _sealed(MEMBERS[0], 2, {2: 7, 3: 8, 4: 9}), _sealed(MEMBERS[1], 2, {2: 7}))
     step = core.step()
     assert step == Copy((Repair(3, 2, MEMBERS[0], MEMBERS[1]),))
+    assert isinstance(step, Copy)
     core.on_repaired(step.repairs[0])
     assert core.step() == Recovered(5)
 
