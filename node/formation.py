@@ -21,6 +21,7 @@ from perdure.cluster.core.membership import (
     CLUSTER_FORMAT_VERSION,
     Addresses,
     ClusterMeta,
+    MemberState,
     NodeProfile,
     NodeRole,
 )
@@ -138,6 +139,7 @@ class Formation:
                 software=perdure.__version__,
                 incarnation=self._entropy.bits(60),
                 fresh_uuid=f"{self._entropy.bits(128):032x}",
+                metadata=MemberState.STANDBY if self._number is None else MemberState.VOTER,
             )
             name = self._config.cluster_name
             joined = await join(registers, self._disk, name, profile, probing(guest))
@@ -210,7 +212,7 @@ class Formation:
                     f"its own member's storage: {refused.message}. Restore the data directory"
                 ) from refused
             except PerdureError as failure:
-                told_at = self._tell(told_at, "cluster.members.awaited", address, str(failure))
+                told_at = self._tell(told_at, address, str(failure))
             await asyncio.sleep(FORMATION_RETRY_MS / 1000)
 
     async def _wait_given(self, given: "asyncio.Future[MemberIdentity]") -> MemberIdentity:
@@ -220,13 +222,14 @@ class Formation:
                 async with asyncio.timeout(FORMATION_RETRY_MS / 1000):
                     return await asyncio.shield(given)
             first = next(iter(self._members.values()))
-            told_at = self._tell(told_at, "cluster.members.awaited", first, "it forms the cluster")
+            told_at = self._tell(told_at, first, "it has to form the cluster")
 
-    def _tell(self, told_at: float, event: str, address: str, reason: str) -> float:
+    def _tell(self, told_at: float, address: str, reason: str) -> float:
+        """Complain about what is awaited, now and then; returns when that was done last."""
         now = self._clock.monotonic()
         if now - told_at < FORMATION_TELL_MS / 1000:
             return told_at
-        log.warning(event, address=address, reason=reason)
+        log.warning("cluster.members.awaited", address=address, reason=reason)
         return now
 
     async def _provision(self, registers: RaftMetadata) -> None:
@@ -252,7 +255,7 @@ class Formation:
             except PerdureError as failure:
                 if not failure.retriable:
                     raise
-                told_at = self._tell(told_at, "cluster.metadata.awaited", "", str(failure))
+                told_at = self._tell(told_at, "metadata", str(failure))
 
     def _settings(self, identity: MemberIdentity) -> MemberSettings:
         config = self._config.cluster

@@ -4,7 +4,12 @@ from collections.abc import Callable
 from functools import partial
 
 from perdure.cluster.core.types import Member, NodeId, Writer
-from perdure.core.errors import DataDirectoryForeign, DataDirectoryTooNew, DataDirectoryTooOld
+from perdure.core.errors import (
+    DataDirectoryForeign,
+    DataDirectoryTooNew,
+    DataDirectoryTooOld,
+    PerdureError,
+)
 from perdure.core.ids import PartitionId
 from perdure.core.limits import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX
 from perdure.engine.commands import Announce
@@ -56,11 +61,10 @@ class Assembly:
         """
         fingerprint = self._identity.fingerprint
         store = PartitionStore(self._ports.open_env(partition), fingerprint, partition)
-        try:
-            _check(store, partition, fingerprint)
-        except BaseException:
+        obstacle = _obstacle(store, partition, fingerprint)
+        if obstacle is not None:
             store.close()
-            raise
+            raise obstacle
         return store
 
     def assemble(self, store: PartitionStore, partition: PartitionId) -> LedPartition:
@@ -110,22 +114,25 @@ class Assembly:
         )
 
 
-def _check(store: PartitionStore, partition: PartitionId, fingerprint: bytes) -> None:
+def _obstacle(
+    store: PartitionStore, partition: PartitionId, fingerprint: bytes
+) -> PerdureError | None:
     opened = store.opened
     if opened.format > STORE_FORMAT_VERSION:
-        raise DataDirectoryTooNew(
+        return DataDirectoryTooNew(
             f"the tables of partition {partition} have format {opened.format}, this release "
             f"reads up to {STORE_FORMAT_VERSION}: start the release that wrote them"
         )
     if opened.format < STORE_FORMAT_VERSION:
-        raise DataDirectoryTooOld(
+        return DataDirectoryTooOld(
             f"the tables of partition {partition} have format {opened.format}, this release "
             f"reads {STORE_FORMAT_VERSION}: start the release that wrote them, or an empty "
             "data directory"
         )
     if (opened.fingerprint, opened.partition) != (fingerprint, partition):
-        raise DataDirectoryForeign(
+        return DataDirectoryForeign(
             f"the tables in the folder of partition {partition} are those of partition "
             f"{opened.partition} of cluster {opened.fingerprint.hex()}, this is cluster "
             f"{fingerprint.hex()}: put the right folder back"
         )
+    return None

@@ -443,7 +443,6 @@ def test_editing_state(cli: CommandLine, world: World) -> None:
     wait_until(lambda: world.value("Store/total", key=key) == 6, "the edit is applied")
     assert world.value("Store/names", key=key) == ["list", "total"]
 
-    # What is saved replaces all that was there.
     cli.edit("text = '{\"total\": 7}'", "state", "edit", store, key)
     wait_until(lambda: world.value("Store/total", key=key) == 7, "the edit is applied")
     assert world.value("Store/names", key=key) == ["total"]
@@ -456,7 +455,6 @@ def test_editing_state_that_changes_meanwhile(cli: CommandLine, world: World) ->
     headers = {"content-type": "application/json"}
 
     def race(total: int) -> str:
-        """An editor that is left open while the object is called."""
         body = json.dumps({"total": total}).encode()
         request = f"urllib.request.Request({url!r}, {body!r}, {headers!r})"
         return f"urllib.request.urlopen({request}).read()\ntext = '{{\"total\": 1}}'"
