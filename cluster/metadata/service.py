@@ -38,6 +38,7 @@ from perdure.cluster.metadata.raft_state import (
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import MemberStalled
+from perdure.core.invariant import InvariantViolation
 from perdure.core.limits import (
     METADATA_BYTES_MAX,
     METADATA_CHANGES_KEPT,
@@ -262,7 +263,7 @@ class MemberService:
             return False
         try:
             action()
-        except (Exception, SystemExit) as failure:  # bulkhead: the member is over
+        except (Exception, SystemExit, InvariantViolation) as failure:  # bulkhead: it is over
             self._fail(failure)
             return False
         return True

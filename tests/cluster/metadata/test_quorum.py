@@ -20,6 +20,7 @@ from perdure.core.errors import (
     MetadataTooLarge,
     MetadataUnavailable,
 )
+from perdure.core.invariant import InvariantViolation
 from perdure.core.limits import METADATA_VALUE_BYTES_MAX
 
 
@@ -147,6 +148,20 @@ def test_a_member_whose_disk_fails_is_over() -> None:
         assert await client.cas("a", 2, b"3") == Versioned(3, b"3")
 
     tell(7, story)
+
+
+def test_a_member_with_a_broken_invariant_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tick() -> None:
+        raise InvariantViolation("as the test wants", {})
+
+    async def story(quorum: SimQuorum) -> None:
+        service = quorum.lives[quorum.nodes[0]].service
+        member = service._member  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(member, "tick", tick)
+        await asyncio.sleep(1)
+        assert isinstance(service.failed.result(), InvariantViolation)
+
+    tell(14, story)
 
 
 def test_a_member_that_gets_nowhere_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
