@@ -370,6 +370,14 @@ class SegmentLog(Generic[C]):
             self._wake()
             self._on_stopped(event.reason)
         else:
+            if isinstance(event, Lost):
+                log.error(
+                    "log.replica.lost",
+                    partition=self.params.partition,
+                    segment=self.params.index,
+                    node=event.node,
+                    reason=event.reason,
+                )
             self.on_trouble(event)
 
     def _deliver(self, committed: Committed) -> None:
