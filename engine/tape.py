@@ -29,6 +29,7 @@ from perdure.storage.tables.invocations import (
     Status,
     Suspended,
     status_key,
+    target_key,
 )
 from perdure.storage.tables.journal import (
     AttemptFailure,
@@ -183,7 +184,11 @@ def move(
     after: Status | None,
     session: int = 0,
 ) -> None:
-    """Keep ``statuses`` in step with the invocation's row; None: there is none."""
+    """Keep ``statuses`` and ``targets`` in step with the invocation's row; None: there is none."""
+    if before is None and after is not None:
+        store.targets.put(target_key(spec.target, spec.created_at_ms, target), 0)
+    elif after is None and before is not None:
+        store.targets.delete(target_key(spec.target, spec.created_at_ms, target))
     if before is not None and before is not after:
         store.statuses.delete(status_key(before, spec.created_at_ms, target))
     if after is not None:

@@ -53,6 +53,7 @@ class TableId(IntEnum):
     EXPIRIES = 16
     LISTENERS = 17
     STATUSES = 18
+    TARGETS = 19
 
 
 # Their keys or groups are invocation ids.
@@ -300,6 +301,7 @@ class PartitionStore:
 
         self.invocations: Rows[Invocation] = Rows(self, TableId.INVOCATIONS, Invocation)
         self.statuses: Rows[int] = Rows(self, TableId.STATUSES, int)
+        self.targets: Rows[int] = Rows(self, TableId.TARGETS, int)
         self.results: Rows[Result] = Rows(self, TableId.RESULTS, Result)
         self.attachers: Groups[CallerSink] = Groups(self, TableId.ATTACHERS, CallerSink)
         self.journal: Groups[Entry] = Groups(self, TableId.JOURNAL, Entry)

@@ -72,6 +72,7 @@ class Need:
 
 
 _PARTITION_KEY_END = 1 << 64
+SERVICE_COLUMN, KEY_COLUMN = "target_service_name", "target_service_key"
 
 
 class Range(NamedTuple):
@@ -108,7 +109,7 @@ def partitions_of(scan: Restriction, count: int, key_column: str | None = None) 
         numbers = _numbers(scan.equal["partition_key"], _PARTITION_KEY_END)
         return {partition_of(number, count) for number in numbers}
     if key_column is not None and key_column in scan.equal:
-        keys = _texts(scan.equal[key_column])
+        keys = texts_among(scan.equal[key_column])
         return {partition_of(key_partition_key(key), count) for key in keys}
     return None
 
@@ -177,10 +178,11 @@ def merged(ranges: list[Range]) -> list[Range]:
 
 
 def _some(equalities: Values, column: str) -> list[str] | None:
-    return _texts(equalities[column]) if column in equalities else None
+    return texts_among(equalities[column]) if column in equalities else None
 
 
-def _texts(values: Iterable[object]) -> list[str]:
+def texts_among(values: Iterable[object]) -> list[str]:
+    """Values that are no texts equal none."""
     return sorted(value for value in values if isinstance(value, str))
 
 
@@ -191,7 +193,7 @@ def _numbers(values: Iterable[object], end: int) -> list[int]:
 def ids_among(values: Iterable[object]) -> list[InvocationId]:
     """What is no id names no row."""
     found: list[InvocationId] = []
-    for text in _texts(values):
+    for text in texts_among(values):
         try:
             found.append(parse_invocation_id(text))
         except IdError:

@@ -52,34 +52,41 @@ _DECODE_EVENT = msgspec.msgpack.Decoder(Event).decode
 class InvocationRow:
     """An invocation with its running session; more is read when a column needs it.
 
-    ``row``: as stored; not there when nothing but what keys tell is looked at.
+    ``row``: as stored; not there when nothing but what keys tell is looked at. Then ``status`` is
+    not there if it was found by its target, nor are ``service`` and ``key`` if by its status.
     """
 
     __slots__ = (
         "_failure",
         "created_at_ms",
         "id",
+        "key",
         "live",
         "partition",
         "reading",
         "row",
+        "service",
         "status",
     )
 
     row: Invocation
+    status: Status
+    service: str
+    key: str | None
 
     def __init__(
         self,
         reading: Reading,
         partition: int,
-        status: Status,
+        status: Status | None,
         created_at_ms: int,
         id: InvocationId,
     ) -> None:
         self.reading = reading
         self.partition = partition
         self.id = id
-        self.status = status
+        if status is not None:
+            self.status = status
         self.created_at_ms = created_at_ms
         self.live = reading.live.get(id) if status is Status.INVOKED else None
         self._failure: AttemptFailure | bool | None = False
@@ -124,8 +131,9 @@ class InvocationRow:
 def stored_row(reading: Reading, partition: int, id: InvocationId, value: bytes) -> InvocationRow:
     """The row of an invocation as it is stored."""
     row: Invocation = _DECODE_INVOCATION(value)
-    found = InvocationRow(reading, partition, STATUS_OF[type(row)], row.spec.created_at_ms, id)
-    found.row = row
+    spec = row.spec
+    found = InvocationRow(reading, partition, STATUS_OF[type(row)], spec.created_at_ms, id)
+    found.row, found.service, found.key = row, spec.target.service, spec.target.key
     return found
 
 
@@ -264,8 +272,8 @@ STATUS: dict[str, Callable[[InvocationRow], Any]] = {
     "completion_result": _completion_result,
     "completion_failure": InvocationRow.result_failure,
     "target": lambda r: r.row.spec.target.text(),
-    "target_service_name": lambda r: r.row.spec.target.service,
-    "target_service_key": lambda r: r.row.spec.target.key,
+    "target_service_name": lambda r: r.service,
+    "target_service_key": lambda r: r.key,
     "target_handler_name": lambda r: r.row.spec.target.handler,
     "target_service_ty": lambda r: SERVICE_TYPES[HandlerKind(r.row.spec.target.kind)],
     "idempotency_key": lambda r: r.row.spec.idempotency_key,

@@ -18,6 +18,7 @@ from perdure.node.query.bounds import Order, Range
 from perdure.node.query.live import Live
 from perdure.node.registry.model import Registry
 from perdure.storage.env import Snapshot
+from perdure.storage.keys import after_prefix
 from perdure.storage.partition_store import TableId
 
 _MERGE_ROWS_MIN = 8
@@ -69,12 +70,33 @@ class Reading:
                 yield [RawRow(partition, key[1:], value) for key, value in found]
                 lower = found[-1][0] + b"\x00"
 
-    def merge(self, ranges: Sequence[Range], skipped: int, order: Order) -> Iterator[list[RawRow]]:
-        """The rows of ranges in one order: that of their keys without the first octets. A few at
-        first, then more and more."""
+    def heads(
+        self, ranges: Sequence[Range], tail: int, limit: int
+    ) -> list[tuple[int, bytes]] | None:
+        """What keys in ranges begin with, but for their last ``tail`` octets: each with its
+        partition, once. None: they are more than ``limit``."""
+        found: list[tuple[int, bytes]] = []
+        for partition, start, upper in ranges:
+            lower = start
+            while lower < upper:
+                self.pause()
+                first = self._snapshots[partition].scan(lower, upper, 1, QUERY_SCAN_BYTES)
+                if not first:
+                    break
+                self.rows_read += 1
+                if len(found) == limit:
+                    return None
+                head = first[0][0][:-tail]
+                found.append((partition, head))
+                lower = after_prefix(head)
+        return found
+
+    def merge(self, ranges: Sequence[Range], tail: int, order: Order) -> Iterator[list[RawRow]]:
+        """The rows of ranges in one order: that of the last ``tail`` octets of their keys, by which
+        those of each range are in order. A few at first, then more and more."""
         count = max(order.limit // max(len(ranges), 1), _MERGE_ROWS_MIN)
         runs = [self._run(each, order.is_descending, count) for each in ranges]
-        rows = merge(*runs, key=lambda raw: raw.key[skipped:], reverse=order.is_descending)
+        rows = merge(*runs, key=lambda raw: raw.key[-tail:], reverse=order.is_descending)
         # One more than is enough shows whether others were made in the same ms as the last.
         count = min(max(order.limit + 1, _MERGE_ROWS_MIN), QUERY_SCAN_ROWS)
         while found := list(islice(rows, count)):

@@ -22,32 +22,19 @@ from perdure.node.query.bounds import (
     object_ranges,
     wanted_ids,
 )
-from perdure.node.query.invocation_columns import (
-    INVOCATION,
-    STATE,
-    STATUS,
-    InvocationRow,
-    stored_row,
-)
+from perdure.node.query.invocation_columns import INVOCATION, STATE, STATUS
+from perdure.node.query.invocations import can_order, invocation_rows, ranges_by
 from perdure.node.query.reading import RawRow, Reading
-from perdure.node.query.statuses import (
-    RAW_WORDS,
-    SHOWN_WORDS,
-    can_order,
-    is_by_status,
-    is_told_by_keys,
-    ranges_by,
-)
+from perdure.node.query.statuses import RAW_WORDS, SHOWN_WORDS
 from perdure.node.registry.model import Deployment, Service, ServiceType
 from perdure.storage.keys import (
     group_bytes,
-    invocation_key,
     is_hashed_group,
     split_invocation_key,
     split_object_group,
 )
 from perdure.storage.partition_store import TableId
-from perdure.storage.tables.invocations import Failure, Success, split_status_key
+from perdure.storage.tables.invocations import Failure, Success
 from perdure.storage.tables.journal import Entry, Event
 from perdure.storage.tables.objects import (
     Lock,
@@ -81,40 +68,7 @@ class Source:
     needs_live: bool = False
 
 
-# --- Invocations ----------------------------------------------------------------------------------
-
-
-def _invocations(
-    reading: Reading, need: Need, ranges: list[Range]
-) -> Iterator[list[InvocationRow]]:
-    if not is_by_status(ranges):
-        for found in reading.scan(ranges):
-            yield [
-                stored_row(reading, partition, split_invocation_key(key), value)
-                for partition, key, value in found
-            ]
-        return
-    order = need.order
-    keys = reading.scan(ranges) if order is None else reading.merge(ranges, 1, order)
-    if is_told_by_keys(need.columns):
-        for found in keys:
-            yield [
-                InvocationRow(reading, raw.partition, *split_status_key(raw.key)) for raw in found
-            ]
-        return
-    for found in keys:
-        rows = (_by_status(reading, raw) for raw in found)
-        yield [row for row in rows if row is not None]
-
-
-def _by_status(reading: Reading, raw: RawRow) -> InvocationRow | None:
-    status, _, id = split_status_key(raw.key)
-    value = reading.get(raw.partition, TableId.INVOCATIONS, invocation_key(id))
-    if value is None:
-        return None
-    row = stored_row(reading, raw.partition, id, value)
-    # Unless the tables moved on while they were read, that is so.
-    return row if row.status is status else None
+# --- Sessions -------------------------------------------------------------------------------------
 
 
 def _sessions(reading: Reading, need: Need, ranges: list[Range]) -> Iterator[list[Any]]:
@@ -358,14 +312,14 @@ def _of_objects(table: TableId, row_type: Any, columns: Mapping[str, Column]) ->
 SOURCES: dict[str, Source] = {
     "sys_invocation": Source(
         columns=INVOCATION,
-        rows=_invocations,
+        rows=partial(invocation_rows, SHOWN_WORDS),
         ranges=partial(ranges_by, SHOWN_WORDS),
         can_order=can_order,
         needs_live=True,
     ),
     "sys_invocation_status": Source(
         columns=STATUS,
-        rows=_invocations,
+        rows=partial(invocation_rows, RAW_WORDS),
         ranges=partial(ranges_by, RAW_WORDS),
         can_order=can_order,
     ),

@@ -1,18 +1,17 @@
 """Invocations by what they are and when they were made: ranges of the table ``statuses``. Pure.
 
 A key there tells status, time of making and id, so what looks at nothing else needs no other table.
-Reading a row through it costs more than reading it in passing: that is done for what is restricted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from perdure.node.query.bounds import (
     ALWAYS,
+    KEY_COLUMN,
     Need,
     Range,
     Restriction,
     Span,
-    invocation_ranges,
     merged,
     partitions_of,
 )
@@ -35,45 +34,36 @@ SHOWN_WORDS: Words = {
     "completed": Status.COMPLETED,
 }
 
-_KEY_COLUMN = "target_service_key"
-_TOLD_BY_KEYS = frozenset({"partition_key", "id", "status", "created_at"})
+TOLD_BY_STATUSES = frozenset({"partition_key", "id", "status", "created_at"})
 # Times that are the one of making, and times that aren't before it. Where there are none, no
 # comparison holds.
 _MADE_AT = ("created_at", "scheduled_at")
 _NOT_BEFORE = ("modified_at", "inboxed_at", "running_at", "completed_at")
 
 
-def ranges_by(words: Words, need: Need, count: int) -> list[Range]:
-    """What must be read, all of it in ``statuses`` or all of it in ``invocations``."""
-    if not all(_is_by_status(words, need, scan) for scan in need.scans):
-        return invocation_ranges(TableId.INVOCATIONS, need, count, _KEY_COLUMN)
+def status_ranges(words: Words, need: Need, count: int) -> list[Range]:
+    """What scans can't do without."""
     found: list[Range] = []
     for scan in need.scans:
-        span = made_in(scan)
-        if span.lower >= span.upper:
-            continue
-        partitions = partitions_of(scan, count, _KEY_COLUMN)
-        for partition in range(count) if partitions is None else partitions:
-            found += (
-                _range(partition, status, span) for status in sorted(statuses_of(words, scan))
-            )
+        partitions = partitions_of(scan, count, KEY_COLUMN)
+        found += of_statuses(
+            statuses_of(words, scan),
+            made_in(scan),
+            range(count) if partitions is None else partitions,
+        )
     # Ranges that follow each other are one, unless each is to be read in its own order.
     return found if need.order is not None else merged(found)
 
 
-def is_by_status(ranges: list[Range]) -> bool:
-    """Whether it is ``statuses`` that they are of."""
-    return bool(ranges) and ranges[0].lower[0] == TableId.STATUSES
-
-
-def can_order(scan: Restriction) -> bool:
-    """Whether the rows of a scan can be read in the order in which they were made."""
-    return "id" not in scan.equal
-
-
-def is_told_by_keys(columns: frozenset[str] | None) -> bool:
-    """Whether keys say all that is looked at."""
-    return columns is not None and columns <= _TOLD_BY_KEYS
+def of_statuses(statuses: set[Status], span: Span, partitions: Iterable[int]) -> list[Range]:
+    """What is one of statuses and was made in a span."""
+    if span.lower >= span.upper:
+        return []
+    return [
+        _range(partition, status, span)
+        for partition in sorted(partitions)
+        for status in sorted(statuses)
+    ]
 
 
 def statuses_of(words: Words, scan: Restriction) -> set[Status]:
@@ -97,14 +87,6 @@ def made_in(scan: Restriction) -> Span:
     lower = [spans[column].lower for column in _MADE_AT if column in spans]
     upper = [spans[column].upper for column in (*_MADE_AT, *_NOT_BEFORE) if column in spans]
     return Span(max(lower, default=ALWAYS.lower), min(upper, default=ALWAYS.upper))
-
-
-def _is_by_status(words: Words, need: Need, scan: Restriction) -> bool:
-    if "id" in scan.equal:
-        return False
-    if need.order is not None or is_told_by_keys(need.columns):
-        return True
-    return made_in(scan) != ALWAYS or Status.COMPLETED not in statuses_of(words, scan)
 
 
 def _range(partition: int, status: Status, span: Span) -> Range:

@@ -3,14 +3,16 @@
 Table ``invocations`` (id -> Invocation), ``statuses`` (status, when it was made, id -> session if
 invoked, else 0: what a new leader starts from, and how people find what they ask for), ``results``
 (id -> Result, kept as long as the completion), ``attachers`` (id, caller and completion id ->
-CallerSink: who else waits for the result).
+CallerSink: who else waits for the result), ``targets`` (service and key, when it was made, id -> 0:
+how people find what an object or a service was asked for; written and deleted with the invocation).
 """
 
 from enum import IntEnum
 
 import msgspec
 
-from perdure.core.ids import InvocationId
+from perdure.core.ids import INVOCATION_ID_BYTES, InvocationId
+from perdure.storage.keys import object_group
 from perdure.storage.tables.futures import Future
 
 
@@ -200,6 +202,7 @@ STATUS_OF: dict[type[Invocation], Status] = {
 }
 _STATUSES = tuple(Status)
 _STATUS_BYTES = tuple(status.to_bytes(1) for status in Status)
+MADE_BYTES = 8 + INVOCATION_ID_BYTES  # what keys of ``statuses`` and ``targets`` end with
 
 
 class Success(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
@@ -235,6 +238,19 @@ def status_key(status: Status, created_at_ms: int, invocation: InvocationId) -> 
 def split_status_key(key: bytes) -> tuple[Status, int, InvocationId]:
     """Status, time in ms and invocation of a key in ``statuses``."""
     return _STATUSES[key[0]], int.from_bytes(key[1:9]), InvocationId(key[9:])
+
+
+def target_key(target: Target, created_at_ms: int, invocation: InvocationId) -> bytes:
+    """Key of an invocation in ``targets``: those of one object, or of one plain service, sort by
+    time. A plain service is filed like its object without a key."""
+    group = object_group(target.service, target.key or "")
+    return group + created_at_ms.to_bytes(8) + invocation
+
+
+def split_target_key(key: bytes) -> tuple[bytes, int, InvocationId]:
+    """Group, time in ms and invocation of a key in ``targets``."""
+    made, id = -MADE_BYTES, -INVOCATION_ID_BYTES
+    return key[:made], int.from_bytes(key[made:id]), InvocationId(key[id:])
 
 
 def attacher_suffix(caller: InvocationId, completion_id: int) -> bytes:

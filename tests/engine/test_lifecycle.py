@@ -41,8 +41,15 @@ from perdure.engine.commands import (
     Resume,
     Yield,
 )
+from perdure.storage.partition_store import TableId
 from perdure.storage.tables.futures import Combinator
-from perdure.storage.tables.invocations import Failure, Invoked, Paused, Success
+from perdure.storage.tables.invocations import (
+    Failure,
+    Invoked,
+    Paused,
+    Success,
+    split_target_key,
+)
 from perdure.storage.tables.journal import AttemptFailure, EventKind
 
 STATES = ("free", "scheduled", "inboxed", "invoked", "suspended", "paused", "completed")
@@ -441,6 +448,28 @@ def test_resume_of_a_running_invocation_cuts_its_back_off_short() -> None:
 
 
 # --- Purge ---------------------------------------------------------------------------------------
+
+
+def test_targets_are_written_at_both_ends_of_a_life_only() -> None:
+    world = World()
+    first = world.invoke(exclusive("k"))
+    queued = world.invoke(exclusive("k"))
+    partition = world.partitions[0]
+    written = partition.store.active.rows[TableId.TARGETS]
+    assert {split_target_key(key)[2] for key in written} == {first, queued}
+    partition.flush()
+    world.suspend(first, "#17")
+    world.signal(first, 17)
+    world.pause(first)
+    world.operate(Resume, first)
+    world.end(first, output())
+    world.end(queued, output())
+    assert world.status(queued) == "completed"
+    assert not partition.store.active.rows[TableId.TARGETS]
+    world.operate(Purge, first)
+    deleted = partition.store.active.rows[TableId.TARGETS]
+    assert [split_target_key(key)[2] for key in deleted] == [first]
+    world.check()
 
 
 def test_purge_leaves_nothing_and_late_timers_do_no_harm() -> None:

@@ -17,7 +17,7 @@ from tests.engine.world import (
     Partition,
     World,
     any_of,
-    check_statuses,
+    check_indexes,
     invoked,
     outgoing_count,
 )
@@ -176,7 +176,7 @@ def check_tables(partition: Partition) -> None:
             not isinstance(row, Scheduled | Inboxed | Completed) and row.progress.has_attachers
         )
         assert bool(store.attachers.scan(id)) == has_attachers
-    check_statuses(store)
+    check_indexes(store)
     _check_locks(store)
 
 

@@ -70,6 +70,7 @@ from perdure.storage.tables.invocations import (
     Target,
     split_status_key,
     status_key,
+    target_key,
 )
 from perdure.storage.tables.journal import Entry
 
@@ -357,21 +358,25 @@ class World:
 
     def check(self) -> None:
         """Tables are a function of the log: rebuilt in two ways they are the same bytes; and the
-        table of statuses says of each invocation what its row says."""
+        tables of statuses and targets say of each invocation what its row says."""
         for partition in self.partitions:
-            check_statuses(partition.store)
+            check_indexes(partition.store)
             tables = partition.tables()
             assert rebuilt(partition).tables() == tables
             assert rebuilt(partition, flush_every=3).tables() == tables
 
 
-def check_statuses(store: PartitionStore) -> None:
-    """One row for each invocation, and no other."""
-    expected: dict[bytes, int] = {}
+def check_indexes(store: PartitionStore) -> None:
+    """One row for each invocation in each, and no other."""
+    statuses: dict[bytes, int] = {}
+    targets: dict[bytes, int] = {}
     for key, row in store.invocations.scan(b"", 100_000):
-        status = status_key(STATUS_OF[type(row)], row.spec.created_at_ms, InvocationId(key))
-        expected[status] = row.session if isinstance(row, Invoked) else 0
-    assert dict(store.statuses.scan(b"", 100_000)) == expected
+        created_at_ms, id = row.spec.created_at_ms, InvocationId(key)
+        status = status_key(STATUS_OF[type(row)], created_at_ms, id)
+        statuses[status] = row.session if isinstance(row, Invoked) else 0
+        targets[target_key(row.spec.target, created_at_ms, id)] = 0
+    assert dict(store.statuses.scan(b"", 100_000)) == statuses
+    assert dict(store.targets.scan(b"", 100_000)) == targets
 
 
 def any_of(*waits: int | str) -> Future:

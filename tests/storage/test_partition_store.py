@@ -317,6 +317,7 @@ def test_tables_keep_their_numbers() -> None:
         "expiries",
         "listeners",
         "statuses",
+        "targets",
     ]
-    assert [int(table) for table in TableId] == list(range(19))
+    assert [int(table) for table in TableId] == list(range(20))
     assert Memtable(16).is_empty()

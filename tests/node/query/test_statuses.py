@@ -1,30 +1,26 @@
-"""Invocations by status and time: what is found, in which order, and how little is read for it."""
+"""Invocations by status, target and time: what is found, in which order, and how little is read."""
 
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.engine import entries as e
-from tests.engine.test_replay import Step, play
+from tests.engine.test_replay import TARGETS, Step, play
 from tests.engine.world import FIRST_MS, World
 from tests.node.query.rig import Asked, ask
 from tests.node.query.test_twin import STEP, invocations, status_of
 
 from perdure.core.ids import InvocationId, format_invocation_id, make_invocation_id
-from perdure.node.query.bounds import ALWAYS, Need, Order, Restriction, Span
+from perdure.node.query.bounds import ALWAYS, Need, Order, Range, Restriction, Span
+from perdure.node.query.invocations import ranges_by, way_of
 from perdure.node.query.live import Live
-from perdure.node.query.statuses import (
-    RAW_WORDS,
-    SHOWN_WORDS,
-    is_by_status,
-    made_in,
-    ranges_by,
-    statuses_of,
-)
+from perdure.node.query.statuses import RAW_WORDS, SHOWN_WORDS, made_in, statuses_of
+from perdure.storage.partition_store import TableId
 from perdure.storage.tables.invocations import Completed, Inboxed, Invoked, Scheduled, Status
 
 # --- Against a plain reading of the tables --------------------------------------------------------
@@ -40,6 +36,8 @@ class Known:
     modified_at: int
     completed_at: int | None
     target: str
+    service: str
+    key: str | None
 
 
 Passes = Callable[[Known], bool]
@@ -79,6 +77,8 @@ def known(world: World, live: dict[InvocationId, Live], *, is_raw: bool) -> list
                 modified_at,
                 row.completed_at_ms if isinstance(row, Completed) else None,
                 row.spec.target.text(),
+                row.spec.target.service,
+                row.spec.target.key,
             )
         )
     return found
@@ -121,6 +121,18 @@ def _is(target: str) -> tuple[str, Passes]:
     return f"target = '{target}'", lambda row: row.target == target
 
 
+def _of_services(names: list[str]) -> tuple[str, Passes]:
+    values = ", ".join(f"'{name}'" for name in names)
+    return f"target_service_name in ({values})", lambda row: row.service in names
+
+
+def _of_keys(keys: list[str]) -> tuple[str, Passes]:
+    values = ", ".join(f"'{key}'" for key in keys)
+    return f"target_service_key in ({values})", lambda row: row.key in keys
+
+
+_SERVICES = [*sorted({target.service for target in TARGETS}), "nonsense"]
+_KEYS = [*sorted({target.key for target in TARGETS if target.key is not None}), "", "nonsense"]
 CONDITION: st.SearchStrategy[tuple[str, Passes]] = st.one_of(
     st.builds(
         _compare,
@@ -131,8 +143,21 @@ CONDITION: st.SearchStrategy[tuple[str, Passes]] = st.one_of(
     st.builds(_listed, st.lists(st.sampled_from(_WORDS), min_size=1, max_size=6), st.booleans()),
     st.builds(_like, st.sampled_from("SGWx")),
     st.builds(_is, st.just(e.SERVICE.text())),
+    st.builds(_of_services, st.lists(st.sampled_from(_SERVICES), min_size=1, max_size=3)),
+    st.builds(_of_services, st.lists(st.sampled_from(_SERVICES), min_size=1, max_size=1)),
+    # Only in a world of one partition: the ids of this world are not those of its keys.
+    st.builds(_of_keys, st.lists(st.sampled_from(_KEYS), min_size=1, max_size=2)),
 )
-COLUMNS = st.sampled_from(["id", "id, status, created_at", "id, target, created_at", "*"])
+COLUMNS = st.sampled_from(
+    [
+        "id",
+        "id, status, created_at",
+        "id, target, created_at",
+        "id, target_service_name, created_at",
+        "id, target_service_name, target_service_key",
+        "*",
+    ]
+)
 ORDER = st.one_of(
     st.none(), st.tuples(st.integers(0, 6), st.booleans(), st.sampled_from([", id", ", id desc"]))
 )
@@ -162,6 +187,8 @@ def test_filters_and_orders_find_what_reading_everything_finds(
     for is_raw, columns, conditions, order in statements:
         table = "sys_invocation_status" if is_raw else "sys_invocation"
         text = f"select {columns} from {table}"
+        if partition_count > 1:
+            conditions = [each for each in conditions if "_key " not in each[0]]
         if conditions:
             text += " where " + " and ".join(condition for condition, _ in conditions)
         expected = [
@@ -173,6 +200,7 @@ def test_filters_and_orders_find_what_reading_everything_finds(
             found = ask(world, text, live)
             assert {row["id"] for row in found.rows} == {row.id for row in expected}, text
             assert len(found.rows) == len(expected), text
+            _check_names(found.rows, expected)
             continue
         count, is_descending, rest = order
         text += f" order by created_at{' desc' if is_descending else ''}{rest} limit {count}"
@@ -180,6 +208,16 @@ def test_filters_and_orders_find_what_reading_everything_finds(
         expected.sort(key=lambda row: row.created_at, reverse=is_descending)
         found = ask(world, text, live)
         assert [row["id"] for row in found.rows] == [row.id for row in expected[:count]], text
+        _check_names(found.rows, expected)
+
+
+def _check_names(rows: list[dict[str, Any]], expected: list[Known]) -> None:
+    by_id = {row.id: row for row in expected}
+    for row in rows:
+        if "target_service_name" in row:
+            assert row["target_service_name"] == by_id[row["id"]].service
+        if "target_service_key" in row:
+            assert row["target_service_key"] == by_id[row["id"]].key
 
 
 # --- How much is read -----------------------------------------------------------------------------
@@ -337,6 +375,10 @@ def test_what_ends_before_a_time_was_made_before_it() -> None:
 
 def test_scans_that_go_different_ways_read_the_whole_table() -> None:
     """Ids through one table and statuses through another could give a row twice."""
+
+    def is_by_status(ranges: list[Range]) -> bool:
+        return way_of(ranges) is TableId.STATUSES
+
     ids = Restriction({"id": frozenset((format_invocation_id(make_invocation_id(1, 1)),))})
     live = _scan({"in": ["paused"]})
     assert not is_by_status(ranges_by(RAW_WORDS, Need((ids,)), 2))
