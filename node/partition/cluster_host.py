@@ -132,6 +132,7 @@ class ClusterHost:
             announcement=self._assembly.announcement,
             opened=self._on_opened,
             seat=lambda: self.plane.leaderships,
+            is_short=self._is_short,
             holders=self._holders,
             storage=ports.storage_thread,
         )
@@ -211,6 +212,19 @@ class ClusterHost:
         cluster = self.plane.membership.cluster
         assert cluster is not None  # read before anything is led
         return cluster.replication
+
+    def _is_short(self, partition: int) -> bool:
+        """Whether fewer disks of the open segment's nodeset are left than it has copies.
+
+        A disk that was given up never counts again: to wait for it would be to wait forever.
+        """
+        membership = self.plane.membership
+        opened = chain.open_segment(membership.partitions[partition])
+        if opened is None:
+            return False
+        nodes = membership.nodes
+        left = [m for m in opened.nodeset if m.node in nodes and nodes[m.node].member(m.node) == m]
+        return len(left) < opened.replication
 
     def _holders(self, partition: int) -> list[NodeId]:
         """Other nodes that have the partition's tables; who leads comes first."""

@@ -52,7 +52,9 @@ class Seat(Protocol):
 class ReplicaPorts:
     """What all replicas of a node share. ``nodeset`` chooses where the next segment of a partition
     is stored, ``announcement`` makes its first record, ``opened`` hears of the chain with it.
-    ``holders``: other nodes that have a partition's tables. ``storage``: where tables are written.
+    ``is_short``: whether so many disks were given up that the open segment can't have all its
+    copies again. ``holders``: other nodes that have a partition's tables. ``storage``: where tables
+    are written.
     """
 
     me: Writer
@@ -68,6 +70,7 @@ class ReplicaPorts:
     announcement: Callable[[int], Announce]
     opened: Callable[[int, Takeover], None]
     seat: Callable[[], Seat]
+    is_short: Callable[[int], bool]
     holders: Callable[[int], list[NodeId]]
     storage: Offload
 
@@ -122,6 +125,7 @@ class PartitionReplica:
             reason=reason,
             seen_epoch=seen_epoch,
             on_claimed=on_claimed,
+            is_degraded_allowed=ports.is_short(self._partition),
         )
         taken = await take_over(
             self._partition,

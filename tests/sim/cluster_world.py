@@ -71,6 +71,8 @@ FINGERPRINT = "cd" * 16
 THREAD_MS = 2.0
 HEAL_SECONDS = 300.0
 
+ACTING = (ReplicaState.CANDIDATE, ReplicaState.LEADER, ReplicaState.DRAINING)
+
 FAULTS = ("kill", "kill", "power", "stop", "isolate", "one way", "unknown")
 ROUGH_FAULTS = (*FAULTS, "wipe", "full", "slow", "clock")
 
@@ -248,6 +250,7 @@ class ClusterWorld:
         try:
             for _ in range(faults):
                 await self._suffer()
+                self._check_lives()
             await self._heal()
             async with asyncio.timeout(HEAL_SECONDS):
                 await asyncio.gather(*clients)
@@ -334,6 +337,7 @@ class ClusterWorld:
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = self.loop.time() + HEAL_SECONDS
         while not condition():
+            self._check_lives()
             if self.loop.time() > deadline:
                 raise Violation(f"not after {HEAL_SECONDS} s: {what}")
             await asyncio.sleep(0.1)
@@ -342,6 +346,19 @@ class ClusterWorld:
 
     def lives(self) -> list[ClusterLife]:
         return [machine.life for machine in self.machines if machine.life is not None]
+
+    def _check_lives(self) -> None:
+        """No partition was halted or broken, and nobody acts who doesn't lead (I-14)."""
+        for life in self.lives():
+            for led in life.host.led:
+                partition = led.processor.partition
+                state = life.host.plane.leaderships.state(partition)
+                if led.processor.halted is not None:
+                    raise led.processor.halted
+                if state is ReplicaState.BROKEN:
+                    raise Violation(f"partition {partition} is broken on {life.machine.name}")
+                if led.leader.is_leading and state not in ACTING:
+                    raise Violation(f"{life.machine.name} is {state} and leads {partition}")
 
     def _has_leaders(self) -> bool:
         leaders = [
