@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 KILLS ?= 200
 
-.PHONY: help links install demo check test compat proto bench crash sim soak-http
+.PHONY: help links install demo cluster-demo check test compat proto bench crash sim soak-http
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -24,6 +24,9 @@ $(STAMP): pyproject.toml setup.py
 
 demo: install  ## A checkout that survives kill -9, step by step.
 	$(BIN)/python -m examples.demo
+
+cluster-demo: install  ## Three nodes that go on selling while two of them are killed with kill -9.
+	$(BIN)/python -m examples.cluster_demo
 
 check: install  ## Lint, types, layout and tidy rules.
 	$(BIN)/ruff check .
