@@ -17,11 +17,13 @@ ReplicaSets = Mapping[int, tuple[NodeId, ...]]
 
 @dataclass(frozen=True, slots=True)
 class LogSite:
-    """A log server that may take new segments. ``load``: open segments that name it already."""
+    """A log server that may take new segments. ``load``: open segments that name it already;
+    ``is_here``: it runs now, as far as is known."""
 
     member: Member
     zone: str = ""
     load: int = 0
+    is_here: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,11 @@ def choose_nodeset(
     """Replicas of a segment that ``me`` is to write: as many as count, this node first.
 
     ``former``: members of the segment before, preferred unless they have more than their share.
-    None: fewer sites than copies are needed.
+    Sites that are away fill up what is left: without them a segment that is opened while one node
+    of three restarts could not bear the loss of another once that one is back.
+    None: fewer sites are here than copies are needed.
     """
-    if len(sites) < replication:
+    if sum(site.is_here for site in sites) < replication:
         return None
     size = min(2 * replication - 1, len(sites))
     share = sum(site.load for site in sites) / len(sites) + 1
@@ -55,11 +59,12 @@ def choose_nodeset(
     zones = Counter[str]()
     chosen: list[Member] = []
 
-    def rank(site: LogSite) -> tuple[bool, int, bool, bool, int, int]:
+    def rank(site: LogSite) -> tuple[bool, bool, int, bool, bool, int, int]:
         node = site.member.node
         is_busy = site.load > share
         return (
             node != me,
+            not site.is_here,
             zones[site.zone],
             is_busy,
             node not in former,

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -61,6 +62,17 @@ def test_a_nodeset_is_as_large_as_counts(sites: int, replication: int, size: int
 def test_too_few_sites_give_no_nodeset() -> None:
     assert choose_nodeset(0, NodeId(1), _logs(1), (), 2) is None
     assert choose_nodeset(0, NodeId(1), [], (), 1) is None
+
+
+def test_sites_that_are_away_fill_up_a_nodeset_but_make_none() -> None:
+    logs = _logs(3)
+    logs[1] = replace(logs[1], is_here=False)
+    assert sorted(_nodes(choose_nodeset(0, NodeId(1), logs, (), 2))) == [1, 2, 3]
+    # With others to choose from, it is left out.
+    many = [*logs, LogSite(Member(NodeId(4), b"4"), load=9)]
+    assert sorted(_nodes(choose_nodeset(0, NodeId(1), many, _ids(2), 2))) == [1, 3, 4]
+    logs[2] = replace(logs[2], is_here=False)
+    assert choose_nodeset(0, NodeId(1), logs, (), 2) is None
 
 
 def test_the_writer_stores_itself_when_it_can() -> None:
