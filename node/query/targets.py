@@ -38,9 +38,8 @@ def target_ranges(need: Need, count: int) -> list[Range]:
             found += _of_objects(scan, span, count)
         else:
             found += _of_services(scan, count)
-    is_by_object = all(KEY_COLUMN in scan.equal for scan in need.scans)
-    # Ranges that follow each other are one, unless each is to be read in its own order.
-    return found if need.order is not None and is_by_object else merged(found)
+    # No group is a prefix of another: ranges of two never become one, which would be in no order.
+    return merged(found)
 
 
 def in_group(partition: int, group: bytes, span: Span) -> Range:
