@@ -23,6 +23,7 @@ from perdure.core.limits import (
     METADATA_MESSAGE_BYTES_MAX,
     METADATA_PAUSE_MS,
     METADATA_TRY_MS,
+    METADATA_WATCH_MS,
 )
 from perdure.core.telemetry import logger
 from perdure.proto import etcd_pb2 as pb
@@ -38,6 +39,10 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Endpoints are tried in turn by us; a channel needn't wait long before it dials again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
 
@@ -172,19 +177,23 @@ class EtcdMetadata:
                 request_serializer=kind_bytes,
                 response_deserializer=pb.WatchResponse.FromString,
             )(_one(pb.WatchRequest(create_request=create)))
-            with suppress(grpc.RpcError, MetadataUnavailable):
-                is_first = True
-                async for answer in call:
-                    if answer.canceled:
-                        break
-                    if is_first:  # the watch is on: what changed before it is asked for
-                        is_first = False
-                        for key in await self.scan(""):
-                            self._tell(key)
-                    for event in answer.events:
-                        self._tell(self._short(event.kv.key))
+            with suppress(grpc.RpcError, MetadataUnavailable, TimeoutError):
+                await self._follow(call)
             call.cancel()
             await self._try_next()
+
+    async def _follow(self, call: Any) -> None:
+        """Hint at what one watch tells, until it ends; one that never begins is given up."""
+        async with asyncio.timeout(2 * METADATA_TRY_MS / 1000):
+            answer = await call.read()
+        for key in await self.scan(""):  # the watch is on: what changed before it is asked for
+            self._tell(key)
+        while answer is not grpc.aio.EOF and not answer.canceled:
+            for event in answer.events:
+                self._tell(self._short(event.kv.key))
+            # After a silence the watch is made anew: a stream can hang without an end.
+            async with asyncio.timeout(METADATA_WATCH_MS / 1000):
+                answer = await call.read()
 
     def _tell(self, key: str) -> None:
         for prefix, hint in list(self._hints):

@@ -75,7 +75,7 @@ def hints_go_on_after_the_server_was_away(tmp_path: Path) -> None:
         server.stop()
         server.start_again()
         other = EtcdMetadata(EtcdSettings(endpoints=[server.endpoint]), SystemClock())
-        await other.cas("p/2", None, b"")
+        assert await other.cas("p/2", None, b"") == Versioned(1, b"")
         await other.aclose()
         async with asyncio.timeout(30):
             while "p/2" not in heard:
