@@ -149,7 +149,8 @@ Partitions = Mapping[int, PartitionMeta]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeProfile:
-    """What a starting process says of itself. ``fresh_uuid`` becomes that of an empty disk."""
+    """What a starting process says of itself. ``fresh_uuid`` becomes that of an empty disk;
+    ``metadata``: whether it runs a member of the metadata quorum."""
 
     name: str
     addresses: Addresses
@@ -158,6 +159,7 @@ class NodeProfile:
     software: str
     incarnation: int
     fresh_uuid: str
+    metadata: MemberState = MemberState.STANDBY
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +276,7 @@ def _plan_join(nodes: Nodes, profile: NodeProfile, storage_uuid: str) -> StartPl
         zone=profile.zone,
         roles=profile.roles,
         storage=StorageState.PROVISIONING,
+        metadata=profile.metadata,
         software=profile.software,
     )
     return StartPlan(next_id(nodes), value, True, Verdict.JOIN)
@@ -298,6 +301,7 @@ def _run(known: NodeMeta, profile: NodeProfile, storage_uuid: str) -> NodeMeta:
         addresses=profile.addresses,
         zone=profile.zone,
         roles=profile.roles,
+        metadata=profile.metadata,
         software=profile.software,
     )
 
@@ -338,14 +342,17 @@ def drain(nodes: Nodes, node: NodeId, replication: int) -> NodeMeta:
         MembershipRefused: it can't be drained, or the rest could not keep ``replication`` copies.
     """
     value = _existing(nodes, node)
-    left = sum(1 for other, its in nodes.items() if other != node and its.may_store)
+    if not any(its.may_work for other, its in nodes.items() if other != node):
+        raise MembershipRefused(f"node {value.name!r} is the only one that takes partitions")
+    left = sum(
+        other != node and its.may_store and its.worker is WorkerState.ACTIVE  # it stays
+        for other, its in nodes.items()
+    )
     if value.may_store and left < replication:
         raise MembershipRefused(
             f"without node {value.name!r} there are {left} nodes with writable storage, and each "
             f"record is stored {replication} times: add a node first"
         )
-    if not any(its.may_work for other, its in nodes.items() if other != node):
-        raise MembershipRefused(f"node {value.name!r} is the only one that takes partitions")
     return _to_worker(value, WorkerState.DRAINING)
 
 

@@ -255,6 +255,24 @@ def _partition(
     return msgspec.structs.replace(meta, replicas=Replicas(ids, next_ids))
 
 
+def test_nodes_that_are_leaving_do_not_count_for_a_drain() -> None:
+    nodes = {node: _node(f"n{node}") for node in (ONE, TWO, THREE)}
+    nodes[ONE] = membership.drain(nodes, ONE, 2)
+    assert nodes[ONE].may_store  # for a while
+    with pytest.raises(MembershipRefused, match="add a node first"):
+        membership.drain(nodes, TWO, 2)
+
+
+def test_a_start_says_whether_it_holds_metadata() -> None:
+    profile = replace(_profile(), metadata=MemberState.VOTER)
+    joined = membership.plan_start({}, None, profile)
+    assert joined.value.metadata is MemberState.VOTER
+    again = membership.plan_start(
+        {joined.node: joined.value}, Mark(joined.node, 1, joined.value.storage_uuid), _profile()
+    )
+    assert again.value.metadata is MemberState.STANDBY
+
+
 def test_a_drain_takes_its_steps_as_they_become_possible() -> None:
     nodes = {node: _node(f"n{node}") for node in (ONE, TWO, THREE, NodeId(4))}
     nodes[ONE] = membership.drain(nodes, ONE, 2)
