@@ -14,10 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perdure.cluster.controller import Controller, view
+from perdure.cluster.core import chain
 from perdure.cluster.core import membership as edits
 from perdure.cluster.core.chain import PartitionMeta
-from perdure.cluster.core.controller import choose_successor
+from perdure.cluster.core.controller import acting_leader, choose_successor
 from perdure.cluster.core.failure_detector import FailureDetector, NodeState
+from perdure.cluster.core.leadership import HandOver
 from perdure.cluster.core.membership import NodeMeta, NodeRole, StorageState
 from perdure.cluster.core.messages import Peer
 from perdure.cluster.core.placement import LogSite, choose_nodeset
@@ -117,9 +119,11 @@ class ControlPlane:
             for member in (meta.chain[-1].nodeset if meta.chain else ())
         )
         sites = [
-            LogSite(value.member(node), value.zone, load[node])
+            LogSite(
+                value.member(node), value.zone, load[node], not self.detector.state(node).is_gone
+            )
             for node, value in sorted(self.membership.nodes.items())
-            if value.may_store and not self.detector.state(node).is_gone
+            if value.may_store
         ]
         meta = partitions.get(partition)
         former = meta.chain[-1].nodeset if meta is not None and meta.chain else ()
@@ -132,8 +136,8 @@ class ControlPlane:
         )
         if found is None:
             raise PartitionUnavailable(
-                f"partition {partition} needs {cluster.replication} log servers, {len(sites)} can "
-                "be used now"
+                f"partition {partition} needs {cluster.replication} log servers, "
+                f"{sum(site.is_here for site in sites)} can be used now"
             )
         return found
 
@@ -158,6 +162,26 @@ class ControlPlane:
             self.gossiper.loop_lag_ms,
             self.detector.conflicts,
         )
+
+    def hand_over(self, partition: int, to: NodeId) -> None:
+        """Ask who leads a partition to hand it over; it may come to nothing.
+
+        Raises:
+            MembershipRefused: nobody leads it, or ``to`` can't.
+        """
+        seen = view(self.membership, self.detector)
+        meta = self.membership.partitions.get(partition)
+        opened = chain.open_segment(meta) if meta is not None else None
+        if seen is None or meta is None or opened is None or acting_leader(seen, partition) is None:
+            raise MembershipRefused(f"nobody is known to lead partition {partition} now")
+        if to not in meta.replicas.current:
+            replicas = ", ".join(map(str, meta.replicas.current)) or "none yet"
+            raise MembershipRefused(
+                f"node {to} is no replica of partition {partition}: the replicas are {replicas}"
+            )
+        if self.detector.state(to) is not NodeState.ALIVE:
+            raise MembershipRefused(f"node {to} is {self.detector.state(to).value}")
+        self.controller.tell(opened.writer.node, HandOver(partition, to, opened.epoch))
 
     async def start(self) -> None:
         """Read the registers, offer storage, begin to listen and to take part.

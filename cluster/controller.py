@@ -97,16 +97,17 @@ class Controller:
     async def _perform(self, decision: Decision) -> None:
         match decision:
             case Nominate(partition, node, epoch):
-                self._tell(node, Nominated(partition, epoch))
+                self.tell(node, Nominated(partition, epoch))
             case MoveLeader(partition, leader, to, epoch):
                 log.info("controller.leader.moved", partition=partition, source=leader, target=to)
-                self._tell(leader, HandOver(partition, to, epoch))
+                self.tell(leader, HandOver(partition, to, epoch))
             case SetReplicas(partition):
                 await self._set_replicas(partition, decision)
             case SetNode(node):
                 await self._set_node(node, decision)
 
-    def _tell(self, node: NodeId, message: Message) -> None:
+    def tell(self, node: NodeId, message: Message) -> None:
+        """Send a node, which may be this one, a message of leadership."""
         if node == self._membership.me.node:
             self._tell_self(message)
         else:

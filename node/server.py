@@ -20,6 +20,7 @@ from typing import Any
 import uvloop
 
 import perdure
+from perdure.cluster.core.membership import Addresses
 from perdure.cluster.metadata.local import LocalMetadata
 from perdure.cluster.metadata.store import MetadataStore
 from perdure.core import limits, telemetry
@@ -31,6 +32,7 @@ from perdure.core.invariant import InvariantViolation
 from perdure.core.offload import Offload, PoolOffload, ThreadOffload
 from perdure.core.tasks import Supervisor
 from perdure.node.admin.admin import Admin, AdminOptions
+from perdure.node.admin.context import ClusterAccess
 from perdure.node.config.effective import to_defaults
 from perdure.node.config.model import Config, LogColours, advertised
 from perdure.node.config.values import Address
@@ -47,6 +49,7 @@ from perdure.node.invoker.discovery import Discovery
 from perdure.node.invoker.identity import RequestIdentity, read_signing_key
 from perdure.node.invoker.lambda_caller import FunctionCaller
 from perdure.node.invoker.ports import Caller
+from perdure.node.metrics.cluster_table import ClusterFigures
 from perdure.node.metrics.node_port import NodePort
 from perdure.node.metrics.process import read_process
 from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
@@ -56,6 +59,7 @@ from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.query.query import Query, QueryLimits
 from perdure.node.registry.store import RegistryStore
 from perdure.node.snapshots import NodeSnapshots, open_store
+from perdure.node.standing import look
 from perdure.node.traces.spans import Value
 from perdure.node.traces.tracer import Tracer
 from perdure.node.traces.tracing import Tracing, start_tracing
@@ -318,6 +322,8 @@ class Node:
         )
         limits = QueryLimits(config.query.timeout_ms, config.query.memory_bytes_max)
         query = self._query = Query(host.led, lambda: registry.registry, self._clock, limits)
+        addresses = Addresses(ingress=ingress_url, admin=config.admin.advertised_address or "")
+        plane = host.plane if isinstance(host, ClusterHost) else None
         admin = Admin(
             host.gateway,
             registry,
@@ -326,6 +332,7 @@ class Node:
             self._clock,
             self._entropy,
             options,
+            ClusterAccess(partial(look, host, addresses), plane),
             self._snapshots.snapshotter if self._snapshots is not None else None,
             partial(self._check_serving, host),
         )
@@ -372,7 +379,13 @@ class Node:
     ) -> NodeStatistics:
         assert self._query is not None
         catalogue = registry.catalogue.registry
+        formed, cluster = self._formed, None
+        if formed is not None:
+            cluster = ClusterFigures(
+                look(host, formed.joined.value.addresses), formed.fabric.statistics()
+            )
         return NodeStatistics(
+            cluster=cluster,
             cluster_name=self.config.cluster_name,
             node_name=self.config.node_name,
             node_id=host.identity.node_id,

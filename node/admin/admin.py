@@ -15,6 +15,7 @@ from perdure.core.entropy import Entropy
 from perdure.core.errors import BodyTooLarge, PerdureError, TooManyRequests
 from perdure.core.telemetry import logger
 from perdure.node.admin import (
+    cluster,
     deployments,
     inert,
     inspection,
@@ -27,7 +28,13 @@ from perdure.node.admin import (
     state,
 )
 from perdure.node.admin.api_document import api_document
-from perdure.node.admin.context import AdminOptions, Context, Endpoint, check_nothing
+from perdure.node.admin.context import (
+    AdminOptions,
+    ClusterAccess,
+    Context,
+    Endpoint,
+    check_nothing,
+)
 from perdure.node.admin.requests import Pieces, Reply, Request, error_reply, json_reply
 from perdure.node.admin.routes import Match, Route, Router, WrongMethod
 from perdure.node.http.server import Exchange
@@ -49,6 +56,7 @@ ROUTES: list[Route[Endpoint]] = [
     *pins.ROUTES,
     *query.ROUTES,
     *snapshots.ROUTES,
+    *cluster.ROUTES,
     *inert.ROUTES,
 ]
 
@@ -81,6 +89,7 @@ class Admin:
         clock: Clock,
         entropy: Entropy,
         options: AdminOptions,
+        cluster: ClusterAccess,
         snapshots: Snapshotter | None = None,
         check_serving: Callable[[], None] = check_nothing,
     ) -> None:
@@ -93,6 +102,7 @@ class Admin:
             clock=clock,
             entropy=entropy,
             options=options,
+            cluster=cluster,
             snapshots=snapshots,
             check_serving=check_serving,
         )

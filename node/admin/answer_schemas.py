@@ -101,6 +101,23 @@ _SET = _object(
         ),
     }
 )
+_NODE_REQUIRED = {
+    "name": _TEXT,
+    "id": _NUMBER,
+    "generation": _NUMBER,
+    "state": {"enum": ["alive", "suspect", "dead", "stopping", "failing_over"]},
+    "is_controller": _FLAG,
+    "roles": _list(_TEXT),
+    "storage": _TEXT,
+    "worker": _TEXT,
+    "metadata": _TEXT,
+    "leads": _NUMBER,
+    "holds": _NUMBER,
+    "loop_lag_ms": _NUMBER,
+    "is_disk_full": _FLAG,
+    "addresses": _WORDS,
+}
+_NODE_OPTIONAL = {"zone": _TEXT, "software": _TEXT}
 _FAILED = _list(_object({"invocation_id": _TEXT, "error": _TEXT}))
 
 SCHEMAS: dict[str, Schema] = {
@@ -276,6 +293,57 @@ SCHEMAS: dict[str, Schema] = {
             "fault": _TEXT,
             "last_failure": _TEXT,
         },
+    ),
+    "ClusterStanding": _object(
+        {
+            "name": _TEXT,
+            "fingerprint": _TEXT,
+            "seen_by": _TEXT,
+            "is_single_node": _FLAG,
+            "replication": _NUMBER,
+            "partition_replicas": _NUMBER,
+            "problems": _list(
+                _object(
+                    {
+                        "severity": {"enum": ["critical", "warning", "note"]},
+                        "what": _TEXT,
+                        "advice": _TEXT,
+                    }
+                )
+            ),
+            "nodes": _list(_of("Node")),
+            "partitions": _list(_of("Partition")),
+        },
+        {"controller": _TEXT},
+    ),
+    "Nodes": _object({"nodes": _list(_of("Node"))}),
+    "Node": _object(_NODE_REQUIRED, _NODE_OPTIONAL),
+    "NodeDetail": _object({**_NODE_REQUIRED, "held_by": _list(_TEXT)}, _NODE_OPTIONAL),
+    "NodeRemoved": _object({"name": _TEXT, "id": _NUMBER, "is_removed": _FLAG}),
+    "Partitions": _object({"partitions": _list(_of("Partition"))}),
+    "Partition": _object(
+        {
+            "partition": _NUMBER,
+            "leader": _nullable(_TEXT),
+            "epoch": _NUMBER,
+            "replicas": _list(
+                _object(
+                    {
+                        "node": _TEXT,
+                        "role": _TEXT,
+                        "applied_lsn": _NUMBER,
+                        "durable_lsn": _NUMBER,
+                        "is_coming": _FLAG,
+                    },
+                    {"lag_records": _NUMBER},
+                )
+            ),
+            "segments": _NUMBER,
+            "nodeset": _list(_TEXT),
+            "trim_lsn": _NUMBER,
+            "is_frozen": _FLAG,
+        },
+        {"committed_lsn": _NUMBER, "pinned": _TEXT, "state": _TEXT, "broken_because": _TEXT},
     ),
     "Taking": _object({"is_taking": _FLAG}),
     "Rows": _object({"rows": _list(_ANY)}),

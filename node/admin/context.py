@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from perdure.cluster.control import ControlPlane
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import PerdureError
@@ -16,6 +17,7 @@ from perdure.node.partition.gateway import Gateway
 from perdure.node.partition.snapshotter import Snapshotter
 from perdure.node.query.query import Query
 from perdure.node.registry.store import RegistryStore
+from perdure.node.standing import ClusterStanding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,15 @@ class AdminOptions:
     admin_url: str | None = None
     concurrent_requests_max: int | None = None
     body_bytes_max: int = ADMIN_BODY_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterAccess:
+    """``standing``: how the cluster stands as this node sees it. ``plane``: None on a single
+    node."""
+
+    standing: Callable[[], ClusterStanding]
+    plane: ControlPlane | None = None
 
 
 def check_nothing() -> None:
@@ -44,6 +55,7 @@ class Context:
     clock: Clock
     entropy: Entropy
     options: AdminOptions
+    cluster: ClusterAccess
     snapshots: Snapshotter | None = None
     check_serving: Callable[[], None] = check_nothing
 

@@ -1,6 +1,7 @@
 """The node itself: is it well, what does it speak, where is its ingress."""
 
 import perdure
+from perdure.cluster.core.membership import MemberState
 from perdure.core.errors import PartitionUnavailable
 from perdure.node.admin.context import Context, Endpoint
 from perdure.node.admin.requests import Reply, Request, empty_reply, json_reply
@@ -8,12 +9,14 @@ from perdure.node.admin.routes import VERSION_MAX, VERSION_MIN, Route
 
 # Clients choose their requests by this version of the API they know, not by perdure's own.
 COMPATIBLE_VERSION = "1.7.0"
-_NODE_ID = 1
 
 
 async def health(context: Context, request: Request) -> Reply:
     """200 as long as the node serves everything; see the node's own port for whether it lives."""
     context.check_serving()
+    plane = context.cluster.plane
+    if plane is not None and plane.detector.is_isolated:
+        raise PartitionUnavailable("this node hears no other node of its cluster: ask another one")
     if halted := context.gateway.halted():
         names = ", ".join(str(partition) for partition in halted)
         raise PartitionUnavailable(
@@ -40,13 +43,14 @@ async def version(context: Context, request: Request) -> Reply:
 
 
 async def cluster_health(context: Context, request: Request) -> Reply:
-    """Name and members of the cluster: so far, this node."""
+    """Name of the cluster, and the nodes that vote on its metadata; 503 without their quorum."""
+    if context.cluster.plane is not None:
+        await context.cluster.plane.membership.refresh()
+    seen = context.cluster.standing()
+    voters = [node.node for node in seen.nodes if node.value.metadata is MemberState.VOTER]
     return json_reply(
         200,
-        {
-            "cluster_name": context.discovery.cluster_name,
-            "metadata_cluster_health": {"members": [_NODE_ID]},
-        },
+        {"cluster_name": seen.cluster.name, "metadata_cluster_health": {"members": voters}},
     )
 
 

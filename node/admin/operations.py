@@ -39,6 +39,7 @@ class Operation:
 
 _NODE, _DEPLOYMENTS, _SERVICES = "node", "deployments", "services"
 _INVOCATIONS, _READING, _ABSENT = "invocations", "reading", "not here"
+_CLUSTER = "cluster"
 
 _TEXT: Schema = {"type": "string"}
 _TIME: Schema = {"type": "string", "format": "date-time"}
@@ -92,7 +93,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         id="get_health",
         group=_NODE,
         summary="Whether all that the node serves is served: no partition is halted, the disk has "
-        "room, the node isn't stopping.",
+        "room, the node isn't stopping and not cut off from its cluster.",
         successes={200: Success("It is.")},
         refusals=(503,),
     ),
@@ -105,8 +106,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/cluster-health"): Operation(
         id="get_cluster_health",
         group=_NODE,
-        summary="Name and members of the cluster.",
+        summary="Name of the cluster, and the nodes that vote on its metadata.",
         successes={200: Success("They.", "ClusterHealth")},
+        refusals=(503,),
         is_deprecated=True,
     ),
     ("GET", "/openapi"): Operation(
@@ -321,6 +323,94 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         },
         refusals=(409, 500, 503),
     ),
+    # --- The cluster ----------------------------------------------------------------------------
+    ("GET", "/perdure/cluster"): Operation(
+        id="get_cluster",
+        group=_CLUSTER,
+        summary="How the cluster stands as this node sees it; what is wrong comes first.",
+        successes={200: Success("It.", "ClusterStanding")},
+    ),
+    ("GET", "/perdure/nodes"): Operation(
+        id="list_nodes",
+        group=_CLUSTER,
+        summary="All nodes that were not removed.",
+        successes={200: Success("They.", "Nodes")},
+    ),
+    ("GET", "/perdure/nodes/{node}"): Operation(
+        id="get_node",
+        group=_CLUSTER,
+        summary="A node, by name or number, and what keeps it from being removed.",
+        successes={200: Success("It.", "NodeDetail")},
+        refusals=(404,),
+    ),
+    ("DELETE", "/perdure/nodes/{node}"): Operation(
+        id="remove_node",
+        group=_CLUSTER,
+        summary="Take a node out for good, once nothing holds it any more.",
+        successes={200: Success("It was removed.", "NodeRemoved")},
+        refusals=(404, 409, 503),
+    ),
+    **{
+        ("PATCH", f"/perdure/nodes/{{node}}/{verb}"): Operation(
+            id=f"{verb.replace('-', '_')}_node",
+            group=_CLUSTER,
+            summary=summary,
+            successes={200: Success("The node as it is now.", "NodeDetail")},
+            refusals=(404, 409, 503),
+        )
+        for verb, summary in (
+            ("drain", "Begin to move everything off a node: leaders, tables, log."),
+            ("undrain", "Give work to a node again."),
+            ("resume", "Let a node offer its storage again, from its next start."),
+            ("mark-lost", "Say that the disk of a node that is gone will never come back."),
+        )
+    },
+    ("GET", "/perdure/partitions"): Operation(
+        id="list_partitions",
+        group=_CLUSTER,
+        summary="All partitions: leader, epoch, replicas and how far they are.",
+        successes={200: Success("They.", "Partitions")},
+    ),
+    ("GET", "/perdure/partitions/{partition}"): Operation(
+        id="get_partition",
+        group=_CLUSTER,
+        summary="One partition.",
+        successes={200: Success("It.", "Partition")},
+        refusals=(404,),
+    ),
+    ("PATCH", "/perdure/partitions/{partition}/lead"): Operation(
+        id="lead_partition",
+        group=_CLUSTER,
+        summary="Have the leader hand over to a node, once; balance may move it again.",
+        successes={
+            200: Success("That node leads.", "Partition"),
+            202: Success("It was asked for, and takes longer.", "Partition"),
+        },
+        refusals=(400, 404, 409),
+        query={"to": _TEXT},
+    ),
+    ("PATCH", "/perdure/partitions/{partition}/pin"): Operation(
+        id="pin_partition",
+        group=_CLUSTER,
+        summary="Want a node to lead whenever it can.",
+        successes={200: Success("The partition as it is now.", "Partition")},
+        refusals=(400, 404, 409, 503),
+        query={"to": _TEXT},
+    ),
+    **{
+        ("PATCH", f"/perdure/partitions/{{partition}}/{verb}"): Operation(
+            id=f"{verb}_partition",
+            group=_CLUSTER,
+            summary=summary,
+            successes={200: Success("The partition as it is now.", "Partition")},
+            refusals=(404, 409, 503),
+        )
+        for verb, summary in (
+            ("unpin", "Want no node in particular to lead."),
+            ("freeze", "Don't move the leader for balance."),
+            ("unfreeze", "Let balance move the leader again."),
+        )
+    },
     # --- What is not here -----------------------------------------------------------------------
     ("GET", "/kafka-clusters"): Operation(
         id="list_kafka_clusters",

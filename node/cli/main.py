@@ -42,6 +42,18 @@ VERBS = {
         "perdure.node.cli.snapshots:snapshots",
         "Take, check and restore snapshots of all state.",
     ),
+    "cluster": (
+        "perdure.node.cli.cluster:cluster",
+        "Show how a cluster stands: what is wrong first.",
+    ),
+    "nodes": (
+        "perdure.node.cli.nodes:nodes",
+        "Look at the nodes of a cluster; drain, resume, remove them.",
+    ),
+    "partitions": (
+        "perdure.node.cli.partitions:partitions",
+        "Look at partitions; move, pin and freeze their leaders.",
+    ),
     "identity": (
         "perdure.node.cli.identity:identity",
         "Make and look at the key that requests to services are signed with.",

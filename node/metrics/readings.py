@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator
 
 import perdure
+from perdure.cluster.core.failure_detector import NodeState
 from perdure.node.invoker.tally import AttemptEnd
-from perdure.node.metrics import table
+from perdure.node.metrics import cluster_table, table
+from perdure.node.metrics.cluster_table import read_cluster, states
 from perdure.node.metrics.samples import Kind, Metric, Sample
 from perdure.node.metrics.statistics import NodeStatistics
 from perdure.node.partition.host import PartitionStatistics
@@ -81,7 +83,6 @@ ARCHIVED = Metric(
 ADMIN_ANSWERS = Metric(
     "perdure_admin_requests_total", Kind.COUNTER, "Admin requests answered.", ("status_class",)
 )
-_STATES = ("alive", "suspect", "dead", "failing_over")
 
 METRICS: tuple[Metric, ...] = (
     BUILD,
@@ -100,6 +101,7 @@ METRICS: tuple[Metric, ...] = (
     *(row.metric for row in table.PARTITION),
     *(row.metric for row in table.LISTENER),
     *(row.metric for row in table.SNAPSHOTS),
+    *cluster_table.METRICS,
 )
 """Every metric there is."""
 
@@ -109,8 +111,9 @@ def read(node: NodeStatistics) -> Iterator[Sample]:
     yield Sample(BUILD, (perdure.__version__, sys.version.split()[0]), 1)
     yield from _ingress(node)
     yield from _attempts(node.host.partitions)
-    for state in _STATES:
-        yield Sample(NODES, (state,), int(state == "alive"))
+    counts = states(node.cluster) if node.cluster is not None else {NodeState.ALIVE: 1}
+    for state in NodeState:
+        yield Sample(NODES, (state.value,), counts.get(state, 0))
     for partition in node.host.partitions:
         name = str(partition.partition)
         yield Sample(FLARE, (name, "halted"), partition.processor.is_halted)
@@ -128,6 +131,8 @@ def read(node: NodeStatistics) -> Iterator[Sample]:
         for listener in node.listeners:
             yield Sample(entry.metric, (listener.name.value,), entry.read(listener))
     yield from _snapshots(node)
+    if node.cluster is not None:
+        yield from read_cluster(node.cluster)
 
 
 def _snapshots(node: NodeStatistics) -> Iterator[Sample]:

@@ -7,6 +7,7 @@ from perdure.node.admin.admin import AdminStatistics
 from perdure.node.http.client import ClientStatistics
 from perdure.node.http.server import ServerStatistics
 from perdure.node.ingress.ingress import IngressStatistics
+from perdure.node.metrics.cluster_table import ClusterFigures
 from perdure.node.metrics.process import ProcessFigures
 from perdure.node.partition.host import HostStatistics
 from perdure.node.partition.snapshotter import SnapshotterStatistics
@@ -50,3 +51,4 @@ class NodeStatistics:
     process: ProcessFigures
     query: QueryStatistics
     snapshots: SnapshotterStatistics | None = None
+    cluster: ClusterFigures | None = None

@@ -6,7 +6,7 @@ to services) comes in as ports, so the simulator opens the very same host.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -227,6 +227,11 @@ class Host:
         """The registry changed: what failed for want of a deployment may work now."""
         for led in self.led:
             led.leader.invoker.on_catalogue_change()
+
+    @property
+    def metas(self) -> Mapping[int, PartitionMeta]:
+        """The partitions' registers, as this node has written them."""
+        return self._chains
 
     @property
     def is_disk_full(self) -> bool:

@@ -53,6 +53,17 @@ _REQUESTS: list[tuple[str, str, str, object]] = [
         "/internal/invocations_batch_operations/purge",
         {"invocation_ids": [_NO_INVOCATION]},
     ),
+    ("GET", "/perdure/cluster", "/perdure/cluster", None),
+    ("GET", "/perdure/nodes", "/perdure/nodes", None),
+    ("GET", "/perdure/nodes/{node}", "/perdure/nodes/N1", None),
+    ("GET", "/perdure/nodes/{node}", "/perdure/nodes/nobody", None),
+    ("DELETE", "/perdure/nodes/{node}", "/perdure/nodes/1", None),
+    ("PATCH", "/perdure/nodes/{node}/drain", "/perdure/nodes/1/drain", None),
+    ("GET", "/perdure/partitions", "/perdure/partitions", None),
+    ("GET", "/perdure/partitions/{partition}", "/perdure/partitions/0", None),
+    ("GET", "/perdure/partitions/{partition}", "/perdure/partitions/99", None),
+    ("PATCH", "/perdure/partitions/{partition}/lead", "/perdure/partitions/0/lead?to=1", None),
+    ("PATCH", "/perdure/partitions/{partition}/pin", "/perdure/partitions/0/pin", None),
     ("GET", "/kafka-clusters", "/kafka-clusters", None),
     ("GET", "/kafka-clusters/{name}", "/kafka-clusters/x", None),
     ("GET", "/subscriptions", "/subscriptions", None),
@@ -147,6 +158,9 @@ def test_answers_name_no_member_that_is_not_documented(world: World) -> None:
         ("/services/Keyed/handlers/hold", "Handler"),
         (f"/perdure/invocations/{invocation}", "InvocationDetail"),
         ("/perdure/state/Keyed/nobody", "State"),
+        ("/perdure/cluster", "ClusterStanding"),
+        ("/perdure/nodes/1", "NodeDetail"),
+        ("/perdure/partitions/1", "Partition"),
     ):
         known = set(found["components"]["schemas"][shape]["properties"])
         assert set(world.admin("GET", path).json()) <= known, path

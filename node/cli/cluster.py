@@ -1,0 +1,149 @@
+"""``perdure cluster``: how the cluster stands, what is wrong first."""
+
+from collections.abc import Iterable
+from typing import cast
+
+import click
+
+from perdure.node.cli.client import Document
+from perdure.node.cli.deployments import rows_of
+from perdure.node.cli.output import emit_facts, emit_table, plain
+from perdure.node.cli.session import Session, Verbs, admin_options
+
+_COLOURS = {"critical": "red", "warning": "yellow"}
+
+
+@click.group(cls=Verbs)
+def cluster() -> None:
+    """Show how a cluster stands: what is wrong first."""
+
+
+@cluster.command()
+@admin_options
+def status(session: Session) -> None:
+    """Show what is wrong and what to do about it, then nodes and partitions.
+
+    It is what the node that is asked sees; when something is odd, ask another one too. Ends with
+    code 1 while something is critical.
+    """
+    document = session.client.get("/perdure/cluster")
+
+    def show() -> None:
+        emit_facts(
+            [
+                ("cluster", document.get("name")),
+                ("fingerprint", document.get("fingerprint")),
+                ("seen by", document.get("seen_by")),
+                ("controller", document.get("controller")),
+                ("log copies", document.get("replication")),
+                ("table copies", document.get("partition_replicas")),
+            ]
+        )
+        click.echo()
+        _show_problems(rows_of(document, "problems"))
+        click.echo()
+        emit_nodes(rows_of(document, "nodes"))
+        click.echo()
+        emit_partitions(rows_of(document, "partitions"))
+
+    session.emit(document, show)
+    if any(row.get("severity") == "critical" for row in rows_of(document, "problems")):
+        raise click.exceptions.Exit(1)
+
+
+def emit_nodes(rows: Iterable[Document]) -> None:
+    """Nodes as a table."""
+    emit_table(
+        ["NODE", "ID", "STATE", "STORAGE", "WORKER", "METADATA", "LEADS", "HOLDS", "ZONE", "NOTES"],
+        (
+            [
+                row.get("name"),
+                f"N{row.get('id')}:{row.get('generation')}",
+                row.get("state"),
+                row.get("storage"),
+                row.get("worker"),
+                row.get("metadata"),
+                row.get("leads"),
+                row.get("holds"),
+                row.get("zone") or "-",
+                ", ".join(_notes(row)),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def emit_partitions(rows: Iterable[Document]) -> None:
+    """Partitions as a table."""
+    emit_table(
+        [
+            "PARTITION",
+            "LEADER",
+            "EPOCH",
+            "REPLICAS",
+            "APPLIED",
+            "LAG",
+            "LOG ON",
+            "SEGMENTS",
+            "TRIM",
+        ],
+        (
+            [
+                row.get("partition"),
+                _leader(row),
+                row.get("epoch"),
+                ", ".join(_replica(replica) for replica in rows_of(row, "replicas")),
+                max((_number(r, "applied_lsn") for r in rows_of(row, "replicas")), default=0),
+                max((_number(r, "lag_records") for r in rows_of(row, "replicas")), default=0),
+                ", ".join(str(name) for name in _names(row, "nodeset")) or "-",
+                row.get("segments"),
+                row.get("trim_lsn"),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def _show_problems(rows: list[Document]) -> None:
+    if not rows:
+        click.echo("All is well.")
+        return
+    width = max(len(str(row.get("severity"))) for row in rows)
+    for row in rows:
+        severity = str(row.get("severity"))
+        label = click.style(f"{severity:<{width}}", fg=_COLOURS.get(severity), bold=True)
+        click.echo(f"{label}  {plain(row.get('what'))}")
+        click.echo(f"{'next:':>{width}}  {plain(row.get('advice'))}")
+
+
+def _notes(row: Document) -> Iterable[str]:
+    if row.get("is_controller"):
+        yield "controller"
+    if row.get("is_disk_full"):
+        yield "disk full"
+    lag = row.get("loop_lag_ms")
+    if isinstance(lag, int) and lag >= 100:
+        yield f"stands still {lag} ms"
+
+
+def _leader(row: Document) -> str:
+    leader = str(row.get("leader") or "none")
+    if row.get("pinned"):
+        leader += f" (pinned to {row['pinned']})"
+    return f"{leader} (frozen)" if row.get("is_frozen") else leader
+
+
+def _replica(row: Document) -> str:
+    name, role = str(row.get("node")), row.get("role")
+    if row.get("is_coming"):
+        return f"{name} (coming)"
+    return name if role in ("leader", "follower") else f"{name} ({role})"
+
+
+def _number(row: Document, name: str) -> int:
+    value = row.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _names(row: Document, name: str) -> list[object]:
+    return cast(list[object], row.get(name) or [])

@@ -1,0 +1,230 @@
+"""What is wrong with a cluster, the worst first, each with what to do about it. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from perdure.cluster.core import membership
+from perdure.cluster.core.failure_detector import NodeState
+from perdure.cluster.core.leadership import ReplicaState
+from perdure.cluster.core.membership import MemberState, NodeRole, StorageState, WorkerState
+from perdure.core.limits import REPLICA_LAG_RECORDS_MAX
+from perdure.node.standing import ClusterStanding, NodeStanding, PartitionStanding
+
+_SLOW_LOOP_MS = 1000
+_LISTED_MAX = 8
+
+
+class Severity(IntEnum):
+    """CRITICAL: something isn't served, or will be lost. WARNING: less is left to fail than there
+    should be. NOTE: somebody wanted it so, and it is under way."""
+
+    CRITICAL = 0
+    WARNING = 1
+    NOTE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """``advice``: the next step of an operator."""
+
+    severity: Severity
+    what: str
+    advice: str
+
+
+def problems(seen: ClusterStanding) -> list[Problem]:
+    """All that can be told from one node."""
+    found = [*_of_this_node(seen), *_of_partitions(seen)]
+    if not seen.is_alone:
+        found += _of_quorums(seen)
+    for node in seen.nodes:
+        found += _of_node(seen, node)
+    return sorted(found, key=lambda problem: problem.severity)
+
+
+def held_by(seen: ClusterStanding, node: NodeStanding) -> list[str]:
+    """What keeps a node from being removed; empty: nothing."""
+    nodes = {known.node: known.value for known in seen.nodes}
+    metas = {part.partition: part.meta for part in seen.partitions}
+    return membership.holds(nodes, node.node, metas)
+
+
+def _of_this_node(seen: ClusterStanding) -> Iterator[Problem]:
+    name = seen.name_of(seen.seen_by)
+    if seen.is_isolated:
+        yield Problem(
+            Severity.CRITICAL,
+            f"{name}, which says this, hears no other node, or none hears it",
+            "ask another node too; then look at the network between them",
+        )
+    if seen.conflicts:
+        yield Problem(
+            Severity.CRITICAL,
+            f"a second process runs as {name} with the same generation",
+            "a data directory was copied: stop the copy, and give it a name and a directory",
+        )
+
+
+def _of_quorums(seen: ClusterStanding) -> Iterator[Problem]:
+    voters = [node for node in seen.nodes if node.value.metadata is MemberState.VOTER]
+    reached = sum(not node.state.is_gone for node in voters)
+    needed = len(voters) // 2 + 1
+    if voters and reached < needed:
+        yield Problem(
+            Severity.CRITICAL,
+            f"{reached} of {len(voters)} nodes with metadata are there, {needed} are needed: "
+            "leaders lead on, but nobody can take over",
+            f"start {_listed(node.value.name for node in voters if node.state.is_gone)}",
+        )
+    elif len(voters) > 1 and reached == needed:
+        yield Problem(
+            Severity.WARNING,
+            f"{reached} of {len(voters)} nodes with metadata are there: one less, and nobody can "
+            "take over",
+            f"start {_listed(node.value.name for node in voters if node.state.is_gone)}"
+            if reached < len(voters)
+            else "have three metadata members, not two",
+        )
+    storing = [node for node in seen.nodes if node.value.may_store and not node.state.is_gone]
+    copies = seen.cluster.replication
+    if len(storing) < copies:
+        yield Problem(
+            Severity.CRITICAL,
+            f"log servers that can be used: {len(storing)}, and each record is stored {copies} "
+            "times: no segment of a log can begin, so nobody can take over",
+            "start the nodes that are missing, or add some",
+        )
+    elif len(storing) == copies and copies > 1:
+        yield Problem(
+            Severity.WARNING,
+            f"log servers that can be used: {len(storing)}, as many as each record is stored "
+            "times: with one less nobody can take over",
+            "start the nodes that are missing, or add one",
+        )
+
+
+def _of_node(seen: ClusterStanding, node: NodeStanding) -> Iterator[Problem]:
+    name, value = node.value.name, node.value
+    if node.state is NodeState.DEAD:
+        yield Problem(
+            Severity.WARNING,
+            f"{name} is dead: no node has heard of it for seconds",
+            f"start it again; if its disk will never come back: perdure nodes mark-lost {name}",
+        )
+        return
+    if node.state in (NodeState.SUSPECT, NodeState.FAILING_OVER):
+        yield Problem(
+            Severity.WARNING,
+            f"{name} is {node.state.value.replace('_', ' ')}",
+            "it has just started, or was paused or cut off: look again in a few seconds",
+        )
+    if node.is_disk_full:
+        yield Problem(
+            Severity.WARNING if len(seen.nodes) > 1 else Severity.CRITICAL,
+            f"the disk of {name} is full",
+            "free some space: it goes on within a second",
+        )
+    if node.loop_lag_ms > _SLOW_LOOP_MS:
+        yield Problem(
+            Severity.WARNING,
+            f"{name} stands still for {node.loop_lag_ms} ms at a time",
+            "give it more CPU, or less to do",
+        )
+    yield from _of_states(seen, node)
+    if NodeRole.LOG_SERVER in value.roles and value.storage is StorageState.PROVISIONING:
+        yield Problem(
+            Severity.NOTE, f"{name} has not offered its storage yet", "look at its log if it stays"
+        )
+
+
+def _of_states(seen: ClusterStanding, node: NodeStanding) -> Iterator[Problem]:
+    name, value = node.value.name, node.value
+    if value.storage is StorageState.DATA_LOSS:
+        yield Problem(
+            Severity.WARNING,
+            f"{name} has lost its log: what it stored counts no more",
+            f"once its disk is well, or new and empty: perdure nodes resume {name}, and restart it",
+        )
+    if value.worker is WorkerState.ACTIVE or seen.is_alone:
+        return
+    holding = held_by(seen, node)
+    if not holding:
+        yield Problem(
+            Severity.NOTE, f"{name} is drained", f"stop it, then: perdure nodes remove {name}"
+        )
+    else:
+        yield Problem(
+            Severity.NOTE,
+            f"{name} is being drained; held by {len(holding)} things still",
+            f"wait; perdure nodes describe {name} lists them, perdure nodes undrain {name} takes "
+            "it back",
+        )
+
+
+def _of_partitions(seen: ClusterStanding) -> Iterator[Problem]:
+    vacant = [part.partition for part in seen.partitions if part.leader is None]
+    if vacant:
+        yield Problem(
+            Severity.CRITICAL,
+            f"no leader is known for {_partitions(vacant)}: their calls wait or are refused",
+            "restart the node"
+            if seen.is_alone
+            else "it takes seconds; if it stays, see below "
+            "which nodes are missing, and log.recovery.waiting in their logs",
+        )
+    for part in seen.partitions:
+        if part.state is ReplicaState.BROKEN:
+            yield Problem(
+                Severity.CRITICAL,
+                f"partition {part.partition} is broken on {seen.name_of(seen.seen_by)}: "
+                f"{part.broken_because}",
+                "keep the data directory and report it; then restart the node",
+            )
+    if seen.is_alone:
+        return
+    lossy = [part.partition for part in seen.partitions if _is_under_replicated(part)]
+    if lossy:
+        yield Problem(
+            Severity.WARNING,
+            f"{_partitions(lossy)}: log records are on fewer nodes than they should be",
+            "they go with the next trim: keep all nodes up until then",
+        )
+    wanted = seen.cluster.partition_replicas
+    short = [part.partition for part in seen.partitions if _usable(part) < wanted]
+    if short:
+        yield Problem(
+            Severity.WARNING,
+            f"{_partitions(short)}: fewer than {wanted} nodes have usable tables",
+            "start the nodes that are missing, or wait while tables are copied",
+        )
+    for part in seen.partitions:
+        for replica in part.replicas:
+            if (replica.lag_records or 0) >= REPLICA_LAG_RECORDS_MAX and not replica.is_coming:
+                yield Problem(
+                    Severity.WARNING,
+                    f"{seen.name_of(replica.node)} is {replica.lag_records} records behind in "
+                    f"partition {part.partition}",
+                    "wait; if it grows, that node is too slow or its disk is",
+                )
+
+
+def _is_under_replicated(part: PartitionStanding) -> bool:
+    return any(segment.is_under_replicated for segment in part.meta.chain)
+
+
+def _usable(part: PartitionStanding) -> int:
+    return sum(
+        replica.role in ("leader", "candidate", "follower") and not replica.is_coming
+        for replica in part.replicas
+    )
+
+
+def _partitions(numbers: list[int]) -> str:
+    return f"partition{'s' * (len(numbers) > 1)} {_listed(str(number) for number in numbers)}"
+
+
+def _listed(names: Iterator[str]) -> str:
+    found = list(names)
+    more = len(found) - _LISTED_MAX
+    return ", ".join(found[:_LISTED_MAX]) + (f" and {more} more" if more > 0 else "")
