@@ -56,7 +56,7 @@ def _of_this_node(seen: ClusterStanding) -> Iterator[Problem]:
         yield Problem(
             Severity.CRITICAL,
             f"{name}, which says this, hears no other node, or none hears it",
-            "ask another node too; then look at the network between them",
+            "start the nodes that are missing; if they run, look at the network between them",
         )
     if seen.conflicts:
         yield Problem(
@@ -68,25 +68,25 @@ def _of_this_node(seen: ClusterStanding) -> Iterator[Problem]:
 
 def _of_quorums(seen: ClusterStanding) -> Iterator[Problem]:
     voters = [node for node in seen.nodes if node.value.metadata is MemberState.VOTER]
-    reached = sum(not node.state.is_gone for node in voters)
+    reached = sum(_is_there(seen, node) for node in voters)
     needed = len(voters) // 2 + 1
     if voters and reached < needed:
         yield Problem(
             Severity.CRITICAL,
             f"{reached} of {len(voters)} nodes with metadata are there, {needed} are needed: "
             "leaders lead on, but nobody can take over",
-            f"start {_listed(node.value.name for node in voters if node.state.is_gone)}",
+            f"start {_listed(node.value.name for node in voters if not _is_there(seen, node))}",
         )
     elif len(voters) > 1 and reached == needed:
         yield Problem(
             Severity.WARNING,
             f"{reached} of {len(voters)} nodes with metadata are there: one less, and nobody can "
             "take over",
-            f"start {_listed(node.value.name for node in voters if node.state.is_gone)}"
+            f"start {_listed(node.value.name for node in voters if not _is_there(seen, node))}"
             if reached < len(voters)
             else "have three metadata members, not two",
         )
-    storing = [node for node in seen.nodes if node.value.may_store and not node.state.is_gone]
+    storing = [node for node in seen.nodes if node.value.may_store and _is_there(seen, node)]
     copies = seen.cluster.replication
     if len(storing) < copies:
         yield Problem(
@@ -104,6 +104,11 @@ def _of_quorums(seen: ClusterStanding) -> Iterator[Problem]:
         )
 
 
+def _is_there(seen: ClusterStanding, node: NodeStanding) -> bool:
+    """This node is, even if it has given up what it led."""
+    return node.node == seen.seen_by or not node.state.is_gone
+
+
 def _of_node(seen: ClusterStanding, node: NodeStanding) -> Iterator[Problem]:
     name, value = node.value.name, node.value
     if node.state is NodeState.DEAD:
@@ -113,7 +118,8 @@ def _of_node(seen: ClusterStanding, node: NodeStanding) -> Iterator[Problem]:
             f"start it again; if its disk will never come back: perdure nodes mark-lost {name}",
         )
         return
-    if node.state in (NodeState.SUSPECT, NodeState.FAILING_OVER):
+    is_told = node.node == seen.seen_by and seen.is_isolated
+    if node.state in (NodeState.SUSPECT, NodeState.FAILING_OVER) and not is_told:
         yield Problem(
             Severity.WARNING,
             f"{name} is {node.state.value.replace('_', ' ')}",

@@ -148,6 +148,15 @@ def test_what_is_wrong_is_told_with_the_next_step(
     assert problems(seen) == sorted(problems(seen), key=lambda problem: problem.severity)
 
 
+def test_a_node_that_is_cut_off_counts_itself() -> None:
+    gone = (node(TWO, NodeState.DEAD), node(THREE, NodeState.DEAD))
+    seen = cluster(node(ONE, NodeState.FAILING_OVER), *gone, is_isolated=True)
+    found = [problem.what for problem in problems(seen)]
+    assert any("1 of 3 nodes with metadata are there" in what for what in found)
+    assert not any("node-1 is failing over" in what for what in found)
+    assert all("node-1" not in problem.advice for problem in problems(seen))
+
+
 # --- What is shown ------------------------------------------------------------------------------
 
 
