@@ -247,6 +247,7 @@ class ControllerCore:
             if report is not None and report.role is Role.LEADER and opened is not None:
                 leaders[partition] = opened.writer.node
         self._move_from_leaving(view, leaders, decisions)
+        self._widen(view, leaders, decisions)
         moving = {d.partition for d in decisions if isinstance(d, MoveLeader)}
         if moving or not self._may_balance(now):
             return
@@ -279,6 +280,19 @@ class ControllerCore:
                 epoch = view.partitions[partition].chain[-1].epoch
                 decisions.append(MoveLeader(partition, leader, to, epoch))
 
+    @staticmethod
+    def _widen(view: View, leaders: Mapping[int, NodeId], decisions: list[Decision]) -> None:
+        """Give segments that were opened while nodes were missing all the replicas that they should
+        have, at once: until then the loss of one node may be one too many."""
+        left = dict.fromkeys(leaders.values(), DRAIN_MOVES_MAX)
+        moving = {d.partition for d in decisions if not isinstance(d, SetNode)}
+        size = min(2 * view.cluster.replication - 1, len(_storing(view)))
+        for partition, leader in sorted(leaders.items()):
+            opened = view.partitions[partition].chain[-1]
+            if len(opened.nodeset) < size and partition not in moving and left[leader]:
+                left[leader] -= 1
+                decisions.append(MoveLeader(partition, leader, leader, opened.epoch))
+
     def _may_balance(self, now: int) -> bool:
         assert self._active_since is not None
         is_settled = now - self._active_since >= BALANCE_SETTLE_MS
@@ -300,19 +314,13 @@ class ControllerCore:
     def _needs_nodeset(self, now: int, view: View, partition: int) -> bool:
         """Whether a new segment would have better replicas than the open one."""
         opened = view.partitions[partition].chain[-1]
-        usable = {
-            node: value
-            for node, value in view.nodes.items()
-            if value.may_store and view.detector.state(node) is NodeState.ALIVE
-        }
+        usable = _storing(view)
         replication = view.cluster.replication
         if len(usable) < replication:
             return False
         if opened.replication != replication:
             return True
-        if len(opened.nodeset) < min(2 * replication - 1, len(usable)):
-            return True
-        others = set(usable) - {member.node for member in opened.nodeset}
+        others = usable - {member.node for member in opened.nodeset}
         return any(
             member.node not in view.nodes
             or not view.nodes[member.node].may_store
@@ -402,6 +410,12 @@ def _is_caught_up(view: View, node: NodeId, partition: int) -> bool:
     if report is None or report.role is Role.ABSENT or leader is None:
         return False
     return leader.applied_lsn - report.applied_lsn < REPLICA_LAG_RECORDS_MAX
+
+
+def _storing(view: View) -> set[NodeId]:
+    """Log servers that live."""
+    state = view.detector.state
+    return {n for n, value in view.nodes.items() if value.may_store and state(n) is NodeState.ALIVE}
 
 
 def _count_leaders(view: View) -> Counter[NodeId]:

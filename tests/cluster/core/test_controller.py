@@ -348,11 +348,18 @@ def test_a_new_log_server_changes_nothing() -> None:
     assert rig.decide(BALANCE_SETTLE_MS) == []
 
 
-def test_a_segment_of_too_few_replicas_is_replaced_when_there_are_more() -> None:
-    rig = _balanced(1)
-    rig.lead(0, 1, nodeset=(1, 2))
-    rig.decide()
-    assert rig.decide(BALANCE_SETTLE_MS) == [MoveLeader(0, ME, ME, 2)]
+def test_segments_of_too_few_replicas_are_replaced_at_once_when_there_are_more() -> None:
+    rig = _balanced(3)
+    for partition, leader in enumerate((1, 2, 2)):
+        rig.lead(partition, leader, nodeset=(1, 2))
+    assert rig.decide() == [
+        MoveLeader(0, ME, ME, 2),
+        MoveLeader(1, NodeId(2), NodeId(2), 2),
+        MoveLeader(2, NodeId(2), NodeId(2), 2),
+    ]
+    for partition, leader in enumerate((1, 2, 2)):
+        rig.lead(partition, leader, nodeset=(1, 2, 3))
+    assert rig.decide() == []
 
 
 def test_a_node_that_drains_gives_leaders_and_replicas_at_once() -> None:
