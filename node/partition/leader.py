@@ -231,6 +231,20 @@ class Leader:
 
         return forget
 
+    async def confirm(self) -> None:
+        """Make sure that nobody led after us when this was called: who was away for a while thinks
+        that it leads, and its tables lack what was promised meanwhile.
+
+        Raises:
+            PartitionUnavailable: somebody may have.
+        """
+        segment_log = self._log
+        is_ours = self._is_leading and segment_log is not None and await segment_log.confirm()
+        if not is_ours or not self._is_leading:
+            raise PartitionUnavailable(
+                f"partition {self._processor.partition} may have another leader: try again shortly"
+            )
+
     def act(self, actions: list[Action]) -> None:
         """Do what applied records ask for."""
         if not self._is_leading:

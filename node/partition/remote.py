@@ -1,6 +1,7 @@
 """What other nodes ask of the partitions that this node leads."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 
 from perdure.cluster.core.messages import Peer
 from perdure.cluster.transport import Answer, Transport
@@ -21,7 +22,7 @@ from perdure.node.partition.messages import (
     Watch,
     pack,
 )
-from perdure.node.partition.routing import gone
+from perdure.node.partition.routing import find_surely, gone
 from perdure.storage.tables.invocations import Result
 from perdure.storage.tables.timers import Outgoing
 
@@ -33,6 +34,7 @@ class RemoteDesk:
         self._here = {led.processor.partition: led for led in partitions}
         self._transport = transport
         self._watches: dict[tuple[int, int], Callable[[], None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         transport.serve(Propose, self._propose)
         transport.serve(LookUp, self._look_up)
         transport.serve(Watch, self._watch)
@@ -55,17 +57,23 @@ class RemoteDesk:
         leader.propose(command, request.partition_key, applied, answer)
 
     def _look_up(self, _: Peer, request: LookUp, answer: Answer) -> None:
-        found = find(self._led(request.partition).processor.store, request.invocation)
-        if found is None:
-            answer(Known(None, None, 0))
-        else:
-            answer(Known(found.target, found.result, found.expires_at_ms))
+        led = self._led(request.partition)
+
+        async def look() -> None:
+            found = await find_surely(led, request.invocation)
+            if found is None:
+                answer(Known(None, None, 0))
+            else:
+                answer(Known(found.target, found.result, found.expires_at_ms))
+
+        self._start(look(), answer)
 
     def _watch(self, peer: Peer, request: Watch, answer: Answer) -> None:
         led = self._led(request.partition)
         found = find(led.processor.store, request.invocation)
         if found is None:
-            raise gone(request.invocation)
+            self._start(self._say_gone(led, request), answer)
+            return
         if found.result is not None:
             answer(Ended(found.result))
             return
@@ -76,6 +84,11 @@ class RemoteDesk:
             answer(result if isinstance(result, PerdureError) else Ended(result))
 
         self._watches[ticket] = led.leader.wait(request.invocation, told)
+
+    @staticmethod
+    async def _say_gone(led: LedPartition, request: Watch) -> None:
+        await led.leader.confirm()
+        raise gone(request.invocation)
 
     def _unwatch(self, peer: Peer, message: Unwatch, _: Answer) -> None:
         if (forget := self._watches.pop((peer.incarnation, message.ticket), None)) is not None:
@@ -95,6 +108,19 @@ class RemoteDesk:
     def _undelivered(self, _: Peer, message: Undelivered, __: Answer) -> None:
         if (led := self._here.get(PartitionId(message.source))) is not None:
             led.leader.shuffle.resend_later(message.target)
+
+    def _start(self, work: Coroutine[None, None, None], answer: Answer) -> None:
+        """Answer later; what it raises is the answer."""
+
+        async def run() -> None:
+            try:
+                await work
+            except PerdureError as error:
+                answer(error)
+
+        task = asyncio.ensure_future(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _led(self, partition: int) -> LedPartition:
         led = self._here.get(PartitionId(partition))

@@ -137,8 +137,10 @@ class RoutedGateway:
         self, invocation: InvocationId, on_found: Callable[[Found | PerdureError | None], None]
     ) -> None:
         partition = partition_of(partition_key_of(invocation), self._count)
-        if self._led(partition) is not None:
-            self._local.look_up(invocation, on_found)
+        led = self._led(partition)
+        found = find(led.processor.store, invocation) if led is not None else None
+        if found is not None:
+            on_found(found)
         else:
             self._start(self._look_up(invocation, partition, on_found))
 
@@ -190,7 +192,7 @@ class RoutedGateway:
     async def _wait(self, invocation: InvocationId, partition: PartitionId, waiter: Waiter) -> None:
         async def here(led: LedPartition) -> Result:
             # Its tables may know more than those that were asked before.
-            found = find(led.processor.store, invocation)
+            found = await find_surely(led, invocation)
             if found is None:
                 raise gone(invocation)
             if found.result is not None:
@@ -225,7 +227,7 @@ class RoutedGateway:
         on_found: Callable[[Found | PerdureError | None], None],
     ) -> None:
         async def here(led: LedPartition) -> Found | None:
-            return find(led.processor.store, invocation)
+            return await find_surely(led, invocation)
 
         async def there(node: NodeId) -> Found | None:
             request = LookUp(partition, invocation)
@@ -291,6 +293,18 @@ def _made_repeatable(command: Command) -> Command:
     if isinstance(command, Invoke) and command.completion_retention_ms < ROUTE_RESULT_KEPT_MS:
         return msgspec.structs.replace(command, completion_retention_ms=ROUTE_RESULT_KEPT_MS)
     return command
+
+
+async def find_surely(led: LedPartition, invocation: InvocationId) -> Found | None:
+    """What the tables of a leader know; that they know nothing only counts if it leads still.
+
+    Raises:
+        PartitionUnavailable: it may not.
+    """
+    found = find(led.processor.store, invocation)
+    if found is None:
+        await led.leader.confirm()
+    return found
 
 
 def gone(invocation: InvocationId) -> NotFound:
