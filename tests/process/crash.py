@@ -47,7 +47,7 @@ async def run_round(
     try:
         async with asyncio.timeout(60):
             await run.start()
-        await _load(run, make_chaos(run))
+        await load(run, make_chaos(run))
         await _compare(run)
     except BaseException as error:
         error.add_note(how_to_repeat(options, folder))
@@ -66,7 +66,8 @@ def how_to_repeat(options: RunOptions, folder: Path) -> str:
     )
 
 
-async def _load(run: CrashRun, chaos: Killer) -> None:
+async def load(run: CrashRun, chaos: Killer) -> None:
+    """Clients and kills, until everything that was asked for is done."""
     done = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(run.wake(done))

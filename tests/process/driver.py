@@ -106,6 +106,15 @@ class CrashRun:
         await self.server.wait_healthy()
         await self.server.register(self.service.port, use_http_11=self.options.use_http_11)
 
+    @property
+    def ingress_port(self) -> int:
+        """Where the next request goes."""
+        return self.server.ingress_port
+
+    def check_alive(self) -> None:
+        """Fail if the server ended by itself."""
+        self.server.check_alive()
+
     def close(self) -> None:
         self.server.close()
         self.service.close()
@@ -138,12 +147,10 @@ class CrashRun:
 
     async def post(self, path: str, document: Json, key: str | None = None) -> Answer:
         headers = {"idempotency-key": key} if key is not None else {}
-        return await self.insist(
-            lambda: post_json(self.server.ingress_port, path, document, headers)
-        )
+        return await self.insist(lambda: post_json(self.ingress_port, path, document, headers))
 
     async def get(self, path: str) -> Answer:
-        return await self.insist(lambda: request(self.server.ingress_port, "GET", path))
+        return await self.insist(lambda: request(self.ingress_port, "GET", path))
 
     def expect(self, condition: bool, text: str) -> None:
         if not condition:
@@ -267,7 +274,7 @@ class CrashRun:
         self.figures.invocations = len(names)
         deadline = time.monotonic() + self.options.finish_seconds
         while missing := names - {line.name for line in self.ledger.lines if line.kind == "end"}:
-            self.server.check_alive()
+            self.check_alive()
             if time.monotonic() > deadline:
                 self.violations.append(f"never ran to the end: {sorted(missing)[:20]}")
                 return
