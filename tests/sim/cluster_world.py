@@ -14,6 +14,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -71,10 +72,11 @@ FINGERPRINT = "cd" * 16
 THREAD_MS = 2.0
 HEAL_SECONDS = 300.0
 
-ACTING = (ReplicaState.CANDIDATE, ReplicaState.LEADER, ReplicaState.DRAINING)
+ACTING = (ReplicaState.LEADER, ReplicaState.DRAINING)
 
 FAULTS = ("kill", "kill", "power", "stop", "isolate", "one way", "unknown")
 ROUGH_FAULTS = (*FAULTS, "wipe", "full", "slow", "clock")
+DARK_FAULTS = (*FAULTS, "blackout", "blackout", "blackout", "blackout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,7 @@ class ClusterLife:
         self.host: ClusterHost
         self.clock = SimClock(world.loop)
         self._threads: list[SimOffload] = []
+        self.is_up = False
 
     async def boot(self) -> None:
         """Start as in production, up to the point where it takes part."""
@@ -188,6 +191,7 @@ class ClusterLife:
         )
         self.host = ClusterHost(identity, ports, HostOptions(slots=4, software="sim"), cluster)
         await self.host.open()
+        self.is_up = True
 
     def die(self, *, is_power_lost: bool) -> None:
         """From this instant on nothing of this life reaches its disk or another node."""
@@ -258,7 +262,9 @@ class ClusterWorld:
         finally:
             for task in (*clients, helper):
                 task.cancel()
-            await asyncio.gather(*clients, helper, return_exceptions=True)
+            await asyncio.gather(*clients, return_exceptions=True)
+            with suppress(asyncio.CancelledError):
+                await helper
         await self._check_tables()
         for machine in self.machines:
             await machine.end("stop")
@@ -291,6 +297,9 @@ class ClusterWorld:
             await self._trouble(machine, what)
         elif what == "wipe":
             await self._wipe(machine)
+        elif what == "blackout":
+            await asyncio.gather(*(machine.end("power") for machine in self.machines))
+            await asyncio.gather(*(machine.start() for machine in self.machines))
         else:
             await machine.end(what)
             await asyncio.sleep(dice.choice((0.05, 1.0, 15.0)))
@@ -345,7 +354,8 @@ class ClusterWorld:
     # --- What is seen ---------------------------------------------------------------------------
 
     def lives(self) -> list[ClusterLife]:
-        return [machine.life for machine in self.machines if machine.life is not None]
+        lives = (machine.life for machine in self.machines)
+        return [life for life in lives if life is not None and life.is_up]
 
     def _check_lives(self) -> None:
         """No partition was halted or broken, and nobody acts who doesn't lead (I-14)."""

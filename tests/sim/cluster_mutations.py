@@ -1,0 +1,89 @@
+"""Promises of a cluster, each with a way to break it that its world must notice."""
+
+# pyright: reportPrivateUsage=false
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from tests.sim.cluster_world import DARK_FAULTS, FAULTS
+
+from perdure.cluster.core.recovery import Recovered
+from perdure.cluster.recoverer import Recoverer
+from perdure.cluster.wal_writer import WalWriter, _Staged
+from perdure.core.errors import PerdureError
+from perdure.core.ids import InvocationId
+from perdure.engine.actions import Outcome
+from perdure.engine.commands import Command, Invoke
+from perdure.node.partition.leader import Leader
+from perdure.node.partition.replica import PartitionReplica
+from perdure.node.partition.routing import RoutedGateway
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Methods and what they become; it is noticed within ``seeds`` under faults of these kinds."""
+
+    name: str
+    patches: tuple[tuple[type, str, Callable[..., Any]], ...]
+    seeds: range = range(12)
+    kinds: tuple[str, ...] = DARK_FAULTS
+
+
+_leave = Leader._leave
+_propose = RoutedGateway.propose
+
+
+def _keep_announcement(self: Leader, error: PerdureError) -> None:
+    announcement = self._announcement
+    _leave(self, error)
+    self._announcement = announcement
+
+
+def _write_unsynced(self: WalWriter, group: list[_Staged]) -> float:
+    self._wal.append([item.frame for item in group])
+    return 0.0
+
+
+async def _go_on_at_once(self: PartitionReplica, lsn: int) -> None:
+    self._stop_following()
+
+
+async def _believe_oneself(self: Recoverer, *_: object) -> Recovered:
+    state = self._server.state(self._params.key)
+    return Recovered(state.local_tail if state is not None else 0)
+
+
+def _rename_repeats(
+    self: RoutedGateway,
+    command: Command,
+    partition_key: int,
+    on_applied: Callable[[Outcome], None],
+    on_lost: Callable[[PerdureError], None],
+) -> None:
+    if isinstance(command, Invoke):
+        fresh = command.id[:-4] + next(self._tickets).to_bytes(4, "big")
+        command = msgspec.structs.replace(command, id=InvocationId(fresh))
+    _propose(self, command, partition_key, on_applied, on_lost)
+
+
+def _lead_on(self: PartitionReplica, epoch: int, reason: str) -> None:
+    self._log = None
+    self._opened = None
+    self.follow()
+
+
+MUTATIONS = (
+    Mutation(
+        "an old announcement brings to office",
+        ((Leader, "_leave", _keep_announcement),),
+        range(23, 24),
+        FAULTS,
+    ),
+    Mutation("an ack without a sync", ((WalWriter, "_write", _write_unsynced),)),
+    Mutation("a leader without the tail", ((PartitionReplica, "_read_until", _go_on_at_once),)),
+    Mutation("a tail from one replica, unsealed", ((Recoverer, "run", _believe_oneself),)),
+    Mutation("a repeat under another id", ((RoutedGateway, "propose", _rename_repeats),)),
+    Mutation("a leader that acts after its term", ((PartitionReplica, "step_down", _lead_on),)),
+)
