@@ -192,7 +192,7 @@ class NodeReplaced(PerdureError):
     title = "a later process runs as this node"
 
 
-# --- Between the nodes of a cluster ----------------------------------------------------------------
+# --- Between the nodes of a cluster ---------------------------------------------------------------
 
 
 class Unreachable(PerdureError):
