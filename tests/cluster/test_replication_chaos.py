@@ -6,6 +6,7 @@ log files on simulated disks.
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 
 import pytest
 from tests.cluster.nodes import Node, World, simulate
@@ -117,9 +118,11 @@ def test_what_was_committed_stays(seeds: range) -> None:
 @pytest.mark.slow
 def test_it_would_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits by one copy are lost with the power, sooner or later."""
-    monkeypatch.setattr(
-        "perdure.cluster.core.sequencer.committed_tail", lambda tails, _replication: max(tails)
-    )
+
+    def highest(tails: Iterable[int], replication: int) -> int:
+        return max(tails)
+
+    monkeypatch.setattr("perdure.cluster.core.sequencer.committed_tail", highest)
     for seed in range(100):
         try:
             simulate(lambda world: _Chaos(world).run(), seed=seed)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.conformance import dialogue as say
@@ -36,9 +37,8 @@ def test_ten_thousand_commands_write_ten_thousand_entries(world: World, store: s
     key = unique("wide")
     world.value(f"{store}/write", {f"entry-{number}": number for number in range(ENTRIES)}, key)
 
-    names = world.value(f"{store}/names", key=key)
-    assert isinstance(names, list)
-    assert len(set(map(str, names))) == ENTRIES
+    names = cast(list[str], world.value(f"{store}/names", key=key))
+    assert len(set(names)) == ENTRIES
     assert world.value(f"{store}/read", f"entry-{ENTRIES - 1}", key) == ENTRIES - 1
     world.value(f"{store}/clear_all", key=key)
     assert world.value(f"{store}/names", key=key) == []
