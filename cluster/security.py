@@ -73,7 +73,7 @@ def check_exposure(bind: str, *, tls: TlsFiles | None, is_trusted: bool) -> None
         return
     raise InvalidConfiguration(
         f"the port between nodes would be open to everybody at {bind}: set TLS files or a cluster "
-        "secret, or say that the network is safe with fabric.insecure = true"
+        "secret, or say that the network is safe with cluster.insecure = true"
     )
 
 

@@ -10,8 +10,10 @@
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -27,7 +29,7 @@ from perdure.cluster.core.membership import (
 )
 from perdure.cluster.core.messages import GUEST, Message, Peer, Request
 from perdure.cluster.fabric import Fabric
-from perdure.cluster.membership import Joined, join, probing, provision
+from perdure.cluster.membership import Joined, join, probing, provision, read_cluster
 from perdure.cluster.metadata.client import Door, RaftMetadata
 from perdure.cluster.metadata.fabric_door import VisitorDoor, serve_questions
 from perdure.cluster.metadata.local_door import LocalDoor
@@ -36,11 +38,12 @@ from perdure.cluster.metadata.provision import provision as make_storage
 from perdure.cluster.metadata.raft_links import MemberIdentity
 from perdure.cluster.metadata.server import FOLDER, MemberSettings, encode_settings
 from perdure.cluster.metadata.supervisor import MemberProcess
-from perdure.cluster.security import TlsFiles, read_secret
+from perdure.cluster.security import TlsFiles, check_exposure, read_secret
 from perdure.cluster.transport import Answer
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import (
+    DataDirectoryDamaged,
     DataDirectoryForeign,
     InvalidConfiguration,
     PerdureError,
@@ -52,6 +55,8 @@ from perdure.node.config.model import Config, advertised
 from perdure.node.config.values import Address, parse_address
 from perdure.node.partition.cluster_host import ClusterPorts
 from perdure.storage.disk import Disk, OsDisk
+
+T = TypeVar("T")
 
 log = logger("cluster")
 
@@ -117,6 +122,8 @@ class Formation:
         secret_file = config.cluster.secret_file
         self._secret = read_secret(secret_file) if secret_file is not None else None
         self._tls = _tls(config)
+        is_trusted = self._secret is not None or config.cluster.insecure
+        check_exposure(self._listen_at(), tls=self._tls, is_trusted=is_trusted)
         self._way: Fabric
 
     async def form(self) -> Formed:
@@ -154,11 +161,7 @@ class Formation:
     # --- The metadata quorum --------------------------------------------------------------------
 
     async def _find_metadata(self, guest: Fabric) -> list[Door]:
-        others: list[Door] = [
-            VisitorDoor(lambda: self._way, address)
-            for name, address in self._members.items()
-            if name != self._config.node_name
-        ]
+        others = self._doors_to_others()
         if self._number is None:
             return others
         self._disk.make_folder(FOLDER)
@@ -185,19 +188,22 @@ class Formation:
         guest.serve(Adopt, adopt, guests=True)
         await guest.listen()
         if number != 1:
-            return await self._wait_given(given)
+            return await self._unless_lost(self._wait_given(given), None)
         if not self._disk.exists(_INTENT):
             fingerprint = f"{self._entropy.bits(128):032x}"
             storages = draw_storages(range(1, len(self._members) + 1), self._entropy)
             content = msgspec.json.encode(_Intent(fingerprint, storages))
             self._disk.replace(_INTENT, content)
         intent = msgspec.json.decode(self._disk.read_file(_INTENT), type=_Intent)
-        for address in list(self._members.values())[1:]:
-            await self._give(guest, address, intent)
+        await self._unless_lost(self._give_all(guest, intent), intent.cluster)
         identity = MemberIdentity(intent.cluster, number, intent.storages)
         make_storage(disk, identity, self._entropy)
         log.info("cluster.formed", fingerprint=intent.cluster, members=list(self._members))
         return identity
+
+    async def _give_all(self, guest: Fabric, intent: _Intent) -> None:
+        for address in list(self._members.values())[1:]:
+            await self._give(guest, address, intent)
 
     async def _give(self, guest: Fabric, address: str, intent: _Intent) -> None:
         """Insist until the member at ``address`` has its storage."""
@@ -223,6 +229,41 @@ class Formation:
                     return await asyncio.shield(given)
             first = next(iter(self._members.values()))
             told_at = self._tell(told_at, first, "it has to form the cluster")
+
+    async def _unless_lost(self, work: Coroutine[None, None, T], ours: str | None) -> T:
+        """The cluster is there only once all its members have storage: who finds one there that is
+        not ``ours``, while it waits for its own storage, has had one."""
+        task, look = asyncio.create_task(work), asyncio.create_task(self._find_lost(ours))
+        try:
+            await asyncio.wait((task, look), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                look.result()
+            return await task
+        finally:
+            task.cancel()
+            look.cancel()
+
+    async def _find_lost(self, ours: str | None) -> None:
+        registers = RaftMetadata(self._doors_to_others(), self._clock, self._entropy)
+        while True:
+            with contextlib.suppress(PerdureError):
+                found = await read_cluster(registers)
+                if found is not None and found.fingerprint != ours:
+                    break
+            await asyncio.sleep(FORMATION_RETRY_MS / 1000)
+        raise DataDirectoryDamaged(
+            f"{self._config.node_name} is one of the first members of a cluster that is there, but "
+            f"{self._member_folder} is empty: it has forgotten its votes. Restore the data "
+            "directory as it was; or leave that member away, which the others can do without, and "
+            "start this node under another --node-name"
+        )
+
+    def _doors_to_others(self) -> list[Door]:
+        return [
+            VisitorDoor(lambda: self._way, address)
+            for name, address in self._members.items()
+            if name != self._config.node_name
+        ]
 
     def _tell(self, told_at: float, address: str, reason: str) -> float:
         """Complain about what is awaited, now and then; returns when that was done last."""
@@ -283,21 +324,23 @@ class Formation:
         # Not imported by a single node: it costs 10 MB and 40 ms.
         from perdure.cluster.grpc_transport import GrpcWires
 
-        config = self._config.cluster
-        bind = config.bind_address
         return Fabric(
             me=me,
             cluster=ClusterIdentity(
                 name=self._config.cluster_name, fingerprint=fingerprint, secret=self._secret
             ),
             wires=GrpcWires(
-                f"{bind.listen_host or '0.0.0.0'}:{bind.port}",
+                self._listen_at(),
                 self._tls,
-                is_trusted=self._secret is not None or config.insecure,
+                is_trusted=self._secret is not None or self._config.cluster.insecure,
             ),
             entropy=self._entropy,
             supervisor=self._supervisor,
         )
+
+    def _listen_at(self) -> str:
+        bind = self._config.cluster.bind_address
+        return f"{bind.listen_host or '0.0.0.0'}:{bind.port}"
 
     def _addresses(self) -> Addresses:
         ingress, admin = self._config.ingress, self._config.admin

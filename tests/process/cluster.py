@@ -88,6 +88,14 @@ class ClusterNode(ServerProcess):
             if line.startswith("perdure_partition_is_leading{") and line.endswith(" 1.0")
         }
 
+    async def wait_logged(self, text: str, timeout_seconds: float = 30.0) -> None:
+        """Wait until its log has a text."""
+        deadline = time.monotonic() + timeout_seconds
+        while text not in self.log_path.read_text():
+            if time.monotonic() > deadline:
+                raise ProcessFailed(f"{text} isn't in the log{self.log_tail()}")
+            await asyncio.sleep(_POLL_SECONDS)
+
     def metadata_process(self) -> int | None:
         """The process id of its metadata member; None while there is none."""
         process = self.check_alive()

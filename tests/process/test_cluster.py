@@ -6,6 +6,7 @@ reader of cells saw are printed.
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests.process.cluster import ClusterNode, ClusterRun, ClusterServers
 from tests.process.crash import load
 from tests.process.driver import RunOptions, pause
+from tests.process.processes import EXIT_CONFIGURATION, EXIT_START
 from tests.process.programs import cell_key
 
 _WHILE_SECONDS = 1.0
@@ -116,3 +118,92 @@ def test_a_cluster_loses_nothing_whichever_node_is_lost_for_a_while(tmp_path: Pa
     print(run.figures, run.pauses)
     assert not run.violations, "\n".join(run.violations[:30])
     assert run.figures.programs > 0
+
+
+# --- What is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_node_that_lost_its_disk_does_not_pretend(tmp_path: Path) -> None:
+    async def play() -> None:
+        cluster = ClusterServers(tmp_path)
+        try:
+            cluster.start()
+            await cluster.wait_healthy()
+            await cluster.wait_wide()
+            # Everything: it would vote again on what it has voted on. The first one of all would
+            # form another cluster.
+            for node in (cluster.nodes[2], cluster.nodes[0]):
+                node.kill()
+                kept = tmp_path / f"kept-{node.node_name}"
+                shutil.move(node.data, kept)
+                node.start()
+                assert await asyncio.to_thread(node.wait_exit, _STEP_SECONDS) == EXIT_START
+                told = node.log_tail()
+                assert "DIR0004" in told
+                assert "--node-name" in told
+                await cluster.wait_led([other for other in cluster.nodes if other is not node])
+                shutil.rmtree(node.data)
+                shutil.move(kept, node.data)
+                node.start()
+                await node.wait_healthy(_STEP_SECONDS)
+            node = cluster.nodes[2]
+            node.kill()
+            # All but its part of the metadata: it goes on, its log counts no more.
+            for path in ("MARKER", "wal", "partitions"):
+                remove(node.data / path)
+            await cluster.wait_led(cluster.nodes[:2])
+            node.start()
+            await node.wait_healthy(_STEP_SECONDS)
+            assert "membership.storage.lost" in node.log_path.read_text()
+            await cluster.wait_led(cluster.nodes)
+        finally:
+            cluster.close()
+
+    asyncio.run(play())
+
+
+@pytest.mark.slow
+def test_a_node_with_another_secret_is_kept_out(tmp_path: Path) -> None:
+    secret, other = tmp_path / "secret", tmp_path / "other"
+    secret.write_text("the secret of this cluster")
+    other.write_text("some other, made up, secret")
+
+    async def play() -> None:
+        cluster = ClusterServers(tmp_path, {"PERDURE_CLUSTER__SECRET_FILE": str(secret)})
+        try:
+            cluster.start()
+            await cluster.wait_healthy()
+            node = cluster.nodes[2]
+            node.kill()
+            node.environment["PERDURE_CLUSTER__SECRET_FILE"] = str(other)
+            node.start()
+            for one in (node, cluster.nodes[0]):
+                await one.wait_logged("FAB0004")
+            await cluster.wait_led(cluster.nodes[:2])
+            assert not await node.led()
+        finally:
+            cluster.close()
+
+    asyncio.run(play())
+
+
+@pytest.mark.slow
+def test_nodes_meet_beyond_this_machine_only_with_a_secret(tmp_path: Path) -> None:
+    node = ClusterServers(tmp_path, {"PERDURE_CLUSTER__BIND_ADDRESS": "0.0.0.0:5123"}).nodes[0]
+    try:
+        node.start()
+        assert node.wait_exit(_STEP_SECONDS) == EXIT_CONFIGURATION
+        told = node.log_tail()
+        assert "CONF0001" in told
+        assert "cluster.insecure" in told
+    finally:
+        node.close()
+
+
+def remove(path: Path) -> None:
+    """A file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
