@@ -20,6 +20,7 @@ from functools import partial
 from typing import TypeVar
 
 from tests.cluster.flaky_registers import FlakyRegisters
+from tests.sim.cluster_clients import Outside
 from tests.sim.disk import SimDisk
 from tests.sim.loop import SimLoop
 from tests.sim.network import SimNetwork, SimWires
@@ -29,7 +30,6 @@ from tests.sim.node_world import (
     PARTITIONS,
     SIZES,
     NodeWorld,
-    Request,
     Violation,
     has_work,
 )
@@ -54,17 +54,13 @@ from perdure.cluster.core.types import NodeId
 from perdure.cluster.fabric import Fabric
 from perdure.cluster.membership import join, provision
 from perdure.cluster.registers import edit_register
-from perdure.core.errors import PerdureError
 from perdure.core.hashing import key_partition_key
-from perdure.core.ids import InvocationId, partition_key_of, partition_of
+from perdure.core.ids import partition_of
 from perdure.core.tasks import Supervisor
-from perdure.engine.actions import Existing, Outcome
-from perdure.engine.commands import Signal
 from perdure.node.partition.cluster_host import ClusterHost, ClusterPorts, identity_of
 from perdure.node.partition.ports import HostOptions, HostPorts
-from perdure.proto import service_pb2 as pb
+from perdure.node.partition.routing import RoutedGateway
 from perdure.storage.keys import object_group, state_suffix
-from perdure.storage.tables.invocations import Result
 
 T = TypeVar("T")
 
@@ -249,8 +245,9 @@ class ClusterWorld:
         await provision(self.registers, wanted)
         for machine in self.machines:
             await machine.start()
-        clients = [asyncio.ensure_future(self._insist(request)) for request in self.work.requests]
-        helper = asyncio.ensure_future(self._complete_awakeables())
+        outside = Outside(self.dice, self.work, self.happened, self.gateways)
+        clients = [asyncio.ensure_future(outside.insist(item)) for item in self.work.requests]
+        helper = asyncio.ensure_future(outside.complete_awakeables())
         try:
             for _ in range(faults):
                 await self._suffer()
@@ -357,6 +354,10 @@ class ClusterWorld:
         lives = (machine.life for machine in self.machines)
         return [life for life in lives if life is not None and life.is_up]
 
+    def gateways(self) -> list[RoutedGateway]:
+        """Doors of the nodes that live."""
+        return [life.host.gateway for life in self.lives()]
+
     def _check_lives(self) -> None:
         """No partition was halted or broken, and nobody acts who doesn't lead (I-14)."""
         for life in self.lives():
@@ -411,75 +412,6 @@ class ClusterWorld:
                 if other != contents[0]:
                     raise Violation(f"replicas of partition {number} differ: {_diff(contents)}")
 
-    # --- Clients --------------------------------------------------------------------------------
-
-    async def _insist(self, request: Request) -> None:
-        """Ask any node, under the same id, until the result is known."""
-        await asyncio.sleep(self.dice.random() * 5)
-        while request.result is None:
-            lives = self.lives()
-            if not lives:
-                await asyncio.sleep(0.05)
-                continue
-            life = self.dice.choice(lives)
-            told: asyncio.Future[Result | PerdureError] = self.loop.create_future()
-            try:
-                life.host.gateway.propose(
-                    request.command,
-                    partition_key_of(request.command.id),
-                    partial(self._on_accepted, life, request, told),
-                    partial(_tell, told),
-                )
-                async with asyncio.timeout(self.dice.choice((5.0, 60.0))):
-                    outcome = await told
-            except (PerdureError, TimeoutError):
-                await asyncio.sleep(0.02)
-                continue
-            if isinstance(outcome, PerdureError):
-                self.happened["client " + outcome.code] += 1
-                await asyncio.sleep(0.02)
-            else:
-                request.finish(outcome)
-
-    def _on_accepted(
-        self,
-        life: ClusterLife,
-        request: Request,
-        told: "asyncio.Future[Result | PerdureError]",
-        outcome: Outcome,
-    ) -> None:
-        if request.is_acknowledged and not isinstance(outcome, Existing):
-            raise Violation(f"{request.command.id.hex()} was acknowledged and then forgotten")
-        request.is_acknowledged = True
-        if isinstance(outcome, Existing) and outcome.result is not None:
-            _tell(told, outcome.result)
-        else:
-            life.host.gateway.wait(request.command.id, partial(_tell, told))
-
-    async def _complete_awakeables(self) -> None:
-        awakeables = self.work.ledger.awakeables
-        while True:
-            await asyncio.sleep(0.05)
-            for (invocation, index), is_done in list(awakeables.items()):
-                if not is_done and self.lives():
-                    await self._signal(invocation, index)
-
-    async def _signal(self, invocation: InvocationId, index: int) -> None:
-        note = pb.NotificationMessage(signal_idx=index, value=pb.Value(content=b"hello %d" % index))
-        command = Signal(invocation, index, "", note.SerializeToString(), False)
-        told: asyncio.Future[Outcome | PerdureError] = self.loop.create_future()
-        life = self.dice.choice(self.lives())
-        try:
-            life.host.gateway.propose(
-                command, partition_key_of(invocation), partial(_tell, told), partial(_tell, told)
-            )
-            async with asyncio.timeout(20.0):
-                outcome = await told
-        except (PerdureError, TimeoutError):
-            return
-        if not isinstance(outcome, PerdureError):
-            self.work.ledger.awakeables[invocation, index] = True
-
 
 def _resumed(known: NodeMeta | None) -> NodeMeta | None:
     if known is None or known.storage is not StorageState.DATA_LOSS:
@@ -502,8 +434,3 @@ def _diff(contents: list[dict[bytes, bytes]]) -> list[bytes]:
 
 async def _nobody(node: NodeId, value: NodeMeta) -> bool:
     return False
-
-
-def _tell(told: "asyncio.Future[T]", outcome: T) -> None:
-    if not told.done():
-        told.set_result(outcome)
