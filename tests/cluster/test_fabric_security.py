@@ -394,7 +394,7 @@ def test_only_this_machine_is_trusted_unasked(bind: str, is_local: bool, tmp_pat
     if is_local:
         check_exposure(bind, tls=None, is_trusted=False)
     else:
-        with pytest.raises(InvalidConfiguration, match=r"fabric\.insecure"):
+        with pytest.raises(InvalidConfiguration, match=r"cluster\.insecure"):
             asyncio.run(GrpcWires(bind).listen(lambda wire: wire.close()))
 
 
