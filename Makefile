@@ -50,7 +50,7 @@ bench: install  ## Beside its peers: page, pictures, JSON in bench/results/ (QUI
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
 
 crash: install  ## kill -9 under random load, KILLS times, and a boot with 100,000 invocations.
-	PERDURE_CRASH_KILLS=$(KILLS) $(BIN)/python -m pytest tests/process -m 'slow or not slow' -s
+	CRASH_KILLS=$(KILLS) $(BIN)/python -m pytest tests/process -m 'slow or not slow' -s
 
 sim: install  ## The power-loss simulation over SEEDS seeds (or SEED=n for one).
 	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/sim -s

@@ -166,6 +166,11 @@ OFFER_WAIT_MS = 2_000
 # A leader that can't commit, or that nobody hears, starts nothing new, then gives up.
 CUT_OFF_PAUSE_MS = 5_000
 CUT_OFF_RESIGN_MS = 15_000
+# Attempts start while the node was the leader for sure so short a time ago: half of what others
+# take to notice that it is gone. Appends are noted so often; who isn't sure asks again then.
+FENCE_FRESH_MS = 1_000
+FENCE_SAMPLE_MS = 50
+FENCE_ASK_MS = 100
 
 # --- Controller ---------------------------------------------------------------------------------
 # Tables are made anew elsewhere once a node has been dead for so long: most come back before.

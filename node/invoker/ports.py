@@ -13,7 +13,7 @@ from perdure.engine.commands import Effect, Effects
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamListener
 from perdure.node.invoker.attempt import Terminal
-from perdure.node.invoker.gate import Gates
+from perdure.node.invoker.gate import Gates, Place
 from perdure.node.invoker.retries import RetryState
 from perdure.node.invoker.tally import AttemptTally
 from perdure.node.invoker.validation import Resolver
@@ -69,6 +69,19 @@ May raise PerdureError when the log takes nothing; the callback is not called th
 """
 
 
+def _no_fence() -> "StartFence | None":
+    """A single node has no successor."""
+    return None
+
+
+class StartFence(Protocol):
+    """Whether this node leads the partition for sure: see node/partition/fence.py."""
+
+    def is_fresh(self) -> bool: ...
+
+    def wait(self, start: Callable[[], None]) -> Place: ...
+
+
 @dataclass(frozen=True, slots=True)
 class RunPorts:
     """What all runs of a partition share."""
@@ -86,6 +99,7 @@ class RunPorts:
     tally: AttemptTally = field(default_factory=AttemptTally)
     tracer: Tracer | None = None
     gates: Gates = field(default_factory=Gates)
+    fence: Callable[[], StartFence | None] = _no_fence
 
 
 class Session(Protocol):

@@ -154,6 +154,10 @@ class Run:
             self._note_start()
             self.conclude(fail(error, is_reached=False), [])
             return
+        fence = self.ports.fence()
+        if fence is not None and not fence.is_fresh():
+            self._place = fence.wait(self._admitted if is_admitted else self.start)
+            return
         if not is_admitted and route.function is None:
             gate = self.ports.gates.of(route.origin)
             if not gate.is_open():

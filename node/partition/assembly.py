@@ -111,6 +111,7 @@ class Assembly:
             frame_bytes_max=self._options.message_bytes_max + FRAME_BYTES_MAX - MESSAGE_BYTES_MAX,
             tracer=ports.tracer,
             gates=self._gates,
+            fence=lambda: leader.fence,
         )
 
 

@@ -39,6 +39,7 @@ from perdure.engine.commands import (
     encode_command,
 )
 from perdure.node.invoker.invoker import Invoker, InvokerStatistics
+from perdure.node.partition.fence import Fence
 from perdure.node.partition.processor import Processor, Proposed
 from perdure.node.partition.shuffle import Shuffle
 from perdure.node.partition.timers import TimerService
@@ -100,6 +101,7 @@ class Leader:
         self._is_taking = True
         self._on_decided: Callable[[], None] | None = None
         self.tracer: Tracer | None = None
+        self.fence: Fence | None = None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -135,8 +137,11 @@ class Leader:
         segment_log: SegmentLog[Proposed],
         announcement: Announce,
         on_decided: Callable[[], None],
+        fence: Fence | None = None,
     ) -> None:
         """Begin a term: propose our announcement to the segment we opened.
+
+        ``fence``: where other nodes could take over.
 
         ``on_decided`` is called once it was read back and office is taken, or when that can't
         happen any more because the partition was halted.
@@ -144,6 +149,7 @@ class Leader:
         if self._log is not None:
             self._prepare()
         self._log = segment_log
+        self.fence = fence
         self._announcement = announcement
         self._on_decided = on_decided
         if self._processor.halted is None:
@@ -297,6 +303,8 @@ class Leader:
         self._is_leading = False
         self._announcement = None  # read back later, as a follower, it must not bring us to office
         self.invoker.stop()
+        if self.fence is not None:
+            self.fence.stop()
         self.timers.stop()
         self.expiries.stop()
         self.shuffle.stop()
@@ -377,6 +385,8 @@ class Leader:
             created_at_ms=self._clock.now_ms(),
             key_hash=partition_key,
         )
+        if self.fence is not None:
+            self.fence.on_append()
         # A leader takes office also while the disk is full: readers and waiters are served.
         vital = isinstance(proposed.command, Announce)
         self._log.append(proposal, proposed, waits_for_room=vital)

@@ -26,6 +26,7 @@ from perdure.core.limits import TABLES_RETRY_MS
 from perdure.core.offload import Offload
 from perdure.core.telemetry import logger
 from perdure.engine.commands import Announce
+from perdure.node.partition.fence import Fence
 from perdure.node.partition.gateway import LedPartition
 from perdure.node.partition.processor import Proposed
 from perdure.node.partition.table_copy import copy_tables
@@ -155,7 +156,8 @@ class PartitionReplica:
             partial(self._processor.on_committed, epoch),
             partial(self._on_stopped, epoch),
         )
-        self._leader.stand(self._log, ports.announcement(epoch), self._on_decided)
+        fence = Fence(self._log, ports.links.clock)
+        self._leader.stand(self._log, ports.announcement(epoch), self._on_decided, fence)
 
     def lead(self, epoch: int) -> None:
         """The leader took office when it read its announcement."""

@@ -1,6 +1,6 @@
 """Random programs while processes are killed: a slice in every run, all of it by ``make crash``.
 
-``PERDURE_CRASH_KILLS`` sets the number of kills (default: a slice), ``PERDURE_CRASH_SEED`` the
+``CRASH_KILLS`` sets the number of kills (default: a slice), ``CRASH_SEED`` the
 seed. A failure prints the command that runs the same programs again.
 """
 
@@ -28,8 +28,8 @@ _ALL_PASSES = (*range(1, 33), 64, 128, 256)
 
 def plan_rounds() -> list[RunOptions]:
     """The rounds of this run; one in four speaks HTTP/1.1 request/response."""
-    wanted = os.environ.get("PERDURE_CRASH_KILLS")
-    seed = int(os.environ.get("PERDURE_CRASH_SEED", "0"))
+    wanted = os.environ.get("CRASH_KILLS")
+    seed = int(os.environ.get("CRASH_SEED", "0"))
     if wanted is None:
         half = _SLICE_KILLS // 2
         seed = seed or _DEFAULT_SEED
@@ -62,7 +62,7 @@ def test_nothing_is_lost_and_nothing_is_done_twice(options: RunOptions, tmp_path
 
 @pytest.mark.slow
 def test_dying_between_any_two_steps_of_the_log_loses_nothing(tmp_path: Path) -> None:
-    is_full = "PERDURE_CRASH_KILLS" in os.environ
+    is_full = "CRASH_KILLS" in os.environ
     passes = _ALL_PASSES if is_full else _SLICE_PASSES
     server = ServerProcess(tmp_path, command=(sys.executable, "-m", "tests.process.dying_server"))
     options = RunOptions(seed=_DEFAULT_SEED, kills=0, clients=4)
