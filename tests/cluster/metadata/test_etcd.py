@@ -60,34 +60,5 @@ def etcd_goes_away_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tell(tmp_path, story)
 
 
-def hints_go_on_after_the_server_was_away(tmp_path: Path) -> None:
-    async def story(server: EtcdServer, store: EtcdMetadata) -> None:
-        heard: list[str] = []
-        changed = asyncio.Event()
-
-        def hint(key: str) -> None:
-            heard.append(key)
-            changed.set()
-
-        store.watch("p/", hint)
-        await store.cas("p/1", None, b"")
-        await asyncio.wait_for(changed.wait(), 20)
-        server.stop()
-        server.start_again()
-        other = EtcdMetadata(EtcdSettings(endpoints=[server.endpoint]), SystemClock())
-        assert await other.cas("p/2", None, b"") == Versioned(1, b"")
-        await other.aclose()
-        async with asyncio.timeout(30):
-            while "p/2" not in heard:
-                changed.clear()
-                await changed.wait()
-        assert set(heard) == {"p/1", "p/2"}
-
-    tell(tmp_path, story)
-
-
 if shutil.which("etcd") is not None:
     test_etcd_goes_away_and_comes_back = pytest.mark.slow(etcd_goes_away_and_comes_back)
-    test_hints_go_on_after_the_server_was_away = pytest.mark.slow(
-        hints_go_on_after_the_server_was_away
-    )
