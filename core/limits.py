@@ -159,15 +159,12 @@ CLAIM_TIMEOUT_MS = 10_000
 CLAIM_BACKOFF_MS_INITIAL = 500
 CLAIM_BACKOFF_MS_MAX = 10_000
 HAND_OVER_MS = 10_000
-# How often a leader that hands over looks whether the last record is committed.
-HAND_OVER_POLL_MS = 2
 # A node that stops waits so long for those it has offered its leaderships to.
 OFFER_WAIT_MS = 2_000
 # A leader that can't commit, or that nobody hears, starts nothing new, then gives up.
 CUT_OFF_PAUSE_MS = 5_000
 CUT_OFF_RESIGN_MS = 15_000
-# Attempts start while the node was the leader for sure so short a time ago: half of what others
-# take to notice that it is gone. Appends are noted so often; who isn't sure asks again then.
+# Attempts start while the node was surely leading so lately: half of what others take to notice.
 FENCE_FRESH_MS = 1_000
 FENCE_SAMPLE_MS = 50
 FENCE_ASK_MS = 100
@@ -221,11 +218,10 @@ OUTBOX_WINDOW_COUNT = 1_024
 OUTBOX_STALL_MS = 1_000
 
 # --- Routing to the leader --------------------------------------------------------------------
-# Within this time a lost leader is replaced, or something is wrong that waiting doesn't mend.
+# Within this time a lost leader is replaced, or something is wrong that waiting doesn't mend. One
+# that is cut off never answers: its successor is asked. Waiting for a result is renewed.
 ROUTE_PATIENCE_MS = 30_000
-# A leader that is cut off never answers; what it was asked is then asked of its successor.
 ROUTE_ASK_MS = 5_000
-# Waiting for a result is renewed this often, should the other side have forgotten about it.
 ROUTE_WATCH_MS = 60_000
 # For so long results are kept at least, so that a request repeated at the next leader finds what
 # came of it: longer than anybody is patient.

@@ -33,8 +33,9 @@ from perdure.core.offload import Offload, PoolOffload, ThreadOffload
 from perdure.core.tasks import Supervisor
 from perdure.node.admin.admin import Admin, AdminOptions
 from perdure.node.admin.context import ClusterAccess
+from perdure.node.config.choices import LogColours
 from perdure.node.config.effective import to_defaults
-from perdure.node.config.model import Config, LogColours, advertised
+from perdure.node.config.model import Config, advertised
 from perdure.node.config.values import Address
 from perdure.node.formation import Formation, Formed
 from perdure.node.heap import share_one_heap

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from perdure.core import attempt_errors
 from perdure.core.errors import PerdureError, catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "errors"
+assert attempt_errors.AttemptError.code in catalogue()  # the whole table is loaded
 CODES = sorted(catalogue())
 _CODE = re.compile(r"[A-Z]{2,5}[0-9]{4}")
 

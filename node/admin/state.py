@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from perdure.core.errors import BadRequest, ScopeUnsupported, ServiceNotFound
+from perdure.core.attempt_errors import ScopeUnsupported
+from perdure.core.errors import BadRequest, ServiceNotFound
 from perdure.core.hashing import key_partition_key
 from perdure.core.limits import STATE_SHOWN_BYTES_MAX
 from perdure.engine.commands import PatchState

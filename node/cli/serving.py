@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from perdure.core import telemetry
-from perdure.node.config.model import LogColours
+from perdure.node.config.choices import LogColours
 from perdure.node.config.resolve import Loaded
 from perdure.node.server import ReadyInfo, run
 

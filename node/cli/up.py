@@ -9,7 +9,7 @@ from perdure.node.cli.client import DEFAULT_ADMIN_URL
 from perdure.node.cli.output import say
 from perdure.node.cli.serving import emit_ready, serve
 from perdure.node.cli.settings import settings_options
-from perdure.node.config.model import LogLevel
+from perdure.node.config.choices import LogLevel
 from perdure.node.config.resolve import DEFAULT, Loaded
 from perdure.node.server import ReadyInfo
 

@@ -11,7 +11,6 @@ tables of the file. Pure.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +32,7 @@ from perdure.core.limits import (
     QUERY_TIMEOUT_MS_MAX,
     SNAPSHOTS_RETAINED_MAX,
 )
+from perdure.node.config.choices import HttpCore, LogColours, LogFormat, LogLevel
 from perdure.node.config.kinds import (
     ADDRESS,
     BOOLEAN,
@@ -62,39 +62,6 @@ _MINUTE_MS = 60 * _SECOND_MS
 _HOUR_MS = 60 * _MINUTE_MS
 _DAY_MS = 24 * _HOUR_MS
 _COUNT_MAX = 1_000_000
-
-
-class LogLevel(Enum):
-    """Events of this level and above are written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-class LogFormat(Enum):
-    """How events are written."""
-
-    PRETTY = "pretty"
-    COMPACT = "compact"
-    JSON = "json"
-
-
-class LogColours(Enum):
-    """Whether lines are coloured; ``AUTO``: if stderr is a terminal."""
-
-    AUTO = "auto"
-    ALWAYS = "always"
-    NEVER = "never"
-
-
-class HttpCore(Enum):
-    """Which protocol core HTTP stands on."""
-
-    AUTO = "auto"
-    ZTTP = "zttp"
-    HYPER = "hyper"
 
 
 @dataclass(frozen=True, slots=True)

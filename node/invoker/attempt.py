@@ -15,7 +15,7 @@ from http import HTTPStatus
 
 from google.protobuf.message import DecodeError
 
-from perdure.core.errors import (
+from perdure.core.attempt_errors import (
     AttemptError,
     FutureTooDeep,
     HandlerFailed,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from urllib.parse import quote
 
-from perdure.core.errors import AbortTimeout, ServiceUnreachable
+from perdure.core.attempt_errors import AbortTimeout, ServiceUnreachable
 from perdure.core.hashing import random_seed
 from perdure.core.ids import format_invocation_id
 from perdure.core.invariant import invariant

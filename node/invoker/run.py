@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from perdure.core.errors import (
+from perdure.core.attempt_errors import (
     AttemptError,
     CannotResume,
     IncompatibleEndpoint,
     NoDeployment,
-    PerdureError,
 )
+from perdure.core.errors import PerdureError
 from perdure.core.ids import InvocationId, format_invocation_id
 from perdure.core.telemetry import logger
 from perdure.engine.actions import NoOutput, Outcome, Recorded

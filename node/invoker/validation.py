@@ -9,15 +9,15 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from perdure.core.clock import Clock
-from perdure.core.entropy import Entropy, ulid
-from perdure.core.errors import (
+from perdure.core.attempt_errors import (
     AttemptError,
     CommandPrecondition,
     DeprecatedDeployment,
     HandlerNotFound,
     ScopeUnsupported,
 )
+from perdure.core.clock import Clock
+from perdure.core.entropy import Entropy, ulid
 from perdure.core.hashing import key_partition_key, service_bucket_partition_key
 from perdure.core.ids import (
     IdError,

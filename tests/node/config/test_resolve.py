@@ -10,17 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.core.errors import InvalidConfiguration
+from perdure.node.config.choices import HttpCore, LogColours, LogLevel
 from perdure.node.config.effective import to_defaults
 from perdure.node.config.foreign import TRANSLATIONS, is_ignored
-from perdure.node.config.model import (
-    Config,
-    HttpCore,
-    LogColours,
-    LogLevel,
-    Setting,
-    advertised,
-    settings,
-)
+from perdure.node.config.model import Config, Setting, advertised, settings
 from perdure.node.config.resolve import SETTINGS, File, Loaded, SourceKind, resolve
 from perdure.node.config.values import Address
 from perdure.node.registry.effective import Defaults

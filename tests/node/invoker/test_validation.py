@@ -3,7 +3,7 @@
 import pytest
 from tests.engine import entries as e
 
-from perdure.core.errors import (
+from perdure.core.attempt_errors import (
     AttemptError,
     CommandPrecondition,
     DeprecatedDeployment,
