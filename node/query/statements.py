@@ -36,6 +36,7 @@ _OPTIONS = {
     "datafusion.execution.time_zone": "+00:00",
     "datafusion.execution.enable_recursive_ctes": "false",
 }
+_NARROW = "filter by id, status or created_at, or by service and key"
 # What makes much out of nothing: rows without end that can't be given up, and values that are not
 # counted as memory.
 _TABLE_FUNCTIONS_BARRED = ("generate_series", "range")
@@ -138,15 +139,19 @@ class Execution:
             raise
         except TimeoutError as error:
             raise QueryTooLarge(
-                f"the statement took longer than {timeout_seconds:g} s, its answer's way to the "
-                "client included: filter by id, status or created_at, or by service and key"
+                "the statement took longer than query.timeout allows, its answer's way to the "
+                f"client included: {_NARROW}"
             ) from error
         except asyncio.CancelledError as error:
             raise QueryTooLarge("the statement was given up") from error
         except Exception as error:  # bulkhead: the engine has no classes for what went wrong
             message = _message(error)
-            kind = QueryTooLarge if "Resources exhausted" in message else QueryRefused
-            raise kind(message) from error
+            if "Resources exhausted" in message:
+                raise QueryTooLarge(
+                    "the statement needs more memory than query.memory-bytes-max allows: "
+                    f"{_NARROW} ({message})"
+                ) from error
+            raise QueryRefused(message) from error
 
     def give_up(self) -> None:
         """Nobody waits for it any more."""

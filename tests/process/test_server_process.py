@@ -307,3 +307,36 @@ if sys.platform == "linux":
             timeout=180,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "tables", "reason"),
+    [
+        ("query.memory-bytes-max=16MiB", 5, "query.memory-bytes-max"),
+        ("query.timeout=1s", 9, "query.timeout"),
+    ],
+)
+def test_a_statement_is_held_to_the_settings(
+    tmp_path: Path, setting: str, tables: int, reason: str
+) -> None:
+    server = ServerProcess(tmp_path, flags=("--set", setting))
+    numbers = "(values " + ", ".join(f"({number})" for number in range(20)) + ")"
+    names = [f"t{number}" for number in range(tables)]
+    product = ", ".join(f"{numbers} as {name} (x)" for name in names)
+    columns = ", ".join(f"{name}.x as {name}x" for name in names)
+    statement = f"select {columns} from {product} order by {names[-1]}x desc"
+
+    async def ask() -> None:
+        await server.wait_healthy()
+        body = json.dumps({"query": statement}).encode()
+        headers = {"content-type": "application/json"}
+        answer = await request(server.admin_port, "POST", "/query", body, headers)
+        assert (answer.status, json.loads(answer.body)["restate_code"]) == (422, "SQL0002")
+        assert reason in json.loads(answer.body)["message"]
+        assert (await request(server.admin_port, "GET", "/health")).status == 200
+
+    server.start()
+    try:
+        asyncio.run(ask())
+    finally:
+        server.kill()
