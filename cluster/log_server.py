@@ -140,10 +140,6 @@ class LogServer:
         if state is not None and state.ref == ref:
             self.trim(ref.key, min(up_to, state.local_tail))
 
-    def drop_segments(self, partition: int, below_index: int, version: int) -> None:
-        """Forget segments that the chain no longer lists."""
-        self._core.drop(partition, below_index, version)
-
     def on_chain(self, partition: int, meta: PartitionMeta, version: int) -> None:
         """A version of the chain was read: close and drop here what it closed and dropped."""
         for segment in meta.chain:

@@ -79,7 +79,6 @@ RECOVERY_RETRY_MS = 500
 READER_POLL_MS = 2_000
 READER_RETRY_MS = 200
 # Records copied in one message, read in one answer, or named by one extent of a digest.
-REPAIR_BYTES_MAX = 1 * MIB
 READ_CHUNK_BYTES_MAX = 1 * MIB
 DIGEST_EXTENT_RECORDS = 1_024
 
@@ -237,8 +236,6 @@ SNAPSHOT_CHUNK_BYTES_MAX = 64 * MIB
 SNAPSHOT_CHUNKS_WANTED = 1_024
 # Chunks under way at once: each holds one chunk and what compressing makes of it.
 SNAPSHOT_TRANSFERS_MAX = 2
-# latest.json, manifests and sets are documents; a set holds the registry.
-SNAPSHOT_DOCUMENT_BYTES_MAX = 64 * MIB
 SNAPSHOTS_RETAINED_MAX = 1_000
 # How long all partitions may take to come to one moment: a flush each.
 SNAPSHOT_CUT_MS = 30_000
@@ -385,7 +382,6 @@ FUNCTION_DISCOVERY_TIMEOUT_MS = 30_000
 FUNCTION_COMPRESSION_BYTES_MIN = 4 * MIB
 
 # --- Ingress ------------------------------------------------------------------------------------
-INGRESS_DRAIN_MS = 5_000
 # Bodies being received at once; beyond it requests are answered 503. As much again may wait for
 # clients that are slow to read; beyond it the slow are disconnected.
 INGRESS_BUFFERED_BYTES_MAX = 256 * MIB

@@ -371,13 +371,6 @@ class PartitionStore:
             found.pop()
         return found
 
-    def scan_all(self, table: TableId, row_type: type[V]) -> Iterator[tuple[bytes, V]]:
-        """Every row of a plain table as of the last flush, decoded."""
-        decode = msgspec.msgpack.Decoder(row_type).decode
-        prefix = bytes([table])
-        for key, raw in self.env.scan(prefix, bytes([table + 1])):
-            yield key[1:], decode(raw)
-
     def statistics(self) -> StoreStatistics:
         return StoreStatistics(
             self.applied_lsn,

@@ -162,11 +162,6 @@ class Wal:
             elif name.endswith(".tmp") or (name.endswith(".idx") and path not in live):
                 disk.remove(path)
 
-    @property
-    def synced_group(self) -> int:
-        """Id of the last group whose sync returned."""
-        return self._synced_group
-
     def append(self, frames: Sequence[Frame]) -> None:
         """Write one group; it is durable after the next ``sync``.
 

@@ -29,9 +29,6 @@ class Admission:
                 if known is None or known.generation < peer.generation:
                     self._latest[peer.node] = peer
 
-    def is_member(self, node: NodeId) -> bool:
-        return node in self._members
-
     def is_current(self, peer: Peer) -> bool:
         """Whether a peer that was admitted would still be."""
         if peer.node == GUEST:

@@ -141,8 +141,3 @@ def segment_at(meta: PartitionMeta, lsn: int) -> SegmentMeta | None:
         if segment.base_lsn <= lsn and (segment.tail_lsn is None or lsn < segment.tail_lsn):
             return segment
     return None
-
-
-def named_members(meta: PartitionMeta) -> frozenset[Member]:
-    """Replicas that some segment still needs: their nodes can't be removed."""
-    return frozenset(member for segment in meta.chain for member in segment.nodeset)

@@ -383,11 +383,6 @@ def advance_drain(nodes: Nodes, node: NodeId, partitions: Partitions) -> NodeMet
     return None
 
 
-def set_metadata_member(node: NodeMeta, state: MemberState) -> NodeMeta:
-    """Note what the metadata quorum has decided."""
-    return msgspec.structs.replace(node, metadata=state)
-
-
 def holds(nodes: Nodes, node: NodeId, partitions: Partitions) -> list[str]:
     """All that keeps a node from being removed, for people to read; empty: nothing."""
     value = _existing(nodes, node)

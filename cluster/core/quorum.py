@@ -5,9 +5,7 @@ former (Howard et al., Flexible Paxos, 2016). ``R > n / 2`` keeps two writers fr
 even if metadata lied.
 """
 
-import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from perdure.cluster.core.types import Member, NodeId
 from perdure.core.invariant import invariant
@@ -64,51 +62,3 @@ class Confirmations:
         """Whether R confirmations can't come any more."""
         refusals = sum(not answer for answer in self._answers.values())
         return len(self._nodes) - refusals < self._replication
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A node that may hold a segment. Nodes without a zone are a zone each."""
-
-    member: Member
-    zone: str = ""
-
-    @property
-    def domain(self) -> str:
-        return self.zone or f"\0{self.member.node}"
-
-
-def choose_nodeset(
-    candidates: Iterable[Candidate],
-    replication: int,
-    *,
-    writer: NodeId,
-    before: Iterable[Member] = (),
-    salt: int = 0,
-) -> tuple[Member, ...] | None:
-    """The replicas of a new segment: ``min(2R - 1, candidates)`` of them; None: fewer than R.
-
-    Spread over zones as evenly as they allow. Within that the writer's own node comes first, then
-    those that held the segment before, then a hash of node and ``salt`` (the partition), so that
-    load spreads and the choice is everybody's.
-    """
-    left = sorted(candidates, key=lambda each: each.member.node)
-    size = min(2 * replication - 1, len(left))
-    if size < replication:
-        return None
-    former = set(before)
-
-    def rank(each: Candidate) -> tuple[bool, bool, int, int]:
-        node = each.member.node
-        drawn = zlib.crc32(salt.to_bytes(4, "little") + node.to_bytes(4, "little"))
-        return node != writer, each.member not in former, drawn, node
-
-    ordered = sorted(left, key=rank)
-    chosen: list[Candidate] = []
-    while len(chosen) < size:
-        crowd = {each.domain: 0 for each in ordered}
-        for each in chosen:
-            crowd[each.domain] += 1
-        rest = [each for each in ordered if each not in chosen]
-        chosen.append(min(rest, key=lambda each: crowd[each.domain]))
-    return tuple(sorted((each.member for each in chosen), key=lambda member: member.node))

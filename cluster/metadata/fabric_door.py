@@ -10,7 +10,6 @@ from collections.abc import Callable
 import msgspec
 
 from perdure.cluster.core.messages import Message, Peer
-from perdure.cluster.core.types import NodeId
 from perdure.cluster.metadata.client import Door, DoorClosed
 from perdure.cluster.metadata.messages import (
     Answer,
@@ -27,27 +26,9 @@ from perdure.core.errors import AnswerLost, PerdureError
 from perdure.core.limits import METADATA_CALL_MS
 
 
-class FabricDoor:
-    """Asks the member beside another node."""
-
-    def __init__(self, transport: Transport, node: NodeId) -> None:
-        self._transport = transport
-        self._node = node
-
-    async def ask(self, ask: Ask, timeout_s: float) -> Answer:
-        try:
-            told = await self._transport.ask(self._node, MetadataAsk(encode(ask)), timeout_s)
-            return decode_answer(told.content)
-        except (PerdureError, msgspec.MsgspecError) as error:
-            raise DoorClosed(f"the metadata member beside node {self._node}: {error}") from error
-
-    async def aclose(self) -> None:
-        """The fabric belongs to the node."""
-
-
 class VisitorDoor:
-    """Asks the member beside whatever node listens at an address: for those who can't name it yet,
-    over a session for each question. ``transport`` may become another one meanwhile."""
+    """Asks the member beside whatever node listens at an address, over a session for each question:
+    whoever is about to join has no other. ``transport`` may become another one meanwhile."""
 
     def __init__(self, transport: Callable[[], Transport], address: str) -> None:
         self._transport = transport

@@ -1,6 +1,5 @@
 """Quorum arithmetic against brute force over subsets."""
 
-from collections import Counter
 from itertools import combinations, product
 
 import pytest
@@ -8,10 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.cluster.core.quorum import (
-    Candidate,
     Confirmations,
     check_property,
-    choose_nodeset,
     committed_tail,
     recovered_tail,
 )
@@ -106,56 +103,3 @@ def test_confirmations_against_all_answers(nodes: int, replication: int) -> None
                 tally.answer(member.node, answer)
         assert tally.is_confirmed == (sum(a is True for a in answers) >= replication)
         assert tally.is_refuted == (sum(a is not False for a in answers) < replication)
-
-
-@given(
-    st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=1, max_size=9),
-    st.integers(1, 4),
-    st.integers(1, 9),
-    st.integers(0, 5),
-    st.sets(st.integers(0, 8)),
-)
-def test_nodesets_are_spread_over_zones(
-    zones: list[str], replication: int, writer: int, salt: int, before: set[int]
-) -> None:
-    members = _members(len(zones))
-    candidates = [Candidate(member=m, zone=z) for m, z in zip(members, zones, strict=True)]
-    former = [members[n] for n in before if n < len(members)]
-    chosen = choose_nodeset(
-        candidates, replication, writer=NodeId(writer), before=former, salt=salt
-    )
-    if len(zones) < replication:
-        assert chosen is None
-        return
-    assert chosen is not None
-    assert len(set(chosen)) == len(chosen) == min(2 * replication - 1, len(zones))
-    check_property(len(chosen), replication)
-    domains = {each.member: each.domain for each in candidates}
-    crowd = Counter(domains[member] for member in chosen)
-    # No zone has two more than another one that could have taken one of them.
-    for domain, count in Counter(domains.values()).items():
-        if crowd[domain] < count:
-            assert max(crowd.values()) <= crowd[domain] + 1
-    if writer <= len(zones):
-        assert NodeId(writer) in {member.node for member in chosen}
-
-
-def test_three_nodes_in_three_zones_are_one_each() -> None:
-    members = _members(6)
-    candidates = [Candidate(member=m, zone="abc"[n // 2]) for n, m in enumerate(members)]
-    chosen = choose_nodeset(candidates, 2, writer=NodeId(4), before=[members[1]])
-    assert chosen is not None
-    assert {"abc"[(member.node - 1) // 2] for member in chosen} == {"a", "b", "c"}
-    assert members[3] in chosen
-    assert members[1] in chosen
-
-
-def test_load_is_spread_by_partition() -> None:
-    candidates = [Candidate(member=member) for member in _members(5)]
-    used = Counter(
-        member.node
-        for partition in range(24)
-        for member in choose_nodeset(candidates, 2, writer=NodeId(99), salt=partition) or ()
-    )
-    assert len(used) == 5
-    assert max(used.values()) < 24

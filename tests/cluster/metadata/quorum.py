@@ -20,7 +20,7 @@ from perdure.cluster.core.messages import Peer
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.fabric import Fabric
 from perdure.cluster.metadata.client import DoorClosed, RaftMetadata
-from perdure.cluster.metadata.fabric_door import FabricDoor, serve_questions
+from perdure.cluster.metadata.fabric_door import VisitorDoor, serve_questions
 from perdure.cluster.metadata.messages import Answer, Ask, decode_answer, decode_ask, encode
 from perdure.cluster.metadata.peer_link import FabricLink, serve_peers
 from perdure.cluster.metadata.provision import count_start, draw_storages, provision
@@ -139,7 +139,9 @@ class SimQuorum:
 
     def client(self, node: NodeId) -> RaftMetadata:
         """What a node's process uses: the member beside it first, then those of the others."""
-        doors = [FabricDoor(self._fabrics[node], peer) for peer in self.nodes if peer != node]
+        fabric = self._fabrics[node]
+        others = [f"node-{peer}:5122" for peer in self.nodes if peer != node]
+        doors = [VisitorDoor(lambda: fabric, address) for address in others]
         own = [] if node == OUTSIDER else [_ServiceDoor(self, node)]
         client = RaftMetadata([*own, *doors], self.clock, self.entropy)
         self._clients.append(client)
