@@ -157,7 +157,7 @@ class Leaderships:
         slot = self._slots.get(partition)
         if slot is None:
             sets = meta.replicas
-            if self._detector.me.node not in (*sets.current, *(sets.following or ())):
+            if self._detector.me.node not in sets.named:
                 return
             core = LeadershipCore(partition, self._detector.me, self._detector)
             slot = self._slots[partition] = _Slot(core, self._open_replica(partition))

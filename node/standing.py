@@ -206,7 +206,6 @@ def _partition(
     opened = chain.open_segment(meta)
     leader = opened.writer.node if leads and opened is not None else None
     newest = report.applied_lsn if leads and report is not None else None
-    coming = [node for node in meta.replicas.following or () if node not in meta.replicas.current]
     is_own = leader == seen.detector.me.node and own is not None
     return PartitionStanding(
         partition=partition,
@@ -214,8 +213,8 @@ def _partition(
         epoch=meta.epoch,
         meta=meta,
         replicas=tuple(
-            _replica(seen, partition, node, newest, is_coming=node in coming)
-            for node in (*meta.replicas.current, *coming)
+            _replica(seen, partition, node, newest, is_coming=node not in meta.replicas.current)
+            for node in meta.replicas.named
         ),
         committed_lsn=own.leader.log.committed_lsn - 1 if is_own and own is not None else None,
         state=slot.state if slot is not None else None,

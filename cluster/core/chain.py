@@ -60,6 +60,12 @@ class Replicas(msgspec.Struct, frozen=True, array_like=True):
     current: tuple[NodeId, ...] = ()
     following: tuple[NodeId, ...] | None = None
 
+    @property
+    def named(self) -> tuple[NodeId, ...]:
+        """All of both sets, the current ones first."""
+        coming = (node for node in self.following or () if node not in self.current)
+        return (*self.current, *coming)
+
 
 class LeaderPolicy(msgspec.Struct, frozen=True, array_like=True):
     """What operators want: ``pinned`` leads whenever it can; frozen: no hand-over for balance."""

@@ -270,7 +270,7 @@ class ControllerCore:
         moved = Counter[NodeId]()
         led = _count_leaders(view)
         for partition, leader in sorted(leaders.items()):
-            is_leaving = leader not in view.partitions[partition].replicas.current
+            is_leaving = leader not in view.partitions[partition].replicas.named
             if not is_leaving and _may_work(view, leader):
                 continue
             to = _best(view, partition, led, {leader})
@@ -434,7 +434,7 @@ def _best(
     excluded = set(besides)
     reports = {
         node: report
-        for node in meta.replicas.current
+        for node in meta.replicas.named
         if node not in excluded
         and _may_lead(view, node)
         and (report := _report(view, node, partition)) is not None
@@ -446,9 +446,10 @@ def _best(
     opened = chain.open_segment(meta)
     storing = {member.node for member in opened.nodeset} if opened is not None else set[NodeId]()
 
-    def rank(node: NodeId) -> tuple[bool, bool, bool, bool, int, int]:
+    def rank(node: NodeId) -> tuple[bool, bool, bool, bool, bool, int, int]:
         return (
             not _may_work(view, node),
+            node not in meta.replicas.current,
             node != meta.policy.pinned,
             newest - reports[node].applied_lsn >= REPLICA_LAG_RECORDS_MAX,
             node not in storing,

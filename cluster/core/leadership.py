@@ -235,7 +235,7 @@ class LeadershipCore:
     def _settle(self) -> list[Effect]:
         """Be what the replica sets say, unless something is under way."""
         sets = self.meta.replicas
-        is_replica = self._me.node in sets.current or self._me.node in (sets.following or ())
+        is_replica = self._me.node in sets.named
         if is_replica and self.state is ReplicaState.IDLE:
             self.state = ReplicaState.BOOTSTRAPPING
             return [Bootstrap()]
@@ -345,7 +345,7 @@ class LeadershipCore:
         """Claim when nobody leads, and it is our turn."""
         is_able = (
             self.state is ReplicaState.FOLLOWING
-            and self._me.node in self.meta.replicas.current
+            and self._is_eligible()
             and self._detector.state(self._me.node) is NodeState.ALIVE
             and now >= self._backoff_until
         )
@@ -361,10 +361,18 @@ class LeadershipCore:
             return self._claim(self.meta.epoch, reason)
         return []
 
+    def _is_eligible(self) -> bool:
+        """Whether this replica may lead: one that is still to be named only after all others."""
+        current = self.meta.replicas.current
+        if self._me.node in current:
+            return True
+        is_named = self._me.node in self.meta.replicas.named
+        return is_named and all(self._detector.state(node).is_gone for node in current)
+
     def _rank(self) -> int:
         """How many living replicas come before us."""
         rank = 0
-        for node in self.meta.replicas.current:
+        for node in self.meta.replicas.named:
             if node == self._me.node:
                 break
             rank += not self._detector.state(node).is_gone

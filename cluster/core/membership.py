@@ -443,7 +443,7 @@ def _check_step(
 def _worker_holds(node: NodeId, partitions: Partitions) -> list[str]:
     found: list[str] = []
     for partition, meta in sorted(partitions.items()):
-        if node in meta.replicas.current or node in (meta.replicas.following or ()):
+        if node in meta.replicas.named:
             found.append(f"it holds tables of partition {partition}")
         if meta.chain and meta.chain[-1].writer.node == node and meta.chain[-1].tail_lsn is None:
             found.append(f"it leads partition {partition}")

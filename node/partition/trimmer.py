@@ -60,7 +60,7 @@ class Trimmer:
         meta = self._plane.membership.partitions[partition]
         core = self._cores.setdefault((partition, epoch), TrimCore(_POLICY, meta.trim_lsn - 1))
         replica = self._replicas[partition]
-        nodes = (*meta.replicas.current, *(meta.replicas.following or ()))
+        nodes = meta.replicas.named
         replicas = [self._durability(node, partition) for node in nodes]
         durability = Durability(
             committed_lsn=replica.committed_lsn,

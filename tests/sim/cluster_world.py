@@ -232,8 +232,8 @@ class ClusterWorld:
         self.machines = [Machine(self, number + 1) for number in range(shape.nodes)]
         self.happened = Counter[str]()
 
-    async def run(self, faults: int) -> None:
-        """Live under faults, then heal: everything must come to its end."""
+    async def start(self) -> None:
+        """Make the cluster, and start all machines."""
         wanted = ClusterMeta(
             format=CLUSTER_FORMAT_VERSION,
             name="sim",
@@ -245,6 +245,21 @@ class ClusterWorld:
         await provision(self.registers, wanted)
         for machine in self.machines:
             await machine.start()
+
+    async def lose_a_leader_for_good(self) -> None:
+        """Kill who leads most, as soon as everything is led: the others must lead it all."""
+        await self.start()
+        await self.until(self._has_leaders, "every partition has one leader")
+        await asyncio.sleep(self.dice.choice((0.0, 0.1, 0.5, 2.0)))
+        victim = max(self.machines, key=_led_by)
+        await victim.end("kill")
+        await self.until(self._has_leaders, "every partition has a leader among the others")
+        for life in self.lives():
+            await life.machine.end("stop")
+
+    async def run(self, faults: int) -> None:
+        """Live under faults, then heal: everything must come to its end."""
+        await self.start()
         outside = Outside(self.dice, self.work, self.happened, self.gateways)
         clients = [asyncio.ensure_future(outside.insist(item)) for item in self.work.requests]
         helper = asyncio.ensure_future(outside.complete_awakeables())
@@ -255,7 +270,7 @@ class ClusterWorld:
             await self._heal()
             async with asyncio.timeout(HEAL_SECONDS):
                 await asyncio.gather(*clients)
-                await self._until(self._is_settled, "everything is done everywhere")
+                await self.until(self._is_settled, "everything is done everywhere")
         finally:
             for task in (*clients, helper):
                 task.cancel()
@@ -338,9 +353,9 @@ class ClusterWorld:
     async def _heal(self) -> None:
         self.network.heal()
         self.registers.unknown_chance = 0.0
-        await self._until(self._has_leaders, "every partition has one leader")
+        await self.until(self._has_leaders, "every partition has one leader")
 
-    async def _until(self, condition: Callable[[], bool], what: str) -> None:
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = self.loop.time() + HEAL_SECONDS
         while not condition():
             self._check_lives()
@@ -411,6 +426,10 @@ class ClusterWorld:
             for other in contents[1:]:
                 if other != contents[0]:
                     raise Violation(f"replicas of partition {number} differ: {_diff(contents)}")
+
+
+def _led_by(machine: Machine) -> int:
+    return len(machine.life.host.plane.leaderships.led()) if machine.life is not None else 0
 
 
 def _resumed(known: NodeMeta | None) -> NodeMeta | None:

@@ -59,6 +59,17 @@ def test_it_keeps_them_when_the_power_goes_everywhere(seeds: range) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seeds", batches(chosen(share=4), 20), ids=str)
+def test_the_first_leader_may_be_lost_right_after_the_start(seeds: range) -> None:
+    for seed in seeds:
+
+        async def main(loop: SimLoop, seed: int = seed) -> None:
+            await ClusterWorld(loop, seed).lose_a_leader_for_good()
+
+        run(seed, main)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ONCE_BROKEN)
 def test_what_once_broke_holds(seed: int) -> None:
     live(seed)

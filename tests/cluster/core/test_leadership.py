@@ -161,6 +161,16 @@ def test_a_member_of_the_next_set_follows_but_does_not_claim() -> None:
     assert rig.see(rig.meta) == [Retire()]
 
 
+def test_a_member_of_the_next_set_claims_when_all_others_are_gone() -> None:
+    rig = Rig(replicas=(2, 3))
+    rig.meta = msgspec.structs.replace(rig.meta, replicas=Replicas((TWO,), (ONE, TWO, THREE)))
+    rig.following()
+    rig.see(rig.led_by(_writer(2)))
+    assert rig.core.on_nominated(rig.now, 1) == []
+    rig.bury(2)
+    assert rig.wait(100) == [Claim(1, "leader gone")]
+
+
 def test_nobody_claims_from_a_leader_that_lives() -> None:
     rig = Rig().following()
     rig.see(rig.led_by(_writer(2)))
