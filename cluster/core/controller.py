@@ -432,9 +432,12 @@ def _best(
     """The replica that should lead: pinned, caught up, in the nodeset, with little to do."""
     meta = view.partitions[partition]
     excluded = set(besides)
+    sets = meta.replicas
+    # As replicas see it themselves: those that are still to be named come after all others.
+    is_lost = all(view.detector.state(node).is_gone for node in sets.current)
     reports = {
         node: report
-        for node in meta.replicas.named
+        for node in (sets.named if is_lost else sets.current)
         if node not in excluded
         and _may_lead(view, node)
         and (report := _report(view, node, partition)) is not None
@@ -446,10 +449,9 @@ def _best(
     opened = chain.open_segment(meta)
     storing = {member.node for member in opened.nodeset} if opened is not None else set[NodeId]()
 
-    def rank(node: NodeId) -> tuple[bool, bool, bool, bool, bool, int, int]:
+    def rank(node: NodeId) -> tuple[bool, bool, bool, bool, int, int]:
         return (
             not _may_work(view, node),
-            node not in meta.replicas.current,
             node != meta.policy.pinned,
             newest - reports[node].applied_lsn >= REPLICA_LAG_RECORDS_MAX,
             node not in storing,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from tests.sim.cluster_world import DARK_FAULTS, FAULTS
+from tests.sim.cluster_world import DARK_FAULTS
 
 from perdure.cluster.core.recovery import Recovered
 from perdure.cluster.recoverer import Recoverer
@@ -16,7 +16,6 @@ from perdure.core.errors import PerdureError
 from perdure.core.ids import InvocationId
 from perdure.engine.actions import Outcome
 from perdure.engine.commands import Command, Invoke
-from perdure.node.partition.leader import Leader
 from perdure.node.partition.replica import PartitionReplica
 from perdure.node.partition.routing import RoutedGateway
 
@@ -31,14 +30,7 @@ class Mutation:
     kinds: tuple[str, ...] = DARK_FAULTS
 
 
-_leave = Leader._leave
 _propose = RoutedGateway.propose
-
-
-def _keep_announcement(self: Leader, error: PerdureError) -> None:
-    announcement = self._announcement
-    _leave(self, error)
-    self._announcement = announcement
 
 
 def _write_unsynced(self: WalWriter, group: list[_Staged]) -> float:
@@ -75,12 +67,6 @@ def _lead_on(self: PartitionReplica, epoch: int, reason: str) -> None:
 
 
 MUTATIONS = (
-    Mutation(
-        "an old announcement brings to office",
-        ((Leader, "_leave", _keep_announcement),),
-        range(23, 24),
-        FAULTS,
-    ),
     Mutation("an ack without a sync", ((WalWriter, "_write", _write_unsynced),)),
     Mutation("a leader without the tail", ((PartitionReplica, "_read_until", _go_on_at_once),)),
     Mutation("a tail from one replica, unsealed", ((Recoverer, "run", _believe_oneself),)),
