@@ -42,7 +42,9 @@ class Tracer:
         self._emit = emit
         self._clock = clock
         self._entropy = entropy
-        self._epoch_ns = clock.now_ms() * 1_000_000 - int(clock.monotonic() * 1e9)
+        # The wall clock tells whole milliseconds, the last one begun; taking the next keeps every
+        # moment told here at or after the milliseconds that invocations are stamped with.
+        self._epoch_ns = (clock.now_ms() + 1) * 1_000_000 - int(clock.monotonic() * 1e9)
         # Of invocations seen lately: (context of the invocation's span, id of its parent's span).
         self._contexts: OrderedDict[InvocationId, tuple[Context, int]] = OrderedDict()
 

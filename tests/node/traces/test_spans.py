@@ -3,10 +3,13 @@
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from perdure.core.entropy import SystemEntropy
 from perdure.core.errors import InvalidConfiguration
 from perdure.core.ids import make_invocation_id
 from perdure.node import traces
@@ -21,6 +24,7 @@ from perdure.node.traces.spans import (
     parse_traceparent,
     trace_of,
 )
+from perdure.node.traces.tracer import Tracer
 from perdure.node.traces.tracing import start_tracing
 
 GOOD = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
@@ -130,3 +134,27 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(InvalidConfiguration, match=r"pip install 'perdure\[traces\]'"):
         start_tracing("http://127.0.0.1:4318/", (), {})
+
+
+class _NanosecondClock:
+    """One true time, told by the wall in whole milliseconds and by the monotonic clock exactly."""
+
+    def __init__(self, now_ns: int) -> None:
+        self.true_ns = now_ns
+
+    def now_ms(self) -> int:
+        return self.true_ns // 1_000_000
+
+    def monotonic(self) -> float:
+        return (self.true_ns % 10**12) / 1e9
+
+
+@given(st.integers(0, 10**9), st.lists(st.integers(0, 10**8)))
+def test_no_moment_is_before_the_milliseconds_it_falls_in(offset: int, steps: list[int]) -> None:
+    clock = _NanosecondClock(1_795_530_000_000_000_000 + offset)
+    tracer = Tracer(lambda span: None, clock, SystemEntropy())
+    for step in steps:
+        before = tracer.now_ns()
+        clock.true_ns += step
+        assert clock.now_ms() * 1_000_000 <= tracer.now_ns() <= clock.true_ns + 2_000_000
+        assert before <= tracer.now_ns()
