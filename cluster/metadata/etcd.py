@@ -3,7 +3,9 @@
 A register is a key below a prefix; etcd's version of a key starts at 1 and grows by one with each
 write, as ours does, because nothing here deletes keys. A read is linearizable, a write is a
 transaction that compares the version. Endpoints are tried in turn; a write that may have been
-heard is not sent again: when its answer is lost its outcome is Unknown.
+heard is not sent again: when its answer is lost its outcome is Unknown. Where etcd wants a user, a
+token is fetched first, and again when it has expired: a call that was turned down for its token was
+not carried out.
 """
 
 import asyncio
@@ -17,7 +19,7 @@ import grpc.aio
 
 from perdure.cluster.metadata.store import CasOutcome, Conflict, Unknown, Versioned, check_size
 from perdure.core.clock import Clock
-from perdure.core.errors import MetadataUnavailable
+from perdure.core.errors import MetadataNotEmpty, MetadataUnavailable
 from perdure.core.limits import (
     METADATA_CALL_MS,
     METADATA_MESSAGE_BYTES_MAX,
@@ -33,6 +35,12 @@ log = logger("metadata")
 _RANGE = "/etcdserverpb.KV/Range"
 _TXN = "/etcdserverpb.KV/Txn"
 _WATCH = "/etcdserverpb.Watch/Watch"
+_LOGIN = "/etcdserverpb.Auth/Authenticate"
+_STATUS = "/etcdserverpb.Maintenance/Status"
+# Texts of etcd: the call was refused for its token, before anything was done.
+_STALE_TOKEN = ("invalid auth token", "revision of auth store is old")
+_LAST = "cluster"  # what is there once this is there can be joined
+_NO_LOGIN_NEEDED = "authentication is not enabled"
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", METADATA_MESSAGE_BYTES_MAX),
     ("grpc.enable_retries", 0),  # a write is sent once
@@ -48,21 +56,38 @@ _OPTIONS: list[tuple[str, Any]] = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdSettings:
-    """Where etcd is. Without ``authority`` the connection is not encrypted."""
+    """Where etcd is, and who asks. Without ``authority`` the connection is not encrypted."""
 
     endpoints: Sequence[str]  # host:port
     prefix: str = "perdure/"
     authority: bytes | None = None  # PEM
     certificate: bytes | None = None
     key: bytes | None = None
+    user: str | None = None
+    password: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """How one etcd server is; ``failure``: why it can't be told."""
+
+    endpoint: str
+    failure: str | None = None
+    version: str = ""
+    is_leader: bool = False
+    term: int = 0
+    stored_bytes: int = 0
 
 
 class EtcdMetadata:
     """Implements ``MetadataStore`` and ``RegisterSource``. Belongs to a running loop."""
 
     def __init__(self, settings: EtcdSettings, clock: Clock) -> None:
+        self._settings = settings
         self._prefix = settings.prefix
         self._clock = clock
+        self._token: str | None = None
+        self._failure = "none was reached"
         self._channels = [_channel(settings, endpoint) for endpoint in settings.endpoints]
         self._endpoint = 0
         self._hints: list[tuple[str, Callable[[str], None]]] = []
@@ -103,10 +128,14 @@ class EtcdMetadata:
         while self._clock.monotonic() < deadline:
             try:
                 answer = await self._call(_TXN, request, pb.TxnResponse)
+            except _LoginFailed:
+                await self._try_next()
+                continue
             except grpc.RpcError as failure:
                 if _was_never_heard(failure):
                     await self._try_next()
                     continue
+                self._note(failure)
                 return Unknown()
             if answer.succeeded:
                 return Versioned((expected or 0) + 1, value)
@@ -129,6 +158,39 @@ class EtcdMetadata:
 
         return forget
 
+    # --- For operators ----------------------------------------------------------------------------
+
+    async def fill(self, registers: dict[str, Versioned]) -> None:
+        """Put registers below the empty prefix, versions kept; ``cluster`` comes last.
+
+        A version is a count of writes here, so each register is written as often as its version
+        says.
+
+        Raises:
+            MetadataNotEmpty: there are registers already; also after a fill that was cut short.
+            MetadataTooLarge: a register exceeds the limit.
+            MetadataUnavailable: etcd doesn't answer; some may have been put.
+        """
+        for key, found in registers.items():
+            check_size(key, found.value)
+        if await self.scan(""):
+            raise MetadataNotEmpty(
+                f"there are keys below {self._prefix!r} already: choose another etcd.prefix, or "
+                "delete them with etcdctl if they are of no use"
+            )
+        for key in sorted(registers, key=lambda key: (key == _LAST, key)):
+            for version in range(registers[key].version):
+                outcome = await self.cas(key, version or None, registers[key].value)
+                if not isinstance(outcome, Versioned):
+                    raise MetadataUnavailable(
+                        f"{key} was not written: {self._failure}. What is below {self._prefix!r} "
+                        "is not whole: delete it before you try again"
+                    )
+
+    async def look(self) -> list[EndpointStatus]:
+        """How each endpoint is."""
+        return [await self._look(number) for number in range(len(self._channels))]
+
     async def aclose(self) -> None:
         """Stop watching and close the connections."""
         if self._watcher is not None:
@@ -148,19 +210,78 @@ class EtcdMetadata:
     async def _range(self, request: Any) -> Any:
         deadline = self._clock.monotonic() + METADATA_CALL_MS / 1000
         while self._clock.monotonic() < deadline:
-            with suppress(grpc.RpcError):
+            try:
                 return await self._call(_RANGE, request, pb.RangeResponse)
+            except (grpc.RpcError, _LoginFailed) as failure:
+                self._note(failure)
             await self._try_next()
-        raise MetadataUnavailable("no etcd endpoint answered in time")
+        raise MetadataUnavailable(f"no etcd endpoint answered in time: {self._failure}")
 
     async def _call(self, method: str, request: Any, kind: Any) -> Any:
-        channel = self._channels[self._endpoint % len(self._channels)]
+        """One call at the present endpoint; again with a new token if ours is not taken."""
+        token = await self._log_in()
+        try:
+            return await self._call_at(self._endpoint, method, request, kind, token)
+        except grpc.RpcError as failure:
+            if token is None or not _is_stale(failure):
+                raise
+            if self._token == token:
+                self._token = None
+        return await self._call_at(self._endpoint, method, request, kind, await self._log_in())
+
+    async def _call_at(
+        self, endpoint: int, method: str, request: Any, kind: Any, token: str | None
+    ) -> Any:
+        channel = self._channels[endpoint % len(self._channels)]
         call = channel.unary_unary(
             method,
             request_serializer=kind_bytes,
             response_deserializer=kind.FromString,
         )
-        return await call(request, timeout=2 * METADATA_TRY_MS / 1000)
+        return await call(request, timeout=2 * METADATA_TRY_MS / 1000, metadata=_sign(token))
+
+    async def _log_in(self) -> str | None:
+        """The token to call with; None where there is no user.
+
+        Raises:
+            _LoginFailed: there is none to be had; nothing was sent but the password.
+        """
+        user = self._settings.user
+        if user is None or self._token is not None:
+            return self._token
+        request = pb.AuthenticateRequest(name=user, password=self._settings.password)
+        try:
+            answer = await self._call_at(
+                self._endpoint, _LOGIN, request, pb.AuthenticateResponse, None
+            )
+        except grpc.RpcError as failure:
+            if _NO_LOGIN_NEEDED in _details(failure):
+                return None
+            self._note(failure)
+            raise _LoginFailed(f"etcd doesn't let {user!r} in: {_details(failure)}") from failure
+        self._token = answer.token
+        return self._token
+
+    async def _look(self, number: int) -> EndpointStatus:
+        endpoint = self._settings.endpoints[number]
+        try:
+            token = await self._log_in()
+            found = await self._call_at(
+                number, _STATUS, pb.StatusRequest(), pb.StatusResponse, token
+            )
+        except (grpc.RpcError, _LoginFailed) as failure:
+            return EndpointStatus(endpoint, _details(failure))
+        return EndpointStatus(
+            endpoint,
+            None,
+            found.version,
+            bool(found.leader) and found.leader == found.header.member_id,
+            found.raft_term,
+            found.db_size,
+        )
+
+    def _note(self, failure: Exception) -> None:
+        self._failure = _details(failure)
 
     async def _try_next(self) -> None:
         self._endpoint += 1
@@ -171,15 +292,18 @@ class EtcdMetadata:
         start = self._prefix.encode()
         create = pb.WatchCreateRequest(key=start, range_end=_end_of(start))
         while True:
-            channel = self._channels[self._endpoint % len(self._channels)]
-            call = channel.stream_stream(
-                _WATCH,
-                request_serializer=kind_bytes,
-                response_deserializer=pb.WatchResponse.FromString,
-            )(_one(pb.WatchRequest(create_request=create)))
-            with suppress(grpc.RpcError, MetadataUnavailable, TimeoutError):
-                await self._follow(call)
-            call.cancel()
+            with suppress(grpc.RpcError, _LoginFailed, MetadataUnavailable, TimeoutError):
+                token = await self._log_in()
+                channel = self._channels[self._endpoint % len(self._channels)]
+                call = channel.stream_stream(
+                    _WATCH,
+                    request_serializer=kind_bytes,
+                    response_deserializer=pb.WatchResponse.FromString,
+                )(_one(pb.WatchRequest(create_request=create)), metadata=_sign(token))
+                try:
+                    await self._follow(call)
+                finally:
+                    call.cancel()
             await self._try_next()
 
     async def _follow(self, call: Any) -> None:
@@ -199,6 +323,10 @@ class EtcdMetadata:
         for prefix, hint in list(self._hints):
             if key.startswith(prefix):
                 hint(key)
+
+
+class _LoginFailed(Exception):
+    """No token is to be had now; what was to be called was not."""
 
 
 def kind_bytes(message: Any) -> bytes:
@@ -231,9 +359,23 @@ def _end_of(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
+def _sign(token: str | None) -> "tuple[tuple[str, str], ...] | None":
+    return (("token", token),) if token is not None else None
+
+
+def _details(failure: Exception) -> str:
+    if isinstance(failure, grpc.aio.AioRpcError):
+        return failure.details() or failure.code().name
+    return str(failure)
+
+
+def _is_stale(failure: grpc.RpcError) -> bool:
+    return any(text in _details(failure) for text in _STALE_TOKEN)
+
+
 def _was_never_heard(failure: grpc.RpcError) -> bool:
     """Whether the request surely didn't reach a server: no connection came about."""
     if not isinstance(failure, grpc.aio.AioRpcError):
         return False
-    details = failure.details() or ""
-    return failure.code() == grpc.StatusCode.UNAVAILABLE and "failed to connect" in details
+    is_away = failure.code() == grpc.StatusCode.UNAVAILABLE
+    return is_away and "failed to connect" in _details(failure)

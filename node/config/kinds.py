@@ -183,6 +183,24 @@ def _members(raw: object) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
+def _endpoints(raw: object) -> tuple[str, ...]:
+    parts = raw.split(",") if isinstance(raw, str) and raw != "none" else raw
+    if parts == "none":
+        return ()
+    if not isinstance(parts, list):
+        raise ValueError(f"expected {_ENDPOINTS_SYNTAX}")
+    found: list[str] = []
+    for part in cast(list[object], parts):
+        text = _text(part).strip()
+        if not text:
+            continue
+        address = values.parse_address(text)
+        if address.port == 0 or address.reachable_host != address.host:
+            raise ValueError(f"{text} is nowhere to connect to: expected {_ENDPOINTS_SYNTAX}")
+        found.append(str(address))
+    return tuple(found)
+
+
 def _pairs(raw: object, syntax: str) -> list[tuple[object, object]]:
     if isinstance(raw, dict):
         return list(cast(dict[object, object], raw).items())
@@ -204,6 +222,7 @@ _TEXT_SYNTAX = "a line of printable ASCII text"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,255}", re.ASCII)
 _HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?", re.ASCII)
 _MEMBERS_SYNTAX = "a table of node names and addresses; as a variable, 'name=host:port, …'"
+_ENDPOINTS_SYNTAX = "a list of addresses; as a variable, 'host:port, host:port'"
 _HEADERS_SYNTAX = "a table of names and texts; as a variable, 'name=value, name=value'"
 
 
@@ -247,6 +266,10 @@ def _show_members(pairs: tuple[tuple[str, str], ...]) -> str:
     return ", ".join(f"{name}={address}" for name, address in pairs) or "none"
 
 
+def _show_endpoints(endpoints: tuple[str, ...]) -> str:
+    return ", ".join(endpoints) or "none"
+
+
 def _table(pairs: tuple[tuple[str, str], ...]) -> Json:
     return dict(pairs)
 
@@ -284,4 +307,7 @@ HEADERS: Kind[tuple[tuple[str, str], ...]] = Kind(
 )
 MEMBERS: Kind[tuple[tuple[str, str], ...]] = Kind(
     "members", _MEMBERS_SYNTAX, _members, _show_members, _table
+)
+ENDPOINTS: Kind[tuple[str, ...]] = Kind(
+    "addresses", _ENDPOINTS_SYNTAX, _endpoints, _show_endpoints, _show_endpoints
 )

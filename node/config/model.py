@@ -12,7 +12,6 @@ tables of the file. Pure.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar
 
 from perdure.core.limits import (
     CONCURRENT_INVOCATIONS_MAX,
@@ -33,13 +32,14 @@ from perdure.core.limits import (
     SNAPSHOTS_RETAINED_MAX,
 )
 from perdure.node.config.choices import HttpCore, LogColours, LogFormat, LogLevel
+from perdure.node.config.cluster_model import ClusterConfig, EtcdConfig
+from perdure.node.config.field import setting as _setting
 from perdure.node.config.kinds import (
     ADDRESS,
     BOOLEAN,
     DESTINATION,
     HEADERS,
     HOST,
-    MEMBERS,
     NAME,
     PATH,
     TEXT,
@@ -54,8 +54,6 @@ from perdure.node.config.kinds import (
 )
 from perdure.node.config.values import Address
 from perdure.node.registry.model import OnMaxAttempts
-
-T = TypeVar("T")
 
 _SECOND_MS = 1_000
 _MINUTE_MS = 60 * _SECOND_MS
@@ -88,10 +86,6 @@ class Setting:
 def variable_stem(path: tuple[str, ...]) -> str:
     """A key path as it stands in variables, behind the prefix."""
     return "__".join(part.replace("-", "_").upper() for part in path)
-
-
-def _setting(default: T, kind: Kind[T], meaning: str) -> T:
-    return field(default=default, metadata={"kind": kind, "meaning": meaning})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,58 +257,6 @@ class SnapshotsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterConfig:
-    """Several nodes that are one: each record of the log on some of them, the metadata on the first
-    ones. Without members a node is all there is."""
-
-    members: tuple[tuple[str, str], ...] = _setting(
-        (),
-        MEMBERS,
-        "The first nodes, an odd number, by name, with the addresses where the others reach them "
-        "(`cluster.bind-address` as seen from outside); the same list on every node. They hold the "
-        "metadata, at the port after the one named here.",
-    )
-    bind_address: Address = _setting(
-        Address("127.0.0.1", 5123), ADDRESS, "Where the other nodes connect to."
-    )
-    advertised_address: str | None = _setting(
-        None,
-        optional(TEXT, "auto"),
-        "How the other nodes reach this one, as `host:port`. `auto`: what `members` says, or else "
-        "the bind address.",
-    )
-    secret_file: Path | None = _setting(
-        None,
-        optional(PATH, "none"),
-        "File with a secret that all nodes know, of 16 bytes or more, which keeps others out. It "
-        "encrypts nothing.",
-    )
-    tls_certificate_file: Path | None = _setting(
-        None, optional(PATH, "none"), "PEM file with this node's certificate chain."
-    )
-    tls_key_file: Path | None = _setting(
-        None, optional(PATH, "none"), "PEM file with the certificate's private key."
-    )
-    tls_authority_file: Path | None = _setting(
-        None, optional(PATH, "none"), "PEM file with the authority that signs all certificates."
-    )
-    insecure: bool = _setting(
-        False,
-        BOOLEAN,
-        "Listen for other nodes beyond this machine with neither secret nor certificates.",
-    )
-    replication: int = _setting(
-        2, count(1, 5), "Nodes that must have a record. Read when the cluster is made."
-    )
-    partition_replicas: int = _setting(
-        3, count(1, 7), "Nodes that hold a partition's tables. Read when the cluster is made."
-    )
-    zone: str | None = _setting(
-        None, optional(NAME, "none"), "Where the node is: copies are spread over zones."
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QueryConfig:
     """What one SQL statement may take."""
 
@@ -430,9 +372,15 @@ class Config:
     invoker: InvokerConfig = field(default_factory=InvokerConfig)
     query: QueryConfig = field(default_factory=QueryConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    etcd: EtcdConfig = field(default_factory=EtcdConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
     snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether the node is one among several, or is to become it."""
+        return bool(self.cluster.members or self.etcd.endpoints)
 
 
 TABLES: dict[str, type] = {
@@ -442,6 +390,7 @@ TABLES: dict[str, type] = {
     "invoker": InvokerConfig,
     "query": QueryConfig,
     "cluster": ClusterConfig,
+    "etcd": EtcdConfig,
     "retention": RetentionConfig,
     "retry": RetryConfig,
     "snapshots": SnapshotsConfig,

@@ -1,11 +1,14 @@
 """Every implementation of the metadata port, each in the world it lives in, for one suite."""
 
 import asyncio
+import base64
+import json
 import os
 import random
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,6 +157,37 @@ class EtcdServer:
             assert self.process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
+
+    def control(self, path: str, *, token: str = "", **document: Any) -> Any:
+        """One call of etcd's own JSON interface, such as ``auth/enable``."""
+        request = urllib.request.Request(
+            f"http://{self.endpoint}/v3/{path}",
+            json.dumps(document).encode(),
+            {"authorization": token} if token else {},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def control_as(self, user: str, user_password: str, path: str, **document: Any) -> None:
+        """The same, once a password is wanted."""
+        login = self.control("auth/authenticate", name=user, password=user_password)
+        self.control(path, token=login["token"], **document)
+
+    def want_password(self, user: str, password: str, prefix: str) -> None:
+        """Let only ``root`` and ``user`` in, the latter below ``prefix``."""
+        begin = prefix.encode()
+        end = begin[:-1] + bytes([begin[-1] + 1])
+        keys = {
+            "key": base64.b64encode(begin).decode(),
+            "range_end": base64.b64encode(end).decode(),
+        }
+        self.control("auth/role/add", name="mine")
+        self.control("auth/role/grant", name="mine", perm={"permType": "READWRITE", **keys})
+        self.control("auth/role/add", name="root")
+        for name, role in (("root", "root"), (user, "mine")):
+            self.control("auth/user/add", name=name, password=password)
+            self.control("auth/user/grant", user=name, role=role)
+        self.control("auth/enable")
 
     def stop(self) -> None:
         if self.process is not None:

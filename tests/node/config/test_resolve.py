@@ -385,3 +385,21 @@ def test_settings_reach_the_registry() -> None:
     assert (defaults.retry.initial_ms, defaults.retry.factor) == (10, 11)
     assert (defaults.retry.interval_ms_max, defaults.retry.attempts_max) == (12, 13)
     assert defaults.on_max_attempts is OnMaxAttempts.KILL
+
+
+# --- Where the metadata is ----------------------------------------------------------------------
+
+
+def test_etcd_endpoints_are_a_list_or_a_line() -> None:
+    listed = load('[etcd]\nendpoints = ["a:2379", "b:2379"]\n').config
+    named = load(None, {"PERDURE_ETCD__ENDPOINTS": "a:2379, b:2379,"}).config
+    assert listed.etcd.endpoints == named.etcd.endpoints == ("a:2379", "b:2379")
+    assert listed.is_clustered
+    assert not load(None, {"PERDURE_ETCD__ENDPOINTS": "none"}).config.is_clustered
+
+
+@pytest.mark.parametrize("endpoints", ["a", ":2379", "a:0", "http://a:2379"])
+def test_an_etcd_endpoint_is_somewhere_to_connect_to(endpoints: str) -> None:
+    assert "etcd.endpoints" in refusal(None, {"PERDURE_ETCD__ENDPOINTS": endpoints}) or (
+        "PERDURE_ETCD__ENDPOINTS" in refusal(None, {"PERDURE_ETCD__ENDPOINTS": endpoints})
+    )
