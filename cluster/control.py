@@ -28,7 +28,7 @@ from perdure.cluster.gossip import Gossiper
 from perdure.cluster.leadership import Leaderships, LeadershipStatistics, Replica
 from perdure.cluster.membership import Joined, Membership, Probe
 from perdure.cluster.registers import Registers
-from perdure.cluster.transport import Answer, Transport
+from perdure.cluster.transport import Answer, Refusal, Transport
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import MembershipRefused, NodeReplaced, PartitionUnavailable
@@ -74,6 +74,7 @@ class ControlStatistics:
     is_isolated: bool
     loop_lag_ms: int
     conflicts: int
+    refusals: tuple[Refusal, ...] = ()
 
 
 class ControlPlane:
@@ -161,6 +162,7 @@ class ControlPlane:
             self.detector.is_isolated,
             self.gossiper.loop_lag_ms,
             self.detector.conflicts,
+            self._ports.transport.statistics().refusals,
         )
 
     def hand_over(self, partition: int, to: NodeId) -> None:

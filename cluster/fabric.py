@@ -238,6 +238,7 @@ class Fabric:
         )
 
     async def aclose(self) -> None:
+            refusals=self._greeter.refusals(),
         self._is_closed = True
         self._ticker.cancel()
         for session in self._sessions():

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from perdure.cluster.core.log_messages import ReadSegment, RepairSegment, SealSegment
-from perdure.cluster.core.recovery import Copy, Recovered, RecoveryCore, Repair, Seal
+from perdure.cluster.core.recovery import Copy, Recovered, RecoveryCore, Repair, Seal, Wait
 from perdure.cluster.core.types import Member, Refused, SealOk, SegmentParams
 from perdure.cluster.log_server import LogServer
 from perdure.cluster.replica_links import ReplicaLinks
 from perdure.core.errors import PerdureError, Unreachable
 from perdure.core.invariant import invariant
 from perdure.core.limits import RECOVERY_REQUEST_MS, RECOVERY_RETRY_MS
+from perdure.core.limits_telling import RECOVERY_TELL_MS
 from perdure.core.telemetry import logger
 
 log = logger("log")
@@ -25,9 +26,15 @@ class Recoverer:
     """Recovers ``params`` for the claim of ``epoch``."""
 
     def __init__(
-        self, params: SegmentParams, epoch: int, server: LogServer, links: ReplicaLinks | None
+        self,
+        params: SegmentParams,
+        epoch: int,
+        server: LogServer,
+        links: ReplicaLinks | None,
+        on_waiting: Callable[[Wait | None], None] = lambda wait: None,
     ) -> None:
         self._params = params
+        self._on_waiting = on_waiting
         self._epoch = epoch
         self._server = server
         self._links = links
@@ -35,8 +42,21 @@ class Recoverer:
     async def run(
         self, check_claim: Callable[[], Awaitable[None]], is_degraded_allowed: bool
     ) -> Recovered:
-        """Seal, find the tail, repair. ``check_claim`` raises when going on is futile."""
+        """Seal, find the tail, repair. ``check_claim`` raises when going on is futile.
+
+        What it waits for meanwhile is told to ``on_waiting``, and None once that is over.
+        """
+        try:
+            return await self._run(check_claim, is_degraded_allowed)
+        finally:
+            self._on_waiting(None)
+
+    async def _run(
+        self, check_claim: Callable[[], Awaitable[None]], is_degraded_allowed: bool
+    ) -> Recovered:
         core = RecoveryCore(self._params, is_degraded_allowed=is_degraded_allowed)
+        told: Wait | None = None
+        told_at = 0.0
         while True:
             step = core.step()
             if isinstance(step, Recovered):
@@ -46,19 +66,26 @@ class Recoverer:
             elif isinstance(step, Copy):
                 await asyncio.gather(*(self._copy(core, repair) for repair in step.repairs))
             else:
-                log.warning(
-                    "log.recovery.waiting",
-                    partition=self._params.partition,
-                    segment=self._params.index,
-                    reason=step.reason,
-                    nodes=[member.node for member in step.members],
-                )
+                self._on_waiting(step)
+                now = asyncio.get_running_loop().time()
+                if step != told or now - told_at >= RECOVERY_TELL_MS / 1000:
+                    told, told_at = step, now
+                    self._tell(step)
                 await asyncio.sleep(RECOVERY_RETRY_MS / 1000)
                 await check_claim()
                 if step.reason == "repair_source":
                     # Another f-majority may do without the one that is away.
                     core = RecoveryCore(self._params, is_degraded_allowed=is_degraded_allowed)
                 core.retry()
+
+    def _tell(self, wait: Wait) -> None:
+        log.warning(
+            "log.recovery.waiting",
+            partition=self._params.partition,
+            segment=self._params.index,
+            reason=wait.reason,
+            nodes=[member.node for member in wait.members],
+        )
 
     async def _seal(self, core: RecoveryCore, members: tuple[Member, ...]) -> None:
         """Ask all at once, and go on as soon as enough are sealed."""

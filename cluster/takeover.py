@@ -14,7 +14,7 @@ import msgspec
 from perdure.cluster.core import chain
 from perdure.cluster.core.chain import Claim, PartitionMeta, SegmentMeta
 from perdure.cluster.core.log_messages import CloseSegment
-from perdure.cluster.core.recovery import Recovered
+from perdure.cluster.core.recovery import Recovered, Wait
 from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import Member, SegmentParams, Writer
 from perdure.cluster.log_server import LogServer
@@ -44,6 +44,7 @@ class Plan:
 
     ``nodeset`` and ``replication`` are the new segment's. Only an epoch ``seen_epoch`` is overtaken
     (None: any). ``on_claimed`` hears of the epoch as soon as the register shows the claim.
+    ``on_waiting`` hears what recovery waits for, and None when it goes on.
     ``is_degraded_allowed``: close the old segment also when fewer replicas than it asks for are
     left to hold its last records. ``trim_below``: closed segments below this LSN leave the chain.
     """
@@ -54,6 +55,7 @@ class Plan:
     reason: str
     seen_epoch: int | None = None
     on_claimed: Callable[[int], None] = field(default=lambda epoch: None)
+    on_waiting: Callable[[Wait | None], None] = field(default=lambda wait: None)
     is_degraded_allowed: bool = False
     trim_below: int = 0
 
@@ -157,9 +159,11 @@ class _Attempt:
         if last is None:
             return Recovered(0)
         plan = self._plan
-        recoverer = Recoverer(
-            last.params(self._partition), mine.epoch, self._server, plan.links if plan else None
-        )
+        params = last.params(self._partition)
+        if plan is None:
+            recoverer = Recoverer(params, mine.epoch, self._server, None)
+        else:
+            recoverer = Recoverer(params, mine.epoch, self._server, plan.links, plan.on_waiting)
         is_degraded_allowed = plan is not None and plan.is_degraded_allowed
         return await recoverer.run(lambda: self.check_claim(mine), is_degraded_allowed)
 

@@ -55,6 +55,18 @@ Directory = Mapping[NodeId, Place]
 """The members. Only they may have sessions; a node may find itself in it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Two nodes that don't talk, as of the last time they tried. ``node``: whom this one dialled;
+    None: somebody dialled this one. ``times``: since it began."""
+
+    address: str
+    node: NodeId | None
+    code: str
+    reason: str
+    times: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportStatistics:
     """For metrics. Counts grow from the start; the rest is as of now."""
@@ -75,6 +87,7 @@ class TransportStatistics:
     refused_in: int  # hellos that were turned down
     refused_out: int  # times this node was turned down
     slow_cut: int  # sessions ended because a peer didn't read
+    refusals: tuple[Refusal, ...] = ()  # of the last moments
 
 
 class Transport(Protocol):

@@ -8,10 +8,30 @@ from perdure.cluster.core import membership
 from perdure.cluster.core.failure_detector import NodeState
 from perdure.cluster.core.leadership import ReplicaState
 from perdure.cluster.core.membership import MemberState, NodeRole, StorageState, WorkerState
+from perdure.core.errors import (
+    IdentityConflict,
+    IncompatibleNode,
+    NotAuthenticated,
+    WrongCluster,
+)
 from perdure.core.limits import REPLICA_LAG_RECORDS_MAX
 from perdure.node.standing import ClusterStanding, NodeStanding, PartitionStanding
 
 _SLOW_LOOP_MS = 1000
+_WAITS = {
+    "seal_quorum": "too few answer to know where its log ends",
+    "repair_copies": "too few are there to hold copies of its last records",
+    "repair_source": "only they have some of its last records",
+}
+# By code of the refusal; others pass by themselves.
+_REFUSED_ADVICE = {
+    WrongCluster.code: "the process there has another cluster's settings or data directory: give "
+    "it its own, or stop it",
+    NotAuthenticated.code: "all nodes need the same cluster.secret-file, and certificates of one "
+    "authority: compare the files, then restart the node that differs",
+    IdentityConflict.code: "a data directory was copied: stop the copy",
+    IncompatibleNode.code: "upgrade the older of the two",
+}
 _LISTED_MAX = 8
 
 
@@ -64,6 +84,15 @@ def _of_this_node(seen: ClusterStanding) -> Iterator[Problem]:
             f"a second process runs as {name} with the same generation",
             "a data directory was copied: stop the copy, and give it a name and a directory",
         )
+    for refusal in seen.refusals:
+        if refusal.code in _REFUSED_ADVICE:
+            who = seen.name_of(refusal.node) if refusal.node is not None else refusal.address
+            yield Problem(
+                Severity.WARNING,
+                f"{name} and {who} turn each other away, {refusal.times} times by now: "
+                f"{refusal.reason}",
+                _REFUSED_ADVICE[refusal.code],
+            )
 
 
 def _of_quorums(seen: ClusterStanding) -> Iterator[Problem]:
@@ -180,6 +209,14 @@ def _of_partitions(seen: ClusterStanding) -> Iterator[Problem]:
             "which nodes are missing, and log.recovery.waiting in their logs",
         )
     for part in seen.partitions:
+        if part.waiting is not None:
+            nodes = _listed(seen.name_of(member.node) for member in part.waiting.members)
+            yield Problem(
+                Severity.CRITICAL,
+                f"partition {part.partition} can't be recovered without {nodes}: "
+                f"{_WAITS[part.waiting.reason]}",
+                f"start {nodes} on their disks; nothing acknowledged is lost while it waits",
+            )
         if part.state is ReplicaState.BROKEN:
             yield Problem(
                 Severity.CRITICAL,

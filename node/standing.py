@@ -6,7 +6,7 @@ that was heard of it. For people and alarms: nothing is decided by it.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -25,8 +25,10 @@ from perdure.cluster.core.membership import (
     MemberState,
     NodeMeta,
 )
+from perdure.cluster.core.recovery import Wait
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.leadership import LeadershipStatistics
+from perdure.cluster.transport import Refusal
 from perdure.core.invariant import invariant
 from perdure.node.identity import Identity
 from perdure.node.partition.cluster_host import ClusterHost
@@ -53,7 +55,8 @@ class ReplicaStanding:
 class PartitionStanding:
     """A partition. ``epoch``: of the register. ``committed_lsn``: where this node leads.
 
-    ``state``, ``broken_because``: what this node itself is to it, None: nothing.
+    ``state``, ``broken_because``: what this node itself is to it, None: nothing. ``waiting``: what
+    its take-over here can't go on without.
     """
 
     partition: int
@@ -64,6 +67,7 @@ class PartitionStanding:
     committed_lsn: int | None = None
     state: ReplicaState | None = None
     broken_because: str | None = None
+    waiting: Wait | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,8 @@ class NodeStanding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStanding:
-    """All of it. ``conflicts``: beats of a second process that runs as this node."""
+    """All of it. ``conflicts``: beats of a second process that runs as this node. ``refusals``: who
+    this node doesn't get on with."""
 
     cluster: ClusterMeta
     seen_by: NodeId
@@ -91,6 +96,7 @@ class ClusterStanding:
     is_alone: bool = False
     is_isolated: bool = False
     conflicts: int = 0
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def own(self) -> NodeStanding | None:
@@ -109,19 +115,27 @@ def look(host: Host | ClusterHost, addresses: Addresses) -> ClusterStanding:
     """How it stands; ``addresses``: of this node, while no register says them."""
     own = {int(part.partition): part for part in map(partition_statistics, host.led)}
     if isinstance(host, ClusterHost):
-        return standing(host.plane, own)
+        return standing(host.plane, own, host.waiting())
     return standing_alone(host.identity, own, host.metas, addresses, host.is_disk_full)
 
 
-def standing(plane: ControlPlane, own: Mapping[int, PartitionStatistics]) -> ClusterStanding:
-    """As a node among several sees it; ``own``: its partitions."""
+def standing(
+    plane: ControlPlane,
+    own: Mapping[int, PartitionStatistics],
+    waiting: Mapping[int, Wait] | None = None,
+) -> ClusterStanding:
+    """As a node among several sees it; ``own``: its partitions, ``waiting``: its take-overs that
+    can't go on."""
     seen = view(plane.membership, plane.detector)
     invariant(seen is not None, "a started node has read the cluster's register")
     assert seen is not None
     figures = plane.statistics()
     slots = {slot.partition: slot for slot in figures.partitions}
     partitions = tuple(
-        _partition(seen, partition, slots.get(partition), own.get(partition))
+        replace(
+            _partition(seen, partition, slots.get(partition), own.get(partition)),
+            waiting=(waiting or {}).get(partition),
+        )
         for partition in sorted(seen.partitions)
     )
     led = Counter(part.leader for part in partitions if part.leader is not None)
@@ -146,6 +160,7 @@ def standing(plane: ControlPlane, own: Mapping[int, PartitionStatistics]) -> Clu
         partitions=partitions,
         is_isolated=figures.is_isolated,
         conflicts=figures.conflicts,
+        refusals=figures.refusals,
     )
 
 

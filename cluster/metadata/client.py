@@ -72,6 +72,7 @@ class RaftMetadata:
         self._client = entropy.bits(62)
         self._number = 0
         self._since = 0
+        self._closed = ""  # why a door was, the last time
         self._hints: list[tuple[str, Callable[[str], None]]] = []
         self._watcher: asyncio.Task[None] | None = None
 
@@ -169,7 +170,7 @@ class RaftMetadata:
         answer = await self._ask(lambda is_first: Look())
         if isinstance(answer, Standing):
             return answer
-        raise MetadataUnavailable("no metadata member answers")
+        raise MetadataUnavailable(f"no metadata member answers{self._closed}")
 
     async def aclose(self) -> None:
         """Stop watching and close the doors."""
@@ -184,7 +185,7 @@ class RaftMetadata:
     async def _read(self, key: str, *, is_prefix: bool) -> dict[str, Versioned]:
         answer = await self._ask(lambda is_first: Read(key, is_prefix, METADATA_TRY_MS))
         if not isinstance(answer, Registers):
-            raise MetadataUnavailable(f"metadata key {key} could not be read in time")
+            raise MetadataUnavailable(f"metadata key {key} could not be read in time{self._closed}")
         self._since = max(self._since, answer.applied_count)
         return {key: Versioned(version, value) for key, version, value in answer.registers}
 
@@ -206,7 +207,8 @@ class RaftMetadata:
             own_ms = ask.timeout_ms if not isinstance(ask, Look) else METADATA_TRY_MS
             try:
                 answer = await door.ask(ask, min(left, (own_ms + _ANSWER_SLACK_MS) / 1000))
-            except DoorClosed:
+            except DoorClosed as closed:
+                self._closed = f": {closed}"
                 self._door += 1
                 await asyncio.sleep(METADATA_PAUSE_MS / 1000)
                 continue

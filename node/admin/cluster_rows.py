@@ -93,6 +93,9 @@ def partition_row(part: PartitionStanding, seen: ClusterStanding) -> Document:
         row["pinned"] = seen.name_of(meta.policy.pinned)
     if part.state is not None:
         row["state"] = part.state.value
+    if part.waiting is not None:
+        row["waits_for"] = [seen.name_of(member.node) for member in part.waiting.members]
+        row["waits_because"] = part.waiting.reason
     if part.broken_because is not None:
         row["broken_because"] = part.broken_because
     return row

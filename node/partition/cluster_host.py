@@ -14,6 +14,7 @@ import msgspec
 from perdure.cluster.control import ControlPlane, ControlPorts
 from perdure.cluster.core import chain
 from perdure.cluster.core.identity import Verdict
+from perdure.cluster.core.recovery import Wait
 from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.leadership import Replica
@@ -198,6 +199,14 @@ class ClusterHost:
         if opened is None or self.plane.detector.is_gone(opened.writer):
             return None
         return opened.writer.node
+
+    def waiting(self) -> dict[int, Wait]:
+        """What take-overs of partitions here can't go on without."""
+        return {
+            partition: replica.waiting
+            for partition, replica in self._replicas.items()
+            if replica.waiting is not None
+        }
 
     def on_catalogue_change(self) -> None:
         """The registry changed: what failed for want of a deployment may work now."""

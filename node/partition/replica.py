@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from perdure.cluster.core.recovery import Wait
 from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import Member, NodeId, SegmentParams, Writer
 from perdure.cluster.follower import Follower, FollowerPorts
@@ -92,6 +93,7 @@ class PartitionReplica:
         self._begins: int | None = None  # where the log begins, once that is beyond our tables
         self._opened: SegmentParams | None = None
         self._log: SegmentLog[Proposed] | None = None
+        self.waiting: Wait | None = None  # what our take-over can't go on without
         parts.processor.leader = parts.leader
 
     # --- What leadership asks for ---------------------------------------------------------------
@@ -126,6 +128,7 @@ class PartitionReplica:
             reason=reason,
             seen_epoch=seen_epoch,
             on_claimed=on_claimed,
+            on_waiting=self._on_waiting,
             is_degraded_allowed=ports.is_short(self._partition),
         )
         taken = await take_over(
@@ -142,6 +145,9 @@ class PartitionReplica:
         await self._read_until(taken.opened.base_lsn)
         self._opened = taken.opened
         return taken.opened.epoch
+
+    def _on_waiting(self, wait: Wait | None) -> None:
+        self.waiting = wait
 
     def announce(self, epoch: int) -> None:
         opened = self._opened

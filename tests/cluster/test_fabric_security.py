@@ -39,6 +39,7 @@ from perdure.core.errors import (
     Unreachable,
 )
 from perdure.core.invariant import InvariantViolation
+from perdure.core.limits_telling import FABRIC_REFUSED_SHOWN_MS, FABRIC_REFUSED_TELL_MS
 
 TWO = NodeId(2)
 SECRET = b"known to all of them"
@@ -199,6 +200,29 @@ def test_a_refusal_of_a_stranger_is_not_believed() -> None:
         await until(lambda: two.fabric.statistics().refused_in + one.fabric.statistics().refused_in)
         await until(lambda: two.fabric.statistics().refused_out > 1)
         assert one.refusals == two.refusals == []
+
+    on_sim(check)
+
+
+def test_nodes_that_turn_each_other_away_are_told_of_again_and_again_but_seldom(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def check(rig: Rig) -> None:
+        one = await rig.start(peer(1), secret=SECRET)
+        two = await rig.start(peer(2), secret=b"some other secret")
+        rig.introduce(one, two)
+        with caplog.at_level("WARNING", logger="perdure"):
+            await asyncio.sleep(2.5 * FABRIC_REFUSED_TELL_MS / 1000)
+        told = [r for r in caplog.records if r.getMessage() == "fabric.hello.refused"]
+        assert len(told) == 2 * 3  # both: at once, and after one and two intervals
+        assert all("doesn't know this node's cluster secret" in str(vars(r)) for r in told)
+        (seen,) = (r for r in one.fabric.statistics().refusals if r.node == 2)
+        assert (seen.address, seen.code) == (two.place.address, "FAB0004")
+        assert seen.times > 60  # all the while
+        one.fabric.set_directory({NodeId(1): one.place})
+        two.fabric.set_directory({TWO: two.place})
+        await asyncio.sleep(FABRIC_REFUSED_SHOWN_MS / 1000 + 3)
+        assert one.fabric.statistics().refusals == ()
 
     on_sim(check)
 

@@ -7,11 +7,13 @@ from functools import partial
 import pytest
 from tests.cluster.nodes import Life, World, simulate
 
+from perdure.cluster.core.recovery import Wait
 from perdure.cluster.core.sequencer import Contested, Lost
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.metadata.store import CasOutcome, MetadataStore, Unknown, Versioned
 from perdure.cluster.takeover import decode_meta, partition_key
 from perdure.core.errors import MetadataConflict, OutcomeUnknown
+from perdure.core.limits_telling import RECOVERY_TELL_MS
 
 Body = Callable[[World], Awaitable[None]]
 
@@ -191,19 +193,28 @@ def test_a_node_with_another_disk_doesn_t_count() -> None:
     simulate(body)
 
 
-def test_recovery_waits_for_an_f_majority() -> None:
+def test_recovery_waits_for_an_f_majority(caplog: pytest.LogCaptureFixture) -> None:
+    waits: list[Wait | None] = []
+
     async def body(world: World) -> None:
         one, two, three = world.nodes
         await one.up.lead()
         await one.up.write(b"1")
         await one.kill()
         await three.kill()
-        taking = two.up.start(two.up.lead())
-        await asyncio.sleep(10)
+        taking = two.up.start(two.up.lead(on_waiting=waits.append))
+        with caplog.at_level("WARNING", logger="perdure"):
+            await asyncio.sleep(2.5 * RECOVERY_TELL_MS / 1000)
         assert not taking.done()
+        told = [r for r in caplog.records if r.getMessage() == "log.recovery.waiting"]
+        assert len(told) == 3  # at once, and after each interval, however often it is tried
+        last = waits[-1]
+        assert last is not None and last.reason == "seal_quorum"
+        assert [member.node for member in last.members] == [one.id, three.id]
         await three.start()
         await world.until(taking.done)
         assert taking.result().opened.base_lsn == 2
+        assert waits[-1] is None
 
     simulate(body)
 

@@ -22,7 +22,9 @@ from perdure.cluster.core.membership import (
     StorageState,
     WorkerState,
 )
+from perdure.cluster.core.recovery import Wait
 from perdure.cluster.core.types import Member, NodeId, Writer
+from perdure.cluster.transport import Refusal
 from perdure.node.admin.cluster_rows import cluster_document, node_detail, partition_row
 from perdure.node.cli import exits
 from perdure.node.problems import Severity, problems
@@ -130,7 +132,24 @@ def test_nothing_is_wrong_with_a_cluster_that_is_well() -> None:
         (cluster(node(ONE, loop_lag_ms=4000), node(TWO), node(THREE)), 1, "for 4000 ms"),
         (cluster(is_isolated=True), 0, "hears no other node"),
         (cluster(conflicts=2), 0, "second process runs as node-1"),
+        (
+            cluster(refusals=(Refusal("h9:5122", TWO, "FAB0004", "no such secret", 7),)),
+            1,
+            "node-1 and node-2 turn each other away, 7 times by now: no such secret",
+        ),
+        (
+            cluster(refusals=(Refusal("h9:40000", None, "FAB0003", "another cluster", 1),)),
+            1,
+            "node-1 and h9:40000 turn each other away",
+        ),
         (cluster(part=partition(None)), 0, "no leader is known for partition 0"),
+        (
+            cluster(
+                part=partition(None, waiting=Wait("seal_quorum", (Member(TWO, b""),))),
+            ),
+            0,
+            "partition 0 can't be recovered without node-2: too few answer",
+        ),
         (cluster(part=partition(lag=5000)), 1, "node-3 is 5000 records behind"),
         (
             cluster(part=partition(state=ReplicaState.BROKEN, broken_because="its log is torn")),

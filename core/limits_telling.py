@@ -1,0 +1,32 @@
+"""Limits of what is told to operators: how often a lasting trouble is, from where on it is one.
+
+Beside ``limits``, and of the same kind.
+"""
+
+# A take-over that waits says so at once, when what it waits for changes, and so often otherwise.
+RECOVERY_TELL_MS = 10_000
+# Nodes that turn each other away try again every two seconds; it is logged so often …
+FABRIC_REFUSED_TELL_MS = 60_000
+# … and counts as going on for so long after the last time.
+FABRIC_REFUSED_SHOWN_MS = 30_000
+FABRIC_REFUSED_PLACES_MAX = 1_024
+# Replicas are compared record by record only where they differ, so many extents at the most.
+VERIFY_DIFFERING_EXTENTS_MAX = 1_000
+# Longer lists of ranges are cut: what is wrong is wrong everywhere then.
+VERIFY_RANGES_MAX = 1_000
+# The loop gets a turn after so many extents of a digest, or bytes read for it.
+VERIFY_SLICE_EXTENTS = 1
+# Segments of one partition's log from which on it is told that trimming doesn't keep up.
+CHAIN_SEGMENTS_MANY = 200
+# Used part of the disk below the data directory from which on it is told.
+DISK_USED_MANY_PERCENT = 80
+DISK_USED_CRITICAL_PERCENT = 95
+# What a sync of the log may take on average before it is called slow.
+SYNC_SLOW_MS = 50
+# A certificate is told of so long before it expires.
+CERTIFICATE_EXPIRY_DAYS = 14
+# Clocks of two nodes may differ so much before it is told.
+CLOCK_SKEW_MS = 2_000
+
+assert FABRIC_REFUSED_SHOWN_MS < FABRIC_REFUSED_TELL_MS
+assert DISK_USED_MANY_PERCENT < DISK_USED_CRITICAL_PERCENT
