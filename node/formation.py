@@ -4,8 +4,10 @@
    cluster's fingerprint, notes both down, and gives them to the others. A member without storage
    never makes it by itself: it would have forgotten its votes.
 2. Each of those nodes runs its member as a process beside it, and answers for it to other nodes.
-3. Whoever is first puts the cluster's register there; every process then joins, which gives it the
-   next generation of its node.
+3. The first of them puts the cluster's register there, or all that it had as a single node
+   (``promotion``); every process then joins, which gives it the next generation of its node.
+
+Where an etcd holds the metadata there are no members: the first two steps fall away.
 """
 
 import asyncio
@@ -13,9 +15,7 @@ import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-import msgspec
+from typing import Protocol, TypeVar
 
 import perdure
 from perdure.cluster.core.handshake import ClusterIdentity
@@ -37,7 +37,9 @@ from perdure.cluster.metadata.provision import draw_storages, read_identity
 from perdure.cluster.metadata.provision import provision as make_storage
 from perdure.cluster.metadata.raft_links import MemberIdentity
 from perdure.cluster.metadata.server import FOLDER, MemberSettings, encode_settings
+from perdure.cluster.metadata.store import Versioned
 from perdure.cluster.metadata.supervisor import MemberProcess
+from perdure.cluster.registers import Registers
 from perdure.cluster.security import TlsFiles, check_exposure, read_secret
 from perdure.cluster.transport import Answer
 from perdure.core.clock import Clock
@@ -46,21 +48,29 @@ from perdure.core.errors import (
     DataDirectoryDamaged,
     DataDirectoryForeign,
     InvalidConfiguration,
+    MetadataNotEmpty,
     PerdureError,
 )
+from perdure.core.failpoint import failpoint
 from perdure.core.limits import FORMATION_RETRY_MS, FORMATION_TELL_MS
 from perdure.core.tasks import Supervisor
 from perdure.core.telemetry import logger
 from perdure.node.config.model import Config, advertised
 from perdure.node.config.values import Address, parse_address
 from perdure.node.partition.cluster_host import ClusterPorts
+from perdure.node.promotion import (
+    Intent,
+    check_cluster,
+    promoted_registers,
+    read_note,
+    write_note,
+)
 from perdure.storage.disk import Disk, OsDisk
 
 T = TypeVar("T")
 
 log = logger("cluster")
 
-_INTENT = "formation"
 _ASK_S = 5.0
 
 
@@ -77,16 +87,23 @@ class Adopt(Request[Adopted], frozen=True, tag=0x0310):
     storages: dict[int, str]
 
 
-class _Intent(msgspec.Struct, frozen=True):
-    cluster: str
-    storages: dict[int, str]
+class OpenRegisters(Registers, Protocol):
+    """The cluster's registers, wherever they are kept."""
+
+    async def fill(self, registers: dict[str, Versioned]) -> None:
+        """Put registers into the empty store, versions kept."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop watching and close the connections."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Formed:
     """This process is a node: its registers, who it is, and the door to the others, still shut."""
 
-    registers: RaftMetadata
+    registers: OpenRegisters
     joined: Joined
     fabric: Fabric
 
@@ -132,11 +149,11 @@ class Formation:
         Raises:
             PerdureError: why this process can't be a node of the cluster.
         """
+        check_cluster(self._disk, self._number)
         guest = self._make_fabric(Peer(GUEST, 0, self._entropy.bits(60), b""), b"")
         self._way = guest
         try:
-            doors = await self._find_metadata(guest)
-            registers = RaftMetadata(doors, self._clock, self._entropy)
+            registers = await self._open_registers(guest)
             await self._provision(registers)
             profile = NodeProfile(
                 name=self._config.node_name,
@@ -157,6 +174,13 @@ class Formation:
         if self._number is not None:
             serve_questions(fabric, LocalDoor(self._member_folder))
         return Formed(registers, joined, fabric)
+
+    async def _open_registers(self, guest: Fabric) -> OpenRegisters:
+        if self._config.etcd.endpoints:
+            from perdure.node.etcd import open_etcd
+
+            return open_etcd(self._config, self._clock)
+        return RaftMetadata(await self._find_metadata(guest), self._clock, self._entropy)
 
     # --- The metadata quorum --------------------------------------------------------------------
 
@@ -189,23 +213,24 @@ class Formation:
         await guest.listen()
         if number != 1:
             return await self._unless_lost(self._wait_given(given), None)
-        if not self._disk.exists(_INTENT):
+        intent = read_note(self._disk)
+        if intent is None:
             fingerprint = f"{self._entropy.bits(128):032x}"
             storages = draw_storages(range(1, len(self._members) + 1), self._entropy)
-            content = msgspec.json.encode(_Intent(fingerprint, storages))
-            self._disk.replace(_INTENT, content)
-        intent = msgspec.json.decode(self._disk.read_file(_INTENT), type=_Intent)
+            intent = Intent(fingerprint, storages)
+            write_note(self._disk, intent)
         await self._unless_lost(self._give_all(guest, intent), intent.cluster)
+        failpoint("formation.given")
         identity = MemberIdentity(intent.cluster, number, intent.storages)
         make_storage(disk, identity, self._entropy)
         log.info("cluster.formed", fingerprint=intent.cluster, members=list(self._members))
         return identity
 
-    async def _give_all(self, guest: Fabric, intent: _Intent) -> None:
+    async def _give_all(self, guest: Fabric, intent: Intent) -> None:
         for address in list(self._members.values())[1:]:
             await self._give(guest, address, intent)
 
-    async def _give(self, guest: Fabric, address: str, intent: _Intent) -> None:
+    async def _give(self, guest: Fabric, address: str, intent: Intent) -> None:
         """Insist until the member at ``address`` has its storage."""
         told_at = self._clock.monotonic()
         while True:
@@ -273,30 +298,53 @@ class Formation:
         log.warning("cluster.members.awaited", address=address, reason=reason)
         return now
 
-    async def _provision(self, registers: RaftMetadata) -> None:
-        """Put the cluster's register there, if this node holds metadata and nobody has."""
-        if self._number is None:
+    async def _provision(self, registers: OpenRegisters) -> None:
+        """Where this node holds metadata, or nobody does: have the cluster's register put there, by
+        the first."""
+        is_elsewhere = bool(self._config.etcd.endpoints)
+        if self._number is None and not is_elsewhere:
             return
-        identity = read_identity(OsDisk(self._member_folder))
-        assert identity is not None
+        told_at = self._clock.monotonic()
+        while True:
+            awaited = "metadata"
+            try:
+                if await read_cluster(registers) is not None:
+                    return
+                if self._number == 1 or is_elsewhere:
+                    await self._put_first(registers)
+                    return
+                awaited, reason = next(iter(self._members.values())), "it has to form the cluster"
+            except PerdureError as failure:
+                # Not empty: an earlier attempt, whose answer was lost, has put it there.
+                if not failure.retriable and not isinstance(failure, MetadataNotEmpty):
+                    raise
+                reason = str(failure)
+            told_at = self._tell(told_at, awaited, reason)
+            await asyncio.sleep(FORMATION_RETRY_MS / 1000)
+
+    async def _put_first(self, registers: OpenRegisters) -> None:
+        intent = read_note(self._disk)
+        if intent is not None and intent.promoted is not None:
+            await registers.fill(await promoted_registers(self._disk, intent.promoted))
+            failpoint("promotion.filled")
+            log.info("cluster.promoted", fingerprint=intent.cluster)
+            return
+        if self._number is None:
+            fingerprint = f"{self._entropy.bits(128):032x}"
+        else:
+            identity = read_identity(OsDisk(self._member_folder))
+            assert identity is not None
+            fingerprint = identity.cluster
         cluster = self._config.cluster
         wanted = ClusterMeta(
             format=CLUSTER_FORMAT_VERSION,
             name=self._config.cluster_name,
-            fingerprint=identity.cluster,
+            fingerprint=fingerprint,
             partition_count=self._config.worker.partition_count,
             replication=cluster.replication,
             partition_replicas=cluster.partition_replicas,
         )
-        told_at = self._clock.monotonic()
-        while True:
-            try:
-                await provision(registers, wanted)
-                return
-            except PerdureError as failure:
-                if not failure.retriable:
-                    raise
-                told_at = self._tell(told_at, "metadata", str(failure))
+        await provision(registers, wanted)
 
     def _settings(self, identity: MemberIdentity) -> MemberSettings:
         config = self._config.cluster

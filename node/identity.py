@@ -25,6 +25,7 @@ from perdure.core.errors import (
     MetadataConflict,
     MetadataRegressed,
 )
+from perdure.node.promotion import check_single
 from perdure.storage.data_directory import (
     DIRECTORY_FORMAT_VERSION,
     Marker,
@@ -111,6 +112,7 @@ async def establish(
 async def _read(
     disk: Disk, metadata: MetadataStore, names: tuple[str, str]
 ) -> tuple[Marker | None, ClusterMeta | None]:
+    check_single(disk)
     marker = read_marker(disk)
     if marker is not None:
         check_owner(marker, *names)

@@ -22,7 +22,7 @@ from perdure.cluster.core.failure_detector import (
 )
 from perdure.cluster.core.membership import ClusterMeta, NodeMeta, NodeRole, Nodes, Partitions
 from perdure.cluster.core.placement import WorkSite, place_leaders, place_replicas
-from perdure.cluster.core.types import NodeId
+from perdure.cluster.core.types import Member, NodeId
 from perdure.core.errors import MembershipRefused
 from perdure.core.hashing import hash_parts
 from perdure.core.limits import (
@@ -282,14 +282,16 @@ class ControllerCore:
 
     @staticmethod
     def _widen(view: View, leaders: Mapping[int, NodeId], decisions: list[Decision]) -> None:
-        """Give segments that were opened while nodes were missing all the replicas that they should
-        have, at once: until then the loss of one node may be one too many."""
-        left = dict.fromkeys(leaders.values(), DRAIN_MOVES_MAX)
+        """Give segments all their replicas, at once, where some were missing when they were opened,
+        or take no more: until then the loss of one node may be one too many."""
+        there, copies = len(_storing(view)), view.cluster.replication
+        left = dict.fromkeys(leaders.values(), DRAIN_MOVES_MAX if there >= copies else 0)
         moving = {d.partition for d in decisions if not isinstance(d, SetNode)}
-        size = min(2 * view.cluster.replication - 1, len(_storing(view)))
         for partition, leader in sorted(leaders.items()):
             opened = view.partitions[partition].chain[-1]
-            if len(opened.nodeset) < size and partition not in moving and left[leader]:
+            usable = sum(_takes_more(view, member) for member in opened.nodeset)
+            is_short = usable < max(min(2 * copies - 1, there), len(opened.nodeset))
+            if is_short and partition not in moving and left[leader]:
                 left[leader] -= 1
                 decisions.append(MoveLeader(partition, leader, leader, opened.epoch))
 
@@ -308,25 +310,17 @@ class ControllerCore:
     ) -> None:
         partition, leader, to = move
         self._moved_at[leader] = self._moved_at[to] = now
-        epoch = view.partitions[partition].chain[-1].epoch
-        decisions.append(MoveLeader(partition, leader, to, epoch))
+        decisions.append(MoveLeader(*move, view.partitions[partition].chain[-1].epoch))
 
     def _needs_nodeset(self, now: int, view: View, partition: int) -> bool:
-        """Whether a new segment would have better replicas than the open one."""
+        """Whether a new segment would have other copies, or replicas that aren't lost."""
         opened = view.partitions[partition].chain[-1]
         usable = _storing(view)
-        replication = view.cluster.replication
-        if len(usable) < replication:
+        if len(usable) < view.cluster.replication:
             return False
-        if opened.replication != replication:
-            return True
         others = usable - {member.node for member in opened.nodeset}
-        return any(
-            member.node not in view.nodes
-            or not view.nodes[member.node].may_store
-            or view.nodes[member.node].member(member.node) != member
-            or (self._is_lost(now, member.node) and bool(others))
-            for member in opened.nodeset
+        return opened.replication != view.cluster.replication or (
+            bool(others) and any(self._is_lost(now, member.node) for member in opened.nodeset)
         )
 
     @staticmethod
@@ -416,6 +410,12 @@ def _storing(view: View) -> set[NodeId]:
     """Log servers that live."""
     state = view.detector.state
     return {n for n, value in view.nodes.items() if value.may_store and state(n) is NodeState.ALIVE}
+
+
+def _takes_more(view: View, member: Member) -> bool:
+    """Whether the very disk is one that new segments may use."""
+    known = view.nodes.get(member.node)
+    return known is not None and known.may_store and known.member(member.node) == member
 
 
 def _count_leaders(view: View) -> Counter[NodeId]:

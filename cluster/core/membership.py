@@ -283,12 +283,18 @@ def _plan_join(nodes: Nodes, profile: NodeProfile, storage_uuid: str) -> StartPl
 
 
 def _plan_empty(node: NodeId, known: NodeMeta, profile: NodeProfile) -> StartPlan:
-    """An empty disk under a known name: the one before is gone, and counted for nothing or much."""
+    """An empty disk under a known name: the one before is gone, and counted for nothing or much.
+
+    Once it is known to be lost, the new one is what is asked for: it takes its place at once.
+    """
     started = _run(known, profile, profile.fresh_uuid)
     was_writable = known.storage in (StorageState.READ_WRITE, StorageState.READ_ONLY)
     verdict = judge(None, Published(generation=known.generation, was_writable=was_writable))
     if verdict is Verdict.DATA_LOSS:
         started = _lose(started, known.storage_uuid)
+    elif known.storage is StorageState.DATA_LOSS:
+        started = _lose(started, known.storage_uuid)
+        started = _to_storage(started, StorageState.PROVISIONING)
     return StartPlan(node, started, False, verdict)
 
 

@@ -145,7 +145,8 @@ class ReaderCore:
         if meta is None or self._is_stale:
             return ReadChain()
         lsn = self.next_lsn
-        first = meta.chain[0].base_lsn if meta.chain else meta.trim_lsn
+        # A chain may begin in the midst of a segment: where a single node had let go of the rest.
+        first = max(meta.chain[0].base_lsn if meta.chain else 0, meta.trim_lsn)
         if lsn < first:
             return TrimGap(first)
         if self._gap is not None and lsn < self._gap:

@@ -1,5 +1,6 @@
 """``perdure cluster``: how the cluster stands, what is wrong first."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import cast
 
@@ -7,15 +8,17 @@ import click
 
 from perdure.node.cli.client import Document
 from perdure.node.cli.deployments import rows_of
-from perdure.node.cli.output import emit_facts, emit_table, plain
+from perdure.node.cli.output import emit_facts, emit_table, plain, say
 from perdure.node.cli.session import Session, Verbs, admin_options
+from perdure.node.cli.settings import settings_options
+from perdure.node.config.resolve import Loaded
 
 _COLOURS = {"critical": "red", "warning": "yellow"}
 
 
 @click.group(cls=Verbs)
 def cluster() -> None:
-    """Show how a cluster stands: what is wrong first."""
+    """Show how a cluster stands: what is wrong first; make one of a single node."""
 
 
 @cluster.command()
@@ -49,6 +52,32 @@ def status(session: Session) -> None:
     session.emit(document, show)
     if any(row.get("severity") == "critical" for row in rows_of(document, "problems")):
         raise click.exceptions.Exit(1)
+
+
+@cluster.command()
+@click.option("--undo", is_flag=True, help="Take it back, before the node has been started again.")
+@settings_options
+def promote(loaded: Loaded, undo: bool) -> None:
+    """Make the stopped single node here the first node of a cluster.
+
+    Give it the settings that the node is to run with from then on: it comes first in
+    cluster.members. Nothing happens yet: its next start, together with those of the other members
+    on empty data directories, makes the cluster, with all that the node had.
+    """
+    from perdure.core.entropy import SystemEntropy
+    from perdure.node import promotion
+
+    config = loaded.config
+    if undo:
+        promotion.undo(config)
+        say(f"{config.node_name} is a single node again.")
+        return
+    asyncio.run(promotion.promote(config, SystemEntropy()))
+    members = ", ".join(name for name, _ in config.cluster.members)
+    say(
+        f"{config.node_name} is the first of a cluster from its next start on, which waits for all "
+        f"of {members}. --undo takes it back until then."
+    )
 
 
 def emit_nodes(rows: Iterable[Document]) -> None:

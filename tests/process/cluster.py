@@ -182,7 +182,8 @@ class ClusterRun(CrashRun):
     @property
     def ingress_port(self) -> int:
         """Another one each time."""
-        return self.cluster.nodes[next(self._turns) % NODES].ingress_port
+        nodes = self.cluster.nodes
+        return nodes[next(self._turns) % len(nodes)].ingress_port
 
     def check_alive(self) -> None:
         """At the end all of them run."""

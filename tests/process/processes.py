@@ -32,7 +32,7 @@ class ProcessFailed(AssertionError):
     """A process did what it must not: died by itself, didn't start, didn't stop."""
 
 
-def _surroundings() -> dict[str, str]:
+def surroundings() -> dict[str, str]:
     """Our environment without settings of a server: a test decides those itself."""
     prefixes = ("PERDURE_", "RESTATE_")
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
@@ -67,7 +67,7 @@ class ManagedProcess:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
-                env={**_surroundings(), **self.environment},
+                env={**surroundings(), **self.environment},
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -327,17 +327,27 @@ def test_pinned_and_frozen_partitions_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("state", [StorageState.READ_ONLY, StorageState.DATA_LOSS])
-def test_segments_leave_log_servers_that_may_not_store(state: StorageState) -> None:
-    rig = Rig(3, 3)
-    for partition in range(3):
+def test_segments_leave_log_servers_that_may_not_store_at_once(state: StorageState) -> None:
+    rig = Rig(3, 5)
+    for partition in range(5):
         rig.place(partition, 1, 2, 3)
         rig.lead(partition, 1)
     rig.decide()
     rig.edit(3, storage=state)
-    assert rig.decide(BALANCE_SETTLE_MS) == [MoveLeader(0, ME, ME, 1)]
-    rig.lead(0, 1, nodeset=(1, 2))
-    assert rig.decide(LEADER_MOVE_REST_MS - 1) == []
-    assert rig.decide(1) == [MoveLeader(1, ME, ME, 1)]
+    assert rig.decide() == [MoveLeader(partition, ME, ME, 1) for partition in range(4)]
+    for partition in range(4):
+        rig.lead(partition, 1, nodeset=(1, 2))
+    assert rig.decide() == [MoveLeader(4, ME, ME, 1)]
+    rig.lead(4, 1, nodeset=(1, 2))
+    assert rig.decide() == []
+
+
+def test_segments_leave_a_disk_that_was_replaced() -> None:
+    rig = _balanced(3)
+    rig.decide()
+    rig.edit(3, storage_uuid="cc" * 16)
+    moved = [decision.partition for decision in rig.decide() if isinstance(decision, MoveLeader)]
+    assert moved == [0, 1, 2]
 
 
 def test_a_new_log_server_changes_nothing() -> None:

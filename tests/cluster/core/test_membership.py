@@ -119,8 +119,10 @@ def test_an_empty_disk_under_a_known_name(state: StorageState) -> None:
     was_writable = state in (StorageState.READ_WRITE, StorageState.READ_ONLY)
     assert plan.verdict is (Verdict.DATA_LOSS if was_writable else Verdict.JOIN)
     assert (plan.value.generation, plan.value.storage_uuid) == (6, FRESH)
-    assert plan.value.storage is (StorageState.DATA_LOSS if was_writable else state)
-    assert plan.value.lost_uuids == ((UUID,) if was_writable else ())
+    is_known = state is StorageState.DATA_LOSS  # the new disk takes the place of the lost one
+    wanted = StorageState.PROVISIONING if is_known else state
+    assert plan.value.storage is (StorageState.DATA_LOSS if was_writable else wanted)
+    assert plan.value.lost_uuids == ((UUID,) if was_writable or is_known else ())
 
 
 def test_a_directory_of_somebody_else_is_refused() -> None:

@@ -120,6 +120,13 @@ def test_what_was_trimmed_is_a_gap() -> None:
     assert core.step() == TrimGap(7)
 
 
+def test_a_log_may_begin_in_the_midst_of_a_segment() -> None:
+    closed = _segment(0, 1, 20)
+    meta = _meta(closed, _segment(1, 20, None), trim=12)
+    assert _core(meta).step() == TrimGap(12)
+    assert _core(meta, next_lsn=12).step() == Fetch(closed, MEMBERS[0], 11, 19)
+
+
 def test_a_sealed_segment_without_a_successor_means_a_stale_chain() -> None:
     opened = _segment(0, 1, None)
     core = _core(_meta(opened))
