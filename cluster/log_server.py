@@ -201,8 +201,11 @@ class LogServer:
             return min(kgt, state.durable_tail)
         return kgt
 
-    def digest(self, key: SegmentKey, lower: int, upper: int, step: int) -> Iterator[Extent]:
-        """What is here of ``[lower, upper)``, cut at multiples of ``step``. Raises LogDamaged."""
+    def digest(self, key: SegmentKey, lower: int, upper: int, step: int) -> Iterator[Extent | None]:
+        """What is here of ``[lower, upper)``, cut at multiples of ``step``. Raises LogDamaged.
+
+        None after each piece that was read: let the loop do something else then.
+        """
         state = self._core.state(key)
         bound = self._readable(state, False) if state is not None else 0
         upper = min(upper, bound)
@@ -216,6 +219,7 @@ class LogServer:
                     crc = zlib.crc32(record[-4:], crc)
                 lower += len(held.records)
                 following = lower if held.records else held.first_offset
+                yield None
             if lower > first:
                 yield Extent(first, lower - first, crc)
             if lower < end:

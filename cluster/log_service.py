@@ -141,5 +141,6 @@ class LogService:
     async def _digest(self, peer: Peer, request: DigestSegment) -> AsyncIterator[Extent]:
         key = request.partition, request.segment
         for extent in self._server.digest(key, request.lower, request.upper, request.step):
-            yield extent
+            if extent is not None:
+                yield extent
             await asyncio.sleep(0)

@@ -10,12 +10,11 @@ FABRIC_REFUSED_TELL_MS = 60_000
 # … and counts as going on for so long after the last time.
 FABRIC_REFUSED_SHOWN_MS = 30_000
 FABRIC_REFUSED_PLACES_MAX = 1_024
-# Replicas are compared record by record only where they differ, so many extents at the most.
-VERIFY_DIFFERING_EXTENTS_MAX = 1_000
-# Longer lists of ranges are cut: what is wrong is wrong everywhere then.
-VERIFY_RANGES_MAX = 1_000
-# The loop gets a turn after so many extents of a digest, or bytes read for it.
-VERIFY_SLICE_EXTENTS = 1
+# Replicas of a log are compared so many records at a time …
+VERIFY_WINDOW_RECORDS = 65_536
+# … after they were given a moment to hear of the last commits.
+VERIFY_CATCH_UP_MS = 2_000
+VERIFY_POLL_MS = 50
 # Segments of one partition's log from which on it is told that trimming doesn't keep up.
 CHAIN_SEGMENTS_MANY = 200
 # Used part of the disk below the data directory from which on it is told.

@@ -1,12 +1,14 @@
 """Comparing replicas: sound logs, missing copies, and records that differ."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cluster.nodes import World, simulate
 
+from perdure.cluster import log_server, verify
 from perdure.cluster.core.log_messages import Extent
 from perdure.cluster.core.types import Member, NodeId
 from perdure.cluster.takeover import decode_meta, partition_key
@@ -14,9 +16,8 @@ from perdure.cluster.verify import (
     LsnRange,
     SegmentReport,
     Verifier,
-    count_copies,
+    coverage,
     differing,
-    ranges,
 )
 
 Body = Callable[[World], Awaitable[None]]
@@ -83,19 +84,81 @@ def test_the_same_place_with_another_content_differs() -> None:
     assert differing({ONE: same, TWO: [Extent(1, 3, 9)]}) == []
 
 
-@given(st.lists(st.sets(st.integers(0, 20)), max_size=4))
-def test_copies_are_counted_per_offset(held: list[set[int]]) -> None:
-    digests = [
-        [Extent(r.lower, r.upper - r.lower, 0) for r in ranges(sorted(each), 0)] for each in held
-    ]
-    counted = count_copies(digests, 2, 18)
-    assert counted == {o: sum(o in each for each in held) for o in range(2, 18)}
+Spans = list[tuple[int, int]]
+_SPANS = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6)), max_size=4)
 
 
-@given(st.sets(st.integers(0, 30)))
-def test_ranges_cover_what_they_were_made_of(offsets: set[int]) -> None:
-    found = ranges(sorted(offsets), 100)
-    assert {lsn for each in found for lsn in range(each.lower, each.upper)} == {
-        100 + offset for offset in offsets
+def disjoint(spans: Spans) -> Spans:
+    """As one replica tells them: ascending, none over another."""
+    found: Spans = []
+    for first, count in sorted(spans):
+        if not found or first >= found[-1][0] + found[-1][1]:
+            found.append((first, count))
+    return found
+
+
+@given(st.lists(_SPANS.map(disjoint), max_size=4))
+def test_copies_are_counted_per_offset(held: list[Spans]) -> None:
+    digests = [[Extent(first, count, 0) for first, count in each] for each in held]
+    pieces = coverage(digests, 2, 18)
+    counted = {o: copies for first, end, copies in pieces for o in range(first, end)}
+    assert counted == {
+        o: sum(any(first <= o < first + count for first, count in each) for each in held)
+        for o in range(2, 18)
     }
-    assert all(a.upper < b.lower for a, b in pairwise(found))
+    assert sum(end - first for first, end, _ in pieces) == 16
+
+
+def test_a_window_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "VERIFY_WINDOW_RECORDS", 100)
+
+    async def body(world: World) -> None:
+        one = world.nodes[0].up
+        await one.lead()
+        await one.write(*(b"%d" % n for n in range(250)))
+        assert one.log is not None
+        await one.log.drain()
+        (report,) = await _verify(world, 1)
+        assert report.is_sound and (report.lower, report.upper) == (1, 251)
+        await world.nodes[1].kill()
+        await world.nodes[2].kill()
+        (report,) = await _verify(world, 0)
+        assert report.under_replicated == (LsnRange(1, 251),)  # not one for each window
+        assert report.missing == report.diverging == ()
+
+    simulate(body)
+
+
+def test_what_was_trimmed_meanwhile_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "VERIFY_WINDOW_RECORDS", 100)
+
+    async def body(world: World) -> None:
+        one = world.nodes[0].up
+        await one.lead()
+        await one.write(*(b"%d" % n for n in range(250)))
+        assert one.log is not None
+        await one.log.drain()
+        life = world.nodes[1].up
+        checking = life.start(_verify(world, 1))
+        await asyncio.sleep(0.01)
+        one.log.trim(241)
+        (report,) = await checking
+        assert report.is_sound
+
+    simulate(body)
+
+
+def test_a_digest_lets_others_have_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_server, "READ_CHUNK_BYTES_MAX", 4_096)
+
+    async def body(world: World) -> None:
+        one = world.nodes[0].up
+        await one.lead()
+        await one.write(*(b"x" * 1_000 for _ in range(40)))
+        assert one.log is not None
+        await one.log.drain()
+        steps = list(one.server.digest((0, 0), 0, 40, 1024))
+        assert next(step for step in steps if step is not None).count == 40
+        assert steps.count(None) >= 10  # 40 KB in pieces of 4
+
+    simulate(body)
