@@ -234,11 +234,11 @@ class Fabric:
             streams=len(self._streams) + self._streams_taken,
             asks_waiting=sum(session.asks_waiting for session in sessions),
             queued_bytes=sum(session.outbox.queued_bytes for session in sessions),
+            refusals=self._greeter.refusals(),
             **asdict(self._counters),
         )
 
     async def aclose(self) -> None:
-            refusals=self._greeter.refusals(),
         self._is_closed = True
         self._ticker.cancel()
         for session in self._sessions():
