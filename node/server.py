@@ -186,7 +186,7 @@ class Node:
     async def _establish(self, disk: OsDisk) -> tuple[MetadataStore, Identity]:
         """Where configuration is decided, and who this process is there."""
         config = self.config
-        if not config.cluster.members:
+        if not config.is_clustered:
             metadata = LocalMetadata(disk)
             names = (config.cluster_name, config.node_name)
             count = config.worker.partition_count
