@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 KILLS ?= 200
 
-.PHONY: help links install demo cluster-demo check test compat proto bench crash sim soak-http
+.PHONY: help links install demo cluster-demo check test compat proto bench crash sim sim-cluster soak-http
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -54,6 +54,10 @@ crash: install  ## kill -9 under random load, KILLS times, and a boot with 100,0
 
 sim: install  ## The power-loss simulation over SEEDS seeds (or SEED=n for one).
 	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/sim -s
+
+sim-cluster: install  ## Whole clusters in JOBS processes: SEEDS of them, FROM the first one on.
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.sim.cluster_run --seeds $(SEEDS) \
+		--from $(or $(FROM),0) $(if $(JOBS),--jobs $(JOBS))
 
 soak-http: install  ## A million HTTP streams through one client and server.
 	SOAK_STREAMS=1000000 $(BIN)/python -m pytest tests/node/http -k soak -s

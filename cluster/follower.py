@@ -182,6 +182,7 @@ class Follower:
         except TimeoutError:
             # The replica here may have been left behind: ask another one now and then.
             await self._poll(wait)
+            self._core.on_no_news(segment)
 
     def _watch(self, key: SegmentKey, nodeset: tuple[Member, ...]) -> None:
         if self._watching is not None and self._watching[0] == key:

@@ -137,6 +137,15 @@ class ReaderCore:
         """Read the chain again, whatever it says."""
         self._is_stale = True
 
+    def on_no_news(self, segment: SegmentMeta) -> None:
+        """Some time has passed and its tail doesn't move.
+
+        One that is sealed, or that nobody knows of, never will: its successor may be in the chain.
+        """
+        state = self._tails.get(segment.index)
+        if state is None or state.is_sealed:
+            self._is_stale = True
+
     # --- What is next ---------------------------------------------------------------------------
 
     def step(self) -> Step:

@@ -7,6 +7,7 @@ made at once, will be made later, or never.
 import asyncio
 import random
 from collections.abc import Callable
+from contextvars import Context, copy_context
 
 from perdure.cluster.metadata.store import CasOutcome, Conflict, Unknown, Versioned
 from perdure.core.errors import MetadataUnavailable
@@ -23,7 +24,7 @@ class FlakyRegisters:
         self.delay_s = 0.002
         self.is_down = False
         self.writes = 0
-        self._hints: list[tuple[str, Callable[[str], None]]] = []
+        self._hints: list[tuple[str, Callable[[str], None], Context]] = []
 
     async def get(self, key: str) -> Versioned | None:
         await self._travel()
@@ -52,7 +53,7 @@ class FlakyRegisters:
         return outcome
 
     def watch(self, prefix: str, hint: Callable[[str], None]) -> Callable[[], None]:
-        entry = (prefix, hint)
+        entry = (prefix, hint, copy_context())  # a hint arrives where it is watched for
         self._hints.append(entry)
         return lambda: self._hints.remove(entry)
 
@@ -64,9 +65,10 @@ class FlakyRegisters:
         written = self.found[key] = Versioned((version or 0) + 1, value)
         self.writes += 1
         loop = asyncio.get_running_loop()
-        for prefix, hint in self._hints:
+        for prefix, hint, context in self._hints:
             if key.startswith(prefix) and self.dice.random() >= self.lost_hint_chance:
-                loop.call_later(self.dice.random() * self.delay_s, hint, key)
+                delay = self.dice.random() * self.delay_s
+                loop.call_later(delay, hint, key, context=context.copy())
         return written
 
     async def _travel(self) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from tests.sim.cluster_machine import Door
 from tests.sim.node_world import NodeWorld, Request, Violation
 
 from perdure.core.errors import PerdureError
 from perdure.core.ids import InvocationId, partition_key_of
 from perdure.engine.actions import Existing, Outcome
 from perdure.engine.commands import Signal
-from perdure.node.partition.routing import RoutedGateway
 from perdure.proto import service_pb2 as pb
 from perdure.storage.tables.invocations import Result
 
@@ -21,40 +21,42 @@ T = TypeVar("T")
 
 
 class Outside:
-    """Asks any of the nodes that live; ``gateways`` are theirs."""
+    """Asks any of the nodes that live through ``doors``, over the first ``seconds``."""
 
     def __init__(
         self,
         dice: random.Random,
         work: NodeWorld,
         happened: Counter[str],
-        gateways: Callable[[], list[RoutedGateway]],
+        doors: Callable[[], list[Door]],
+        seconds: float,
     ) -> None:
         self._dice = dice
         self._work = work
         self._happened = happened
-        self._gateways = gateways
+        self._doors = doors
+        self._seconds = seconds
 
     async def insist(self, request: Request) -> None:
         """Ask any node, under the same id, until the result is known."""
-        await asyncio.sleep(self._dice.random() * 5)
+        await asyncio.sleep(self._dice.random() * self._seconds)
         while request.result is None:
-            gateways = self._gateways()
-            if not gateways:
+            doors = self._doors()
+            if not doors:
                 await asyncio.sleep(0.05)
                 continue
-            gateway = self._dice.choice(gateways)
+            door = self._dice.choice(doors)
             told: asyncio.Future[Result | PerdureError] = asyncio.get_running_loop().create_future()
+            door.propose(
+                request.command,
+                partition_key_of(request.command.id),
+                partial(self._on_accepted, door, request, request.is_acknowledged, told),
+                partial(_tell, told),
+            )
             try:
-                gateway.propose(
-                    request.command,
-                    partition_key_of(request.command.id),
-                    partial(self._on_accepted, gateway, request, told),
-                    partial(_tell, told),
-                )
-                async with asyncio.timeout(self._dice.choice((5.0, 60.0))):
+                async with asyncio.timeout(self._dice.choice((2.0, 8.0, 30.0))):
                     outcome = await told
-            except (PerdureError, TimeoutError):
+            except TimeoutError:
                 await asyncio.sleep(0.02)
                 continue
             if isinstance(outcome, PerdureError):
@@ -65,39 +67,40 @@ class Outside:
 
     def _on_accepted(
         self,
-        gateway: RoutedGateway,
+        door: Door,
         request: Request,
+        was_acknowledged: bool,  # when it was asked: answers may come late, and in any order
         told: "asyncio.Future[Result | PerdureError]",
         outcome: Outcome,
     ) -> None:
-        if request.is_acknowledged and not isinstance(outcome, Existing):
+        if was_acknowledged and not isinstance(outcome, Existing):
             raise Violation(f"{request.command.id.hex()} was acknowledged and then forgotten")
         request.is_acknowledged = True
         if isinstance(outcome, Existing) and outcome.result is not None:
             _tell(told, outcome.result)
         else:
-            gateway.wait(request.command.id, partial(_tell, told))
+            door.wait(request.command.id, partial(_tell, told))
 
     async def complete_awakeables(self) -> None:
         awakeables = self._work.ledger.awakeables
         while True:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(self._dice.choice((0.05, 0.2)))
             for (invocation, index), is_done in list(awakeables.items()):
-                if not is_done and self._gateways():
+                if not is_done and self._doors():
                     await self._signal(invocation, index)
 
     async def _signal(self, invocation: InvocationId, index: int) -> None:
         note = pb.NotificationMessage(signal_idx=index, value=pb.Value(content=b"hello %d" % index))
         command = Signal(invocation, index, "", note.SerializeToString(), False)
         told: asyncio.Future[Outcome | PerdureError] = asyncio.get_running_loop().create_future()
-        gateway = self._dice.choice(self._gateways())
+        door = self._dice.choice(self._doors())
+        door.propose(
+            command, partition_key_of(invocation), partial(_tell, told), partial(_tell, told)
+        )
         try:
-            gateway.propose(
-                command, partition_key_of(invocation), partial(_tell, told), partial(_tell, told)
-            )
-            async with asyncio.timeout(20.0):
+            async with asyncio.timeout(self._dice.choice((2.0, 8.0))):
                 outcome = await told
-        except (PerdureError, TimeoutError):
+        except TimeoutError:
             return
         if not isinstance(outcome, PerdureError):
             self._work.ledger.awakeables[invocation, index] = True

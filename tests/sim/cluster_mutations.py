@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from tests.sim.cluster_world import DARK_FAULTS
+from tests.sim.cluster_faults import DARK
 
 from perdure.cluster.core.recovery import Recovered
 from perdure.cluster.recoverer import Recoverer
@@ -27,7 +27,7 @@ class Mutation:
     name: str
     patches: tuple[tuple[type, str, Callable[..., Any]], ...]
     seeds: range = range(12)
-    kinds: tuple[str, ...] = DARK_FAULTS
+    kinds: tuple[str, ...] = DARK
 
 
 _propose = RoutedGateway.propose
@@ -69,7 +69,11 @@ def _lead_on(self: PartitionReplica, epoch: int, reason: str) -> None:
 MUTATIONS = (
     Mutation("an ack without a sync", ((WalWriter, "_write", _write_unsynced),)),
     Mutation("a leader without the tail", ((PartitionReplica, "_read_until", _go_on_at_once),)),
-    Mutation("a tail from one replica, unsealed", ((Recoverer, "run", _believe_oneself),)),
+    Mutation(
+        "a tail from one replica, unsealed",
+        ((Recoverer, "run", _believe_oneself),),
+        seeds=range(16, 28),  # it takes records that only others have
+    ),
     Mutation("a repeat under another id", ((RoutedGateway, "propose", _rename_repeats),)),
     Mutation("a leader that acts after its term", ((PartitionReplica, "step_down", _lead_on),)),
 )

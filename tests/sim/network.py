@@ -5,12 +5,16 @@ of one direction of a wire stay in order; a connection may break at any frame, w
 under way and which the two ends learn of at different times; one direction between two hosts may be
 cut, which holds frames up until it is healed; a host may lose its power, after which nobody tells
 the others. It never damages, repeats or reorders frames of a wire.
+
+What the network does is done in its own context, and whoever listens is called in the listener's:
+frames travel on while the process that sent them is stopped (tests/sim/loop.py).
 """
 
 import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 
 from perdure.cluster.wires import Wire, WireBroken
@@ -35,11 +39,13 @@ class SimNetwork:
     def __init__(self, dice: random.Random, faults: NetworkFaults | None = None) -> None:
         self.dice = dice
         self.faults = faults or NetworkFaults()
-        self.listeners: dict[str, Callable[[Wire], None]] = {}
+        self.context = copy_context()
+        self.listeners: dict[str, tuple[Callable[[Wire], None], Context]] = {}
         self.connections: list[SimConnection] = []
         self.frames_delivered = 0
         self.resets = 0
         self._cuts: set[tuple[str, str]] = set()
+        self._dialling: list[asyncio.Future[None]] = []
 
     def wires(self, host: str, *, is_private: bool = False) -> "SimWires":
         """The network as one life of a host sees it."""
@@ -50,14 +56,29 @@ class SimNetwork:
         self._cuts.add((source, target))
 
     def isolate(self, host: str) -> None:
-        """Cut both directions between a host and every other; also what its pause looks like."""
+        """Cut both directions between a host and every other."""
         self._cuts |= {(host, "*"), ("*", host)}
 
+    def mend(self, host: str) -> None:
+        """End the cuts that the host has part in: what was held up arrives, in order."""
+        self._cuts = {cut for cut in self._cuts if host not in cut}
+        self._go_on()
+
     def heal(self) -> None:
-        """End all cuts: what was held up arrives, in order."""
+        """End all cuts."""
         self._cuts.clear()
-        for connection in self.connections:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        _wake(self._dialling)
+        for connection in [*self.connections]:
             connection.go_on()
+
+    async def wait_for_heal(self) -> None:
+        """Wait until cuts end; there may be new ones by then."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._dialling.append(future)
+        await future
 
     def is_cut(self, source: str, target: str) -> bool:
         return not self._cuts.isdisjoint({(source, target), (source, "*"), ("*", target)})
@@ -88,7 +109,7 @@ class SimWires:
     async def listen(self, accept: Callable[[Wire], None]) -> str:
         if self.host in self.network.listeners:
             raise AddressInUse(f"{self.host} is taken")
-        self.network.listeners[self.host] = accept
+        self.network.listeners[self.host] = accept, copy_context()
         self._is_listening = True
         return self.host
 
@@ -134,8 +155,8 @@ class SimConnection:
 
     async def open(self) -> "SimWire":
         await self._reach()
-        accept = self.network.listeners.get(self.listener)
-        if self.is_over or self._wires.is_dead or accept is None:
+        listening = self.network.listeners.get(self.listener)
+        if self.is_over or self._wires.is_dead or listening is None:
             raise WireBroken(f"{self.listener} refuses connections")
         if not self.ends:
             self.network.connections.append(self)
@@ -143,7 +164,8 @@ class SimConnection:
         theirs = SimWire(self, self.listener, self.dialler, self._wires.is_private)
         ours.other, theirs.other = theirs, ours
         self.ends += (ours, theirs)
-        accept(theirs)
+        accept, context = listening
+        context.copy().run(accept, theirs)
         return ours
 
     async def aclose(self) -> None:
@@ -159,7 +181,8 @@ class SimConnection:
             self.network.resets += 1
             for end in self.ends:
                 end.lose_incoming()
-                asyncio.get_running_loop().call_later(self.network.latency(), end.end)
+                loop, context = asyncio.get_running_loop(), self.network.context
+                loop.call_later(self.network.latency(), end.end, context=context)
             self.release()
 
     def forget(self, host: str) -> None:
@@ -180,10 +203,10 @@ class SimConnection:
     async def _reach(self) -> None:
         """A round trip; for ever while either direction is cut."""
         for source, target in ((self.dialler, self.listener), (self.listener, self.dialler)):
-            while True:
+            await asyncio.sleep(self.network.latency())
+            while self.network.is_cut(source, target):
+                await self.network.wait_for_heal()
                 await asyncio.sleep(self.network.latency())
-                if not self.network.is_cut(source, target):
-                    break
 
 
 class SimWire:
@@ -219,12 +242,22 @@ class SimWire:
         _wake(self._writers)
         return frame
 
+    def write_soon(self, frame: bytes) -> bool:
+        if self._is_over or self.other._held_bytes > WINDOW_BYTES:
+            return False
+        self._put(frame)
+        return True
+
     async def write(self, frame: bytes) -> None:
         target = self.other
         while not self._is_over and target._held_bytes > WINDOW_BYTES:
             await target._wait(target._writers)
         if self._is_over:
             raise WireBroken("the wire has ended")
+        self._put(frame)
+
+    def _put(self, frame: bytes) -> None:
+        target = self.other
         if not target._is_over and not self._connection.is_over:
             target._held_bytes += len(frame)
             target._bring(frame)
@@ -271,7 +304,7 @@ class SimWire:
     def _bring(self, frame: bytes | None) -> None:
         self._due = max(self._due, self._loop.time() + self._network.latency())
         self._coming.append((self._due, frame))
-        self._loop.call_at(self._due, self.deliver)
+        self._loop.call_at(self._due, self.deliver, context=self._network.context)
 
     async def _wait(self, waiting: list[asyncio.Future[None]]) -> None:
         future: asyncio.Future[None] = self._loop.create_future()

@@ -135,6 +135,11 @@ class NodeWorld:
         for _ in range(self.dice.randint(3, 8)):
             self.requests.append(self._draw_request())
 
+    def leave_out(self, numbers: frozenset[int]) -> None:
+        """Never make these requests."""
+        kept = enumerate(self.requests)
+        self.requests = [request for number, request in kept if number not in numbers]
+
     def run(self, lives: int) -> str:
         """Live under faults, then heal: everything must come to its end. Returns a hash of all."""
         with knobs.drawn(self.dice):

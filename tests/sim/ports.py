@@ -59,6 +59,7 @@ class SimOffload:
         self._loop = asyncio.get_running_loop()
         self._jobs: deque[Callable[[], None]] = deque()
         self._is_running = False
+        self._is_dead = False
 
     def submit(
         self,
@@ -76,8 +77,9 @@ class SimOffload:
             else:
                 self._loop.call_soon(done, result)
 
-        self._jobs.append(run)
-        self._schedule()
+        if not self._is_dead:
+            self._jobs.append(run)
+            self._schedule()
 
     def close(self) -> None:
         while self._jobs:
@@ -85,6 +87,7 @@ class SimOffload:
 
     def kill(self) -> None:
         """The process is gone: what was not begun never will be."""
+        self._is_dead = True
         self._jobs.clear()
 
     def _schedule(self) -> None:

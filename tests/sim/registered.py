@@ -1,6 +1,7 @@
 """What is registered at simulated nodes: the service of tests/sim/service.py."""
 
 import json
+from functools import cache
 
 from perdure.core.retry import RetryPolicy
 from perdure.node.registry.effective import Catalogue, Defaults
@@ -24,6 +25,7 @@ DEFAULTS = Defaults(
 )
 
 
+@cache
 def make_catalogue() -> Catalogue:
     """The service, registered."""
     candidate = Candidate(

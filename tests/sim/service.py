@@ -12,6 +12,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Generator
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -79,8 +80,15 @@ class SimService:
     """Opens attempts for a node; implements ``node.invoker.ports.Caller`` for one life of it."""
 
     def __init__(
-        self, ledger: Ledger, dice: random.Random, clock: Clock, *, is_flaky: bool
+        self,
+        ledger: Ledger,
+        dice: random.Random,
+        clock: Clock,
+        *,
+        is_flaky: bool,
+        context: Context | None = None,
     ) -> None:
+        self.context = context or copy_context()  # the service's own process
         self.ledger = ledger
         self.clock = clock
         self.dice = dice
@@ -108,6 +116,7 @@ class SimStream:
         self._service = service
         self._listener = listener
         self._loop = asyncio.get_running_loop()
+        self._node = copy_context()
         self._there_at = self._back_at = 0.0
         self._is_closed = False
         self._has_response = False
@@ -162,15 +171,15 @@ class SimStream:
         self._listener.on_failed(StreamFailure("lost", "simulated"))
 
     def _there(self, action: Callable[[], None]) -> None:
-        self._there_at = self._later(self._there_at, action)
+        self._there_at = self._later(self._there_at, action, self._service.context)
 
     def _back(self, action: Callable[[], None]) -> None:
-        self._back_at = self._later(self._back_at, action)
+        self._back_at = self._later(self._back_at, action, self._node.copy())
 
-    def _later(self, after: float, action: Callable[[], None]) -> float:
+    def _later(self, after: float, action: Callable[[], None], context: Context) -> float:
         delay = self._service.dice.choice((0.0001, 0.0005, 0.003))
         at = max(self._loop.time() + delay, after + 1e-6)
-        self._loop.call_at(at, lambda: None if self._is_closed else action())
+        self._loop.call_at(at, lambda: None if self._is_closed else action(), context=context)
         return at
 
 

@@ -1,61 +1,32 @@
 """Whole clusters under faults: what a node promises alone, several promise together.
 
-``make sim SIM_SEEDS=4000`` runs more of them; ``SEED=17 make sim`` runs one in all shapes.
+``make sim-cluster SEEDS=20000`` lives through more of them, in several processes, and tells how to
+repeat those that fail; ``SEED=17 make sim`` lives through one.
 """
 
+from collections import Counter
+
 import pytest
+from tests.sim import cluster_run
+from tests.sim.cluster_faults import DARK, PLAIN, ROUGH
 from tests.sim.cluster_mutations import MUTATIONS, Mutation
-from tests.sim.cluster_world import (
-    DARK_FAULTS,
-    FAULTS,
-    FIVE,
-    ROUGH_FAULTS,
-    THREE,
-    ClusterWorld,
-    Shape,
-)
+from tests.sim.cluster_seed import Setting, live, plan_of, setting_of
+from tests.sim.cluster_world import THREE, ClusterWorld, Less
 from tests.sim.loop import SimLoop, run
 from tests.sim.seeds import batches, chosen
 
 from perdure.core.invariant import InvariantViolation
-
-# Each broke a promise once: an announcement read back brought a former leader to office (23), the
-# log was trimmed before a replica that had been named had read it (32, 35), and a process wrote on
-# to its disk while it was ending (22).
-ONCE_BROKEN = (22, 23, 32, 35)
-# Recovery waited for copies on a disk that had been given up (104).
-ONCE_BROKEN_ROUGHLY = (104,)
+from perdure.node.partition.routing import RoutedGateway
 
 # A broken promise, or a process that noticed in time and ended.
 NOTICED = (Exception, InvariantViolation, SystemExit)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", batches(chosen(share=16), 5), ids=str)
+@pytest.mark.parametrize("seeds", batches(chosen(share=2), 10), ids=str)
 def test_a_cluster_keeps_its_promises(seeds: range) -> None:
     for seed in seeds:
-        live(seed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", batches(chosen(share=20), 4), ids=str)
-def test_it_keeps_them_with_disks_that_are_lost_full_or_slow(seeds: range) -> None:
-    for seed in seeds:
-        live(seed, kinds=ROUGH_FAULTS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", batches(chosen(share=40), 2), ids=str)
-def test_five_nodes_with_three_copies_keep_them(seeds: range) -> None:
-    for seed in seeds:
-        live(seed, FIVE, ROUGH_FAULTS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", batches(chosen(share=40), 2), ids=str)
-def test_it_keeps_them_when_the_power_goes_everywhere(seeds: range) -> None:
-    for seed in seeds:
-        live(seed, kinds=DARK_FAULTS)
+        live(setting_of(seed))
 
 
 @pytest.mark.slow
@@ -70,15 +41,26 @@ def test_the_first_leader_may_be_lost_right_after_the_start(seeds: range) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", ONCE_BROKEN)
-def test_what_once_broke_holds(seed: int) -> None:
-    live(seed)
+def test_a_seed_is_one_run() -> None:
+    one, other = live(setting_of(3)), live(setting_of(3))
+    assert one == other
+    assert one != live(setting_of(4))
+    assert one != live(setting_of(3), Less(faults=frozenset({0, 1})))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", ONCE_BROKEN_ROUGHLY)
-def test_what_once_broke_roughly_holds(seed: int) -> None:
-    live(seed, kinds=ROUGH_FAULTS)
+def test_what_may_happen_happens() -> None:
+    kinds = set(PLAIN + ROUGH + DARK)
+    planned = {fault.kind for seed in range(200) for fault in plan_of(setting_of(seed))}
+    assert planned == kinds
+    assert len({setting_of(seed).shape for seed in range(200)}) == 3
+    happened = Counter[str]()
+    for seed in range(4):
+        setting = Setting(
+            seed=seed, shape=THREE, kinds=(*sorted(kinds),), has_knobs=True, faults=40
+        )
+        happened += live(setting).happened
+    assert set(happened) >= kinds
 
 
 @pytest.mark.slow
@@ -88,14 +70,25 @@ def test_a_broken_promise_is_noticed(mutation: Mutation, monkeypatch: pytest.Mon
         monkeypatch.setattr(owner, method, substitute)
     for seed in mutation.seeds:
         try:
-            live(seed, kinds=mutation.kinds)
+            live(Setting(seed=seed, shape=THREE, kinds=mutation.kinds, has_knobs=False))
         except NOTICED:
             return
     raise AssertionError(f"{mutation.name}: nobody noticed")
 
 
-def live(seed: int, shape: Shape = THREE, kinds: tuple[str, ...] = FAULTS) -> None:
-    async def main(loop: SimLoop) -> None:
-        await ClusterWorld(loop, seed, shape, kinds).run(faults=8 if kinds is FAULTS else 10)
-
-    run(seed, main)
+@pytest.mark.slow
+def test_failures_are_told_repeated_and_made_smaller(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = next(item for item in MUTATIONS if item.name == "a repeat under another id")
+    assert cluster_run.main(["--seeds", "3", "--from", "5", "--jobs", "1"]) == 0
+    assert "3 of 3 seeds, 0 failed" in capsys.readouterr().out
+    monkeypatch.setattr(RoutedGateway, "propose", renamed.patches[0][2])
+    assert cluster_run.main(["--seeds", "3", "--from", "5", "--jobs", "2"]) == 1
+    told = capsys.readouterr().out
+    assert "3 failed" in told
+    assert "--only 5" in told
+    assert cluster_run.main(["--shrink", "5"]) == 1
+    told = capsys.readouterr().out
+    assert "faults that are needed: [" in told
+    assert told.count(" the last +") < len(plan_of(setting_of(5)))

@@ -140,6 +140,23 @@ def test_a_sealed_segment_without_a_successor_means_a_stale_chain() -> None:
     assert core.version == 6
 
 
+def test_a_chain_is_read_again_while_a_sealed_segment_has_no_successor() -> None:
+    opened = _segment(0, 1, None)
+    core = _core(_meta(opened))
+    core.on_no_news(opened)
+    assert core.step() == ReadChain()  # nobody has ever told of it
+    core.on_chain(_meta(opened), 5)
+    core.on_tail((0, 0), TailState(0, False, None))
+    core.on_no_news(opened)
+    assert core.step() == WaitTail(opened)
+    core.on_tail((0, 0), TailState(0, True, None))
+    assert core.step() == ReadChain()
+    core.on_chain(_meta(opened), 5)  # read before who sealed it has written the next one
+    assert core.step() == WaitTail(opened)
+    core.on_no_news(opened)  # and the hint of that is lost
+    assert core.step() == ReadChain()
+
+
 def test_records_carry_their_place_and_epoch() -> None:
     core = _core(_meta(_segment(0, 1, 4), _segment(1, 4, None)))
     step = core.step()
