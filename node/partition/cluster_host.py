@@ -115,7 +115,7 @@ class ClusterHost:
             entropy=ports.entropy,
             supervisor=cluster.supervisor,
             open_replica=self._open_replica,
-            is_disk_full=lambda: self.writer.is_full,
+            is_disk_full=lambda: self.is_disk_full,
         )
         self.plane = ControlPlane(cluster.joined, control)
         self._links = ReplicaLinks(self._transport, ports.clock)
@@ -179,8 +179,8 @@ class ClusterHost:
 
     @property
     def is_disk_full(self) -> bool:
-        """Whether the log takes nothing new for want of room."""
-        return self.writer.is_full
+        """Whether the log takes nothing new for want of room, or tables can't be written."""
+        return self.writer.is_full or any(led.processor.is_unwritable for led in self.led)
 
     def statistics(self) -> HostStatistics:
         """Only after ``open``."""
