@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from perdure.cluster.core.log_messages import Probe, TrimSegment
 from perdure.cluster.core.quorum import Confirmations
@@ -60,8 +60,7 @@ Trouble = Contested | Lost | Stalled
 C = TypeVar("C")
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedRecord(Generic[C]):
+class CommittedRecord(NamedTuple, Generic[C]):
     """A record on a write quorum, with what its proposer passed along."""
 
     lsn: int

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from perdure.core.clock import Clock
 from perdure.core.errors import LogFailed
@@ -36,8 +37,7 @@ _SMOOTHING = 0.1
 _SAMPLE_MS_MAX = 4 * WAL_INLINE_SYNC_MS_MAX
 
 
-@dataclass(frozen=True, slots=True)
-class _Staged:
+class _Staged(NamedTuple):
     frame: Frame
     size: int
     on_durable: Callable[[], None] | None
@@ -196,10 +196,12 @@ class WalWriter:
         self._sync_ms += (sample_ms - self._sync_ms) * (_SMOOTHING if self._groups else 1.0)
         self._groups += 1
         self._last_group_at = self._loop.time()
-        self._is_marked = all(item.frame.type == FrameType.MARK for item in group)
+        self._is_marked = group[-1].frame.type == FrameType.MARK and all(
+            item.frame.type == FrameType.MARK for item in group
+        )
         if self._mark_timer is None and not self._is_marked:
             self._mark_timer = self._loop.call_later(WAL_MARK_IDLE_MS / 1000, self._mark)
-        if self._wal.statistics().spares == 0 and not self.is_full:
+        if not self._wal.has_spare and not self.is_full:
             self.ensure_spare()
         for item in group:
             if item.on_durable is not None:

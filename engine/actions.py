@@ -6,6 +6,7 @@ lost with its leader is lost without harm.
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from perdure.core.ids import InvocationId
 from perdure.storage.tables.invocations import Result, Spec
@@ -131,8 +132,7 @@ class Existing:
     is_repeat: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """An attempt's effects were recorded.
 
     ``indices``: journal index of each appended command or run completion, in order.

@@ -73,8 +73,8 @@ class Machine:
         outcome: Outcome = None
         if origin is None or self._is_next(turn, origin):
             outcome = _dispatch(turn, command)
-            while turn.local:
-                _dispatch(turn, turn.local.popleft())
+            for message in turn.local:  # which grows meanwhile
+                _dispatch(turn, message)
         store.applied_lsn = lsn
         store.applied_epoch = epoch
         store.time_ms = now_ms

@@ -21,6 +21,9 @@ from perdure.proto.frames import MessageType
 from perdure.storage.tables.invocations import Invoked, Status, Suspended
 from perdure.storage.tables.journal import EventKind
 
+_STORED = (Append, CompleteRun)
+_RUN_COMPLETION = int(MessageType.RUN_COMPLETION)
+
 
 def apply_effects(turn: Turn, command: Effects) -> Recorded | Stale | NoOutput:
     """Record what the attempt did, if it is still the current one."""
@@ -36,22 +39,20 @@ def apply_effects(turn: Turn, command: Effects) -> Recorded | Stale | NoOutput:
     indices: list[int] = []
     completions: list[int] = []
     for effect in command.effects:
+        if isinstance(effect, _STORED):
+            if tape.pin is None:
+                tape.set_pin(command.pin)
+            if isinstance(effect, Append):
+                index, following = append_command(journaling, effect)
+            else:
+                following = 0
+                index = tape.complete(
+                    _RUN_COMPLETION, effect.completion_id, effect.payload, effect.failed
+                )
+            indices.append(index)
+            completions.append(following)
+            continue
         match effect:
-            case Append() | CompleteRun():
-                if tape.pin is None:
-                    tape.set_pin(command.pin)
-                if isinstance(effect, Append):
-                    index, following = append_command(journaling, effect)
-                else:
-                    following = 0
-                    index = tape.complete(
-                        MessageType.RUN_COMPLETION,
-                        effect.completion_id,
-                        effect.payload,
-                        effect.failed,
-                    )
-                indices.append(index)
-                completions.append(following)
             case AttemptFailed():
                 tape.event(EventKind.TRANSIENT_ERROR, effect.event)
             case Yield() if not row.is_pausing:

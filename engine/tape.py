@@ -15,7 +15,7 @@ from perdure.core.limits import (
 from perdure.engine.actions import JournalGrew, StartAttempt
 from perdure.engine.futures import Arrival, Lookup, arrive, size_of
 from perdure.engine.turn import Turn
-from perdure.proto.frames import is_command
+from perdure.proto.frames import COMMAND_FIRST, NOTIFICATION_FIRST
 from perdure.storage.keys import index_suffix
 from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.futures import Future
@@ -82,7 +82,7 @@ class Tape:
             len(payload),
         )
         self.length = index + 1
-        if is_command(type_code):
+        if COMMAND_FIRST <= type_code < NOTIFICATION_FIRST:
             self._commands += 1
         self.modified_at_ms = turn.now_ms
         return index

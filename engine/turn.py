@@ -4,8 +4,6 @@ Messages to other invocations leave through ``send``: to this partition they are
 same record, after the command at hand; to another one they go through the outbox.
 """
 
-from collections import deque
-
 from perdure.core.ids import InvocationId, PartitionId, partition_key_of, partition_of
 from perdure.engine.actions import Action, SendMessage, SetTimer
 from perdure.engine.commands import Attach, Complete, Invoke, Kill, Signal, encode_command
@@ -39,7 +37,7 @@ class Turn:
         self.lsn = lsn
         self.now_ms = now_ms
         self.actions: list[Action] = []
-        self.local: deque[Message] = deque()
+        self.local: list[Message] = []
 
     def send(self, target: InvocationId, message: Message) -> None:
         """Deliver ``message`` to the partition of ``target``."""

@@ -202,20 +202,23 @@ class Groups(Generic[V]):
         self._decode: Callable[[bytes], V] = msgspec.msgpack.Decoder(cast(Any, row_type)).decode
 
     def get(self, group: bytes, suffix: bytes) -> V | None:
-        for memtable in (self._store.active, self._store.frozen):
-            if memtable is not None and (rows := memtable.groups[self._table].get(group)):
+        memtable: Memtable | None = self._store.active
+        while memtable is not None:
+            if rows := memtable.groups[self._table].get(group):
                 row = rows.rows.get(suffix, MISSING)
                 if row is not MISSING:
                     return cast("V | None", row)
                 if rows.cleared:
                     return None
+            memtable = self._store.frozen if memtable is self._store.active else None
         raw = self._store.env.get(self._prefix + self._file(group) + suffix)
         return None if raw is None else self._decode(raw)
 
     def put(self, group: bytes, suffix: bytes, row: V, payload_bytes: int = 0) -> None:
         """Write a row; ``payload_bytes`` is what it holds beyond small fields."""
         active = self._store.active
-        active.group(self._table, group).rows[suffix] = row
+        found = active.groups[self._table].get(group) or active.group(self._table, group)
+        found.rows[suffix] = row
         active.bytes += ROW_OVERHEAD_BYTES + payload_bytes
 
     def delete(self, group: bytes, suffix: bytes) -> None:

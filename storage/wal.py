@@ -228,6 +228,11 @@ class Wal:
         name = self._synced_group.to_bytes(4, "little")
         return Frame(FrameType.MARK, 0, 0, 0, 0, 0, 0, 0, (name,))
 
+    @property
+    def has_spare(self) -> bool:
+        """Whether the next file is ready."""
+        return bool(self._spares)
+
     def must_roll(self, size: int) -> bool:
         """Whether a group of ``size`` bytes needs a new file, which takes several syncs."""
         return self._tail.position + size > self._files[-1].size

@@ -133,8 +133,7 @@ class _Batch:
         return self.store.first_offset + len(self.store.records)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
+class Proposal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a proposer asks to be appended; the sequencer adds LSN, epoch and checksum."""
 
     kind: int

@@ -203,10 +203,13 @@ class Connection(asyncio.Protocol):
     def _handle(self, events: list[Event]) -> None:
         """Tell listeners, then write what they had to say at once."""
         self._is_handling = True
+        is_only_bodies = True
         for event in events:
+            if isinstance(event, Body):
+                self._on_body(event)
+                continue
+            is_only_bodies = False
             match event:
-                case Body():
-                    self._on_body(event)
                 case ResponseHead():
                     if (stream := self._streams.get(event.stream)) is not None:
                         stream.listener.on_response(event.status, event.headers)
@@ -226,7 +229,7 @@ class Connection(asyncio.Protocol):
                     pass
         self._is_handling = False
         self._flush()
-        if not self.is_gone:
+        if not is_only_bodies and not self.is_gone:
             self._on_capacity(self)
 
     def _on_body(self, event: Body) -> None:

@@ -150,6 +150,7 @@ class Client(_Http2):
 
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []
+        pieces: dict[int, list[bytes]] = {}
         core, is_writable = self._core, False
         try:
             core.receive_data(data)
@@ -157,7 +158,10 @@ class Client(_Http2):
                 event = core.next_event()
                 match event:
                     case zttp.Data():
-                        events.append(Body(event.stream_id, event.data))
+                        if (known := pieces.get(event.stream_id)) is None:
+                            pieces[event.stream_id] = [event.data]
+                        else:
+                            known.append(event.data)
                     case zttp.NeedData() | zttp.ConnectionClosed():
                         break
                     case zttp.WindowUpdate():
@@ -166,10 +170,15 @@ class Client(_Http2):
                         is_writable = True
                         self._set_limit(event)
                     case _:
+                        if pieces:
+                            _put_together(pieces, events)
                         self._translate(event, events)
         except zttp.ProtocolError as error:
+            _put_together(pieces, events)
             events.append(broken(error))
             return events
+        if pieces:
+            _put_together(pieces, events)
         if is_writable:
             self._push_all()
             events.append(Writable())
@@ -396,6 +405,13 @@ class Server(_Http2):
         self._unanswered.discard(stream)
         self._receiving.discard(stream)
         self._parked.discard(stream)
+
+
+def _put_together(pieces: dict[int, list[bytes]], events: list[Event]) -> None:
+    """One event per stream for what came in many frames: most of a frame's cost is its event's."""
+    for stream, data in pieces.items():
+        events.append(Body(stream, data[0] if len(data) == 1 else b"".join(data)))
+    pieces.clear()
 
 
 def _say_http(head: bytes) -> bytes:

@@ -27,29 +27,35 @@ from perdure.core.attempt_errors import (
     VersionRefused,
 )
 from perdure.core.limits import (
-    EFFECT_BYTES_PER_RECORD_MAX,
-    EFFECTS_PER_RECORD_MAX,
     FRAME_BYTES_MAX,
     FUTURE_DEPTH_MAX,
 )
 from perdure.engine.actions import Recorded
 from perdure.engine.commands import Append, CompleteRun, Effect
 from perdure.engine.futures import depth, is_empty
+from perdure.node.invoker.batches import count_commands
 from perdure.node.invoker.validation import Resolver, check_command, command_name
 from perdure.proto import service_pb2 as pb
 from perdure.proto.frames import (
+    COMMAND_FIRST,
     CUSTOM_FIRST,
+    NOTIFICATION_FIRST,
     REQUESTED_ACK,
     Frame,
     FrameReader,
     MessageType,
     encode_frame,
     encode_header,
-    is_command,
 )
 from perdure.storage.tables.futures import Combinator, Future
 from perdure.storage.tables.journal import AttemptFailure, CallInfo, Entry
 
+# What is compared for every frame, as plain numbers.
+_RUN_COMMAND = int(MessageType.RUN_COMMAND)
+_RUN_COMPLETION = int(MessageType.RUN_COMPLETION)
+_CALL_INVOCATION_ID_COMPLETION = int(MessageType.CALL_INVOCATION_ID_COMPLETION)
+_PROPOSE_RUN_COMPLETION = int(MessageType.PROPOSE_RUN_COMPLETION)
+_AWAITING_ON = int(MessageType.AWAITING_ON)
 _MISMATCH_CODE = 570
 _VIOLATION_CODE = 571
 _FIRST_VERSION_WITH_TREES = 7
@@ -117,7 +123,7 @@ class Attempt:
         self.version = version
         self.known_entries = journal_length
         self.cursor = 0
-        self.awaiting_on: Future | None = None
+        self._awaiting_on: pb.Future | Future | None = None
         self.is_waiting = False
         """Whether the service most likely does nothing until it is sent something."""
         self._runs_open = 0  # begun on this attempt, and their completions not yet sent
@@ -139,6 +145,13 @@ class Attempt:
         return self.cursor < self.known_entries
 
     @property
+    def awaiting_on(self) -> Future | None:
+        """What the code said it waits for, until it goes on."""
+        if isinstance(self._awaiting_on, pb.Future):
+            self._awaiting_on = _decode_future(self._awaiting_on)
+        return self._awaiting_on
+
+    @property
     def commands_received(self) -> int:
         """Commands seen on this attempt and replayed to it."""
         return self._commands_received
@@ -147,13 +160,14 @@ class Attempt:
         """The bytes for the entry at the cursor, which moves on; none for own commands."""
         index = self.cursor
         self.cursor = index + 1
-        if not is_command(entry.type):
+        is_own = COMMAND_FIRST <= entry.type < NOTIFICATION_FIRST
+        if not is_own:
             self._note_sent(entry.type)
         if index < self.known_entries:
             return [encode_header(entry.type, len(entry.payload)), entry.payload]
         parts: list[bytes] = []
-        if not is_command(entry.type):
-            completion_id = self._run_acks.pop(index, None)
+        if not is_own:
+            completion_id = self._run_acks.pop(index, None) if self._run_acks else None
             if completion_id is not None:
                 ack = pb.ProposeRunCompletionAckMessage(completion_id=completion_id)
                 payload = ack.SerializeToString()
@@ -161,17 +175,17 @@ class Attempt:
             else:
                 parts.append(encode_header(entry.type, len(entry.payload)))
                 parts.append(entry.payload)
-        command_index = self._command_acks.pop(index, None)
+        command_index = self._command_acks.pop(index, None) if self._command_acks else None
         if command_index is not None:
             payload = pb.CommandAckMessage(command_index=command_index).SerializeToString()
             parts.append(encode_frame(MessageType.COMMAND_ACK, payload))
         return parts
 
     def _note_sent(self, type_code: int) -> None:
-        if type_code == MessageType.RUN_COMPLETION and self._runs_open:
+        if type_code == _RUN_COMPLETION and self._runs_open:
             self._runs_open -= 1
         # A call's id comes at once: who waits for its result goes on waiting.
-        if type_code != MessageType.CALL_INVOCATION_ID_COMPLETION:
+        if type_code != _CALL_INVOCATION_ID_COMPLETION:
             self.is_waiting = False
 
     def on_recorded(self, effects: list[Effect], flags: list[bool], outcome: Recorded) -> None:
@@ -179,19 +193,21 @@ class Attempt:
 
         To be called before the cursor passes them.
         """
+        if True not in flags:
+            self._commands_recorded += count_commands(effects)
+            return
         position = 0
         for effect, wants_ack in zip(effects, flags, strict=True):
-            if not isinstance(effect, Append | CompleteRun):
-                continue
-            index = outcome.indices[position]
-            following = outcome.completions[position]
-            position += 1
             if isinstance(effect, Append):
                 if wants_ack:
-                    self._command_acks[index + following] = self._commands_recorded
+                    place = outcome.indices[position] + outcome.completions[position]
+                    self._command_acks[place] = self._commands_recorded
                 self._commands_recorded += 1
+            elif not isinstance(effect, CompleteRun):
+                continue
             elif wants_ack and self.version >= _FIRST_VERSION_WITH_TREES:
-                self._run_acks[index] = effect.completion_id
+                self._run_acks[outcome.indices[position]] = effect.completion_id
+            position += 1
 
     # --- From the service -----------------------------------------------------------------------
 
@@ -264,38 +280,36 @@ class Attempt:
     def _on_frame(
         self, frame: Frame, resolver: Resolver, effects: list[Effect], flags: list[bool]
     ) -> Terminal | None:
-        type_code = frame.type
-        wants_ack = bool(frame.flags & REQUESTED_ACK)
-        if is_command(type_code):
+        type_code, bits, payload = frame
+        if COMMAND_FIRST <= type_code < NOTIFICATION_FIRST:
             self._checked = type_code
-            call = self._check(type_code, frame.payload, resolver)
+            call = self._check(type_code, payload, resolver)
             self._checked = None
             self._commands_received += 1
-            self.awaiting_on = None  # the code went on
+            self._awaiting_on = None  # the code went on
             self.is_waiting = type_code in _AWAITED
-            if type_code == MessageType.RUN_COMMAND:
+            if type_code == _RUN_COMMAND:
                 self._runs_open += 1
-            effects.append(Append(type_code, frame.payload, call))
-            flags.append(wants_ack)
+            effects.append(Append(type_code, payload, call))
+            flags.append(bits & REQUESTED_ACK != 0)
             return None
         try:
+            if type_code == _PROPOSE_RUN_COMPLETION:
+                self.is_waiting = False
+                effects.append(_run_completion(payload))
+                flags.append(bits & REQUESTED_ACK != 0)
+                return None
+            if type_code == _AWAITING_ON and self.version >= _FIRST_VERSION_WITH_TREES:
+                self._awaiting_on = self._awaited(payload)
+                self.is_waiting = not self._runs_open
+                return None
             match type_code:
-                case MessageType.PROPOSE_RUN_COMPLETION:
-                    self.is_waiting = False
-                    effects.append(_run_completion(frame.payload))
-                    flags.append(wants_ack)
-                    return None
                 case MessageType.END:
                     return Ended()
                 case MessageType.SUSPENSION:
-                    return Suspended(self._suspension(frame.payload))
+                    return Suspended(self._suspension(payload))
                 case MessageType.ERROR:
-                    return self._error(frame.payload)
-                case MessageType.AWAITING_ON if self.version >= _FIRST_VERSION_WITH_TREES:
-                    message = pb.AwaitingOnMessage.FromString(frame.payload)
-                    self.awaiting_on = self._tree(message.awaiting_on, "AwaitingOn")
-                    self.is_waiting = not self._runs_open
-                    return None
+                    return self._error(payload)
                 case _:
                     pass
         except DecodeError as error:
@@ -323,6 +337,14 @@ class Attempt:
         if is_empty(future):
             raise AttemptError("got empty SuspensionMessage")
         return future
+
+    def _awaited(self, payload: bytes) -> pb.Future | Future:
+        """Most wait for one thing, and nobody looks: a flat future is decoded when asked for."""
+        message = pb.AwaitingOnMessage.FromString(payload).awaiting_on
+        is_flat = not message.nested_futures and message.combinator_type in _COMBINATORS
+        if is_flat and (message.waiting_completions or message.waiting_signals):
+            return message
+        return self._tree(message, "AwaitingOn")
 
     def _tree(self, message: pb.Future, what: str) -> Future:
         future = _decode_future(message)
@@ -386,27 +408,6 @@ def fail(
         is_reached=is_reached,
         is_unseen=is_unseen,
     )
-
-
-def batches(effects: list[Effect], flags: list[bool]) -> list[tuple[list[Effect], list[bool]]]:
-    """Effects and flags cut, in order, into what one record may hold; at least one batch."""
-    if len(effects) < 2:
-        return [(effects, flags)]
-    cut: list[tuple[list[Effect], list[bool]]] = [([], [])]
-    size = 0
-    for effect, flag in zip(effects, flags, strict=True):
-        weight = len(effect.payload) if isinstance(effect, Append | CompleteRun) else 0
-        batch = cut[-1][0]
-        is_full = (
-            len(batch) >= EFFECTS_PER_RECORD_MAX or size + weight > EFFECT_BYTES_PER_RECORD_MAX
-        )
-        if batch and is_full:
-            cut.append(([], []))
-            size = 0
-        cut[-1][0].append(effect)
-        cut[-1][1].append(flag)
-        size += weight
-    return cut
 
 
 def content_type_of(version: int) -> str:

@@ -26,7 +26,7 @@ from perdure.core.limits import (
     RUN_HOLD_MS,
 )
 from perdure.engine.actions import Outcome, Recorded, Stale
-from perdure.engine.commands import Append, Effect
+from perdure.engine.commands import Effect
 from perdure.engine.objects import state_entries
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamFailure
@@ -35,10 +35,10 @@ from perdure.node.invoker.attempt import (
     Failed,
     Received,
     Terminal,
-    batches,
     content_type_of,
     fail,
 )
+from perdure.node.invoker.batches import are_runs, batches, count_commands
 from perdure.node.invoker.ports import GONE, Session, Stream
 from perdure.node.invoker.retries import retry_after_ms
 from perdure.node.registry.effective import Route
@@ -242,17 +242,19 @@ class LiveAttempt:
         self._stir()
         if self.trace is not None:
             self.trace.received(received.effects)
-        if received.terminal is None and not received.effects:
-            self._stream.consumed(size)
-            return
-        if received.terminal is None and self._can_hold(received, size):
-            self._hold(received.effects, size)
-            return
-        held, held_bytes = self._take_held()
-        size += held_bytes
-        *leading, (effects, flags) = batches(
-            held + received.effects, [False] * len(held) + received.flags
-        )
+        effects, flags = received.effects, received.flags
+        if received.terminal is None:
+            if not effects:
+                self._stream.consumed(size)
+                return
+            if self._can_hold(received, size):
+                self._hold(effects, size)
+                return
+        if self._held:
+            held, held_bytes = self._take_held()
+            size += held_bytes
+            effects, flags = held + effects, [False] * len(held) + flags
+        *leading, (effects, flags) = batches(effects, flags)
         for batch in leading:
             if not self._propose(*batch, 0):
                 return
@@ -320,7 +322,7 @@ class LiveAttempt:
             self.run.give_up_attempt()
             return False
         # Counted now: a failure that follows may be decided before the record is applied.
-        self.run.retry_state.on_progress(sum(isinstance(effect, Append) for effect in effects))
+        self.run.retry_state.on_progress(count_commands(effects))
         return True
 
     def _can_hold(self, received: Received, size: int) -> bool:
@@ -328,11 +330,8 @@ class LiveAttempt:
         return (
             len(self._held) + len(received.effects) <= HELD_EFFECTS_MAX
             and self._held_bytes + size <= HELD_EFFECTS_BYTES_MAX
-            and not any(received.flags)
-            and all(
-                isinstance(effect, Append) and effect.type_code == MessageType.RUN_COMMAND
-                for effect in received.effects
-            )
+            and True not in received.flags
+            and are_runs(received.effects)
         )
 
     def _hold(self, effects: list[Effect], size: int) -> None:
@@ -376,7 +375,7 @@ class LiveAttempt:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_later(DRAIN_MS / 1000, self._drained)
-        commands = sum(isinstance(effect, Append) for effect in effects)
+        commands = count_commands(effects)
         if commands and not isinstance(terminal, Failed):
             self.run.retry_state.on_progress(commands)
         self.run.conclude(terminal, effects)

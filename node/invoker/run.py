@@ -89,6 +89,7 @@ class Run:
         self._timer: asyncio.TimerHandle | None = None
         self._place: Place | None = None  # in the queue of the origin's gate
         self._route: Route | None = None
+        self._pin = NO_PIN  # of the attempt under way
         self._last_server: str | None = None
         self._is_cut_short = False  # if it pauses then, no wait follows the attempt under way
         self._is_counted = True  # how the attempt under way ended; or there is none
@@ -164,7 +165,7 @@ class Run:
                 self._place = gate.wait(self._admitted)
                 return
         self._note_start()
-        self._route = route
+        self._route, self._pin = route, Pin(route.deployment_id, version)
         self._live = LiveAttempt(self, row, route, version)
         self._is_counted = False
         self.ports.tally.start()
@@ -220,13 +221,8 @@ class Run:
 
     def propose(self, effects: list[Effect], done: Callable[[Outcome], None]) -> bool:
         """Append effects of the attempt under way; False when the log refuses them."""
-        route = self._route
-        pin = Pin(
-            route.deployment_id if route is not None else "",
-            self._live.attempt.version if self._live is not None else 0,
-        )
         try:
-            self.ports.propose(Effects(self.id, self.session, pin, effects), done)
+            self.ports.propose(Effects(self.id, self.session, self._pin, effects), done)
         except PerdureError as error:
             log.debug("invoker.effects.refused", id=format_invocation_id(self.id), reason=error)
             return False
@@ -317,7 +313,7 @@ class Run:
         if self._is_over:
             return
         self._last_server = self.last_server
-        self._live = None
+        self._live, self._pin = None, NO_PIN
         if self._is_cut_short and self._is_pausing():
             delay_ms = 0.0
         self.next_retry_at_ms = self.ports.clock.now_ms() + int(delay_ms)

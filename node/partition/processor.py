@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from perdure.cluster.core.sequencer import Proposal
 from perdure.cluster.log import CommittedRecord
@@ -35,8 +35,7 @@ log = logger("partition")
 _FLUSH_RETRY_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Proposed:
+class Proposed(NamedTuple):
     """What the leader remembers of a proposal: the decoded command, and who waits for it."""
 
     command: Command

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from perdure.cluster import log, wal_writer
 from perdure.cluster.core import sequencer
-from perdure.node.invoker import attempt
+from perdure.node.invoker import batches
 from perdure.node.partition import leader, processor, shuffle, timers
 
 KNOBS: tuple[tuple[ModuleType, str, tuple[int, ...]], ...] = (
@@ -22,8 +22,8 @@ KNOBS: tuple[tuple[ModuleType, str, tuple[int, ...]], ...] = (
     (processor, "MEMTABLE_FLUSH_INTERVAL_MS", (5, 30, 30)),
     (processor, "MEMTABLE_FLUSH_BYTES", (500, 3_000)),
     (processor, "MEMTABLE_BYTES_MAX", (4_000, 10_000)),
-    (attempt, "EFFECTS_PER_RECORD_MAX", (1, 2)),
-    (attempt, "EFFECT_BYTES_PER_RECORD_MAX", (1, 60)),
+    (batches, "EFFECTS_PER_RECORD_MAX", (1, 2)),
+    (batches, "EFFECT_BYTES_PER_RECORD_MAX", (1, 60)),
     (timers, "TIMERS_PER_RECORD_MAX", (1, 2)),
     (leader, "_SCAN_COUNT", (1, 2)),
     (shuffle, "_SCAN_COUNT", (1, 2)),

@@ -14,7 +14,16 @@ from perdure.core.limits import (
     STREAMS_PER_CONNECTION_MAX,
 )
 from perdure.node.http.cores import make_client_core, make_server_core
-from perdure.node.http.ports import Broken, Event, GoAway, Pong, Writable
+from perdure.node.http.ports import (
+    Body,
+    Broken,
+    End,
+    Event,
+    GoAway,
+    Pong,
+    ResponseHead,
+    Writable,
+)
 
 MIB = 1024 * 1024
 PAIRS = [(client, server) for client in NAMES for server in NAMES]
@@ -329,3 +338,52 @@ def test_the_scheme_is_the_one_in_use(client: str, is_secure: bool) -> None:
     events = reader.receive_data(core.output())
     (request,) = [event for event in events if isinstance(event, h2.events.RequestReceived)]
     assert dict(request.headers)[b":scheme"] == (b"https" if is_secure else b"http")
+
+
+@pytest.mark.parametrize("client", NAMES)
+@given(script=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=30))
+@settings(max_examples=40, deadline=None)
+def test_frames_that_arrive_at_once_keep_their_order_on_each_stream(
+    client: str, script: list[tuple[int, int]]
+) -> None:
+    core = make_client_core(client, "HTTP/2.0", False)
+    core.start()
+    streams = [core.open(b"POST", b"/", b"a", []) for _ in range(3)]
+    peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    peer.receive_data(core.output())
+    sent = dict.fromkeys(streams, b"")
+    for stream in streams:
+        peer.send_headers(stream, [(":status", "200")])
+    for number, size in script:
+        data = bytes([len(sent[streams[number]]) % 251]) * size
+        peer.send_data(streams[number], data)
+        sent[streams[number]] += data
+    for stream in streams:
+        peer.end_stream(stream)
+    heard: dict[int, list[Event]] = {stream: [] for stream in streams}
+    for event in core.receive(peer.data_to_send()):
+        if isinstance(event, ResponseHead | Body | End):
+            heard[event.stream].append(event)
+    for stream, events in heard.items():
+        head, *bodies, end = events
+        assert isinstance(head, ResponseHead)
+        assert isinstance(end, End)
+        pieces = [event.data for event in bodies if isinstance(event, Body)]
+        assert len(pieces) == len(bodies)
+        assert b"".join(pieces) == sent[stream]
+
+
+def test_frames_of_a_stream_that_arrive_at_once_are_one_event() -> None:
+    core = make_client_core("auto", "HTTP/2.0", False)
+    core.start()
+    streams = [core.open(b"POST", b"/", b"a", []) for _ in range(2)]
+    peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    peer.receive_data(core.output())
+    for stream in streams:
+        peer.send_headers(stream, [(":status", "200")])
+    core.receive(peer.data_to_send())
+    for data in (b"one", b"two", b"three"):
+        for stream in streams:
+            peer.send_data(stream, data)
+    events = core.receive(peer.data_to_send())
+    assert events == [Body(stream, b"onetwothree") for stream in streams]

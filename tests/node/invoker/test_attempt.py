@@ -18,9 +18,9 @@ from perdure.node.invoker.attempt import (
     Ended,
     Failed,
     Suspended,
-    batches,
     content_type_of,
 )
+from perdure.node.invoker.batches import batches
 from perdure.node.invoker.validation import Callee
 from perdure.proto import service_pb2 as pb
 from perdure.proto.frames import REQUESTED_ACK, FrameReader, encode_frame
