@@ -44,6 +44,8 @@ HEAL_SECONDS = 300.0
 
 ACTING = (ReplicaState.LEADER, ReplicaState.DRAINING)
 
+_FOR_EVER = 1 << 30
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -121,6 +123,27 @@ class ClusterWorld:
         await self.until(self._has_leaders, "every partition has a leader among the others")
         for life in self.lives():
             await life.machine.end("stop")
+
+    async def fill_the_tables_of_a_leader(self) -> None:
+        """Who leads most can't write its tables any more, while its log has room for long: the
+        others must lead it all, and answer everything."""
+        await self.start()
+        await self.until(self._has_leaders, "every partition has one leader")
+        victim = max(self.machines, key=_led_by)
+        for tables in victim.tables:
+            tables.refusals = _FOR_EVER
+        outside = Outside(self.dice, self.work, self.happened, self.doors, 5.0)
+        clients = [asyncio.ensure_future(outside.insist(item)) for item in self.work.requests]
+        helper = asyncio.ensure_future(outside.complete_awakeables())
+        try:
+            await self.until(lambda: all(client.done() for client in clients), "all is answered")
+            await self.until(lambda: not _led_by(victim), "leaders have left the full disk")
+        finally:
+            for task in (*clients, helper):
+                task.cancel()
+            await asyncio.gather(*clients, helper, return_exceptions=True)
+        for life in self.lives():
+            await life.machine.end("kill")
 
     async def run(self) -> None:
         """Live under faults, then heal: everything must come to its end."""

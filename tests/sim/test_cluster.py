@@ -41,6 +41,15 @@ def test_the_first_leader_may_be_lost_right_after_the_start(seeds: range) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_leaders_leave_a_disk_without_room_for_tables(seed: int) -> None:
+    async def main(loop: SimLoop) -> None:
+        await ClusterWorld(loop, seed).fill_the_tables_of_a_leader()
+
+    run(seed, main)
+
+
+@pytest.mark.slow
 def test_a_seed_is_one_run() -> None:
     one, other = live(setting_of(3)), live(setting_of(3))
     assert one == other
