@@ -155,6 +155,9 @@ class Volume:
         options = f"size={self.size},mode=755,uid={self.owner},gid={self.owner}"
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.path], check=True)
 
+    def close(self) -> None:
+        subprocess.run(["umount", "--lazy", self.path], check=True)
+
     def fill(self) -> None:
         """Take all that is left."""
         with (self.path / _BALLAST).open("ab", buffering=0) as file:
@@ -447,6 +450,8 @@ class Machine:
     def close(self) -> None:
         for container in self.containers.values():
             container.close()
+            for volume in container.volumes.values():
+                volume.close()
         self.network.close()
 
 

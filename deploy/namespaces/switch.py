@@ -156,9 +156,21 @@ class Forwarder:
     def __init__(self, switch: Switch, address: str, port: int) -> None:
         self._switch = switch
         self._address = (address, port)
+        # The loop itself keeps no tasks: whoever waits for both ends alone would be thrown away.
+        self._open: set[asyncio.Task[None] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until both ends have closed."""
+        task = asyncio.current_task()
+        self._open.add(task)
+        try:
+            await self._carry(reader, writer)
+        except asyncio.CancelledError:
+            pass  # The switch ends; a stream's own callback would make noise of it.
+        finally:
+            self._open.discard(task)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
         onward = self._switch.connection()
         onward.setblocking(False)
