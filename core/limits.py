@@ -442,6 +442,15 @@ QUERY_PAUSE_MS = 1
 QUERY_ENTRY_JSON_BYTES_MAX = 1 * MIB
 # How long a statement waits for the tables to be flushed before it reads what was flushed.
 QUERY_FLUSH_MS = 5_000
+# A statement that has not answered anything yet begins again, for so long, when a leader moves.
+QUERY_PATIENCE_MS = 10_000
+# How long another node may take to open what a statement reads there: it flushes first.
+QUERY_OPEN_MS = 2 * QUERY_FLUSH_MS
+# Statements that each other node may have read here, and the threads that read for all of them.
+QUERY_VISITS_PER_PEER_MAX = 2 * QUERIES_MAX
+QUERY_DESK_THREADS = 2
+# How often a scan that waits for another node looks whether anybody still wants it.
+QUERY_LOOK_MS = 250
 
 # --- Traces -------------------------------------------------------------------------------------
 # Finished spans that wait to be sent; beyond it the oldest are dropped.
@@ -489,7 +498,7 @@ assert WAL_GROUP_BYTES_MAX // 78 < 1 << 16
 assert QUERY_PIECE_BYTES < RESPONSE_PENDING_BYTES_HIGH < INGRESS_BUFFERED_BYTES_MAX
 assert QUERY_PIECE_MS < QUERY_TIMEOUT_MS <= QUERY_TIMEOUT_MS_MAX
 assert QUERY_MEMORY_BYTES_MIN <= QUERY_MEMORY_BYTES <= QUERY_MEMORY_BYTES_MAX
-assert QUERY_FLUSH_MS < QUERY_TIMEOUT_MS
+assert QUERY_FLUSH_MS < QUERY_OPEN_MS <= QUERY_PATIENCE_MS < QUERY_TIMEOUT_MS
 assert DISK_RESERVE_BYTES <= DISK_FREE_BYTES_MIN
 assert OBJECT_PART_BYTES <= OBJECT_WHOLE_BYTES_MAX <= SNAPSHOT_CHUNK_BYTES_MAX
 assert SNAPSHOT_CHUNK_BYTES_MIN <= SNAPSHOT_CHUNK_BYTES_MAX <= 10_000 * OBJECT_PART_BYTES

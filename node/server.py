@@ -21,6 +21,7 @@ import uvloop
 
 import perdure
 from perdure.cluster.core.membership import Addresses
+from perdure.cluster.core.types import NodeId
 from perdure.cluster.metadata.local import LocalMetadata
 from perdure.cluster.metadata.store import MetadataStore
 from perdure.core import limits, telemetry
@@ -29,7 +30,7 @@ from perdure.core.entropy import SystemEntropy
 from perdure.core.errors import AddressInUse, DiskFull, Draining, PerdureError
 from perdure.core.ids import PartitionId
 from perdure.core.invariant import InvariantViolation
-from perdure.core.offload import Offload, PoolOffload, ThreadOffload
+from perdure.core.offload import Offload, ThreadOffload
 from perdure.core.tasks import Supervisor
 from perdure.node.admin.admin import Admin, AdminOptions
 from perdure.node.admin.context import ClusterAccess
@@ -40,23 +41,21 @@ from perdure.node.config.values import Address
 from perdure.node.formation import Formation, Formed
 from perdure.node.heap import share_one_heap
 from perdure.node.http.client import HttpClient
-from perdure.node.http.cores import make_client_core, make_server_core
+from perdure.node.http.cores import make_server_core
 from perdure.node.http.server import Application, HttpServer
 from perdure.node.identity import Identity, establish
 from perdure.node.ingress.ingress import Ingress, IngressOptions
-from perdure.node.invoker.aws import AwsLambda, AwsOptions
-from perdure.node.invoker.callers import ServiceCaller, SigningCaller
 from perdure.node.invoker.discovery import Discovery
-from perdure.node.invoker.identity import RequestIdentity, read_signing_key
-from perdure.node.invoker.lambda_caller import FunctionCaller
 from perdure.node.invoker.ports import Caller
 from perdure.node.metrics.cluster_table import ClusterFigures
 from perdure.node.metrics.node_port import NodePort
 from perdure.node.metrics.process import read_process
 from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
+from perdure.node.outbound import Outbound, open_outbound
 from perdure.node.partition.cluster_host import ClusterHost, identity_of
 from perdure.node.partition.host import Host
 from perdure.node.partition.ports import HostOptions, HostPorts
+from perdure.node.query.distant import Members
 from perdure.node.query.query import Query, QueryLimits
 from perdure.node.registry.store import RegistryStore
 from perdure.node.snapshots import NodeSnapshots, open_store
@@ -106,8 +105,7 @@ class Node:
         self._lock: FolderLock | None = None
         self._host: AnyHost | None = None
         self._formed: Formed | None = None
-        self._client: HttpClient | None = None
-        self._functions: FunctionCaller | None = None
+        self._outbound: Outbound | None = None
         self._bound: list[_Bound] = []
         self._rendering: Offload | None = None
         self._tracing: Tracing | None = None
@@ -130,20 +128,18 @@ class Node:
         registry = RegistryStore(metadata, to_defaults(self.config))
         await registry.load()
         self._start_tracing(identity)
-        signer = self._make_signer()
-        client = self._client = self._make_client()
-        functions = self._functions = self._make_functions()
-        caller: Caller = ServiceCaller(client, functions)
-        if signer is not None:
-            caller = SigningCaller(caller, signer)
-        host = await self._open_host(disk, metadata, identity, registry, caller)
+        outbound = self._outbound = open_outbound(self.config, self._clock, self._entropy)
+        host = await self._open_host(disk, metadata, identity, registry, outbound.caller)
         registry.on_change(host.on_catalogue_change)
         if self._formed is not None:
             self._supervisor.start("registry", registry.follow())
         self._start_snapshots(disk, host, registry)
         ingress_url = await self._serve_ingress(host, registry)
-        discovery = Discovery(client, self._clock, identity.cluster, signer, functions)
+        discovery = Discovery(
+            outbound.client, self._clock, identity.cluster, outbound.signer, outbound.functions
+        )
         admin = await self._serve_admin(host, registry, discovery, ingress_url)
+        client = outbound.client
         await self._serve_node_port(partial(self._statistics, host, registry, client, admin))
         gc.collect()
         gc.freeze()
@@ -174,10 +170,8 @@ class Node:
         if self._formed is not None:
             await self._formed.fabric.aclose()
             await self._formed.registers.aclose()
-        if self._client is not None:
-            self._client.close()
-        if self._functions is not None:
-            self._functions.close()
+        if self._outbound is not None:
+            self._outbound.close()
         if self._lock is not None:
             self._lock.release()
 
@@ -208,32 +202,6 @@ class Node:
         }
         self._tracing = start_tracing(config.tracing_endpoint, config.tracing_headers, resource)
         self._tracer = Tracer(self._tracing.emit, self._clock, self._entropy)
-
-    def _make_client(self) -> HttpClient:
-        return HttpClient(
-            partial(make_client_core, self.config.http_core.value),
-            self._entropy,
-            self.config.invoker.connect_timeout_ms,
-        )
-
-    def _make_functions(self) -> FunctionCaller:
-        config = self.config.invoker
-        options = AwsOptions(
-            profile=config.aws_profile,
-            external_id=config.aws_assume_role_external_id,
-            connect_timeout_ms=config.connect_timeout_ms,
-            calls_max=config.lambda_calls_max,
-        )
-        threads = PoolOffload("lambda", config.lambda_calls_max)
-        return FunctionCaller(AwsLambda(options), threads, config.request_compression_threshold)
-
-    def _make_signer(self) -> RequestIdentity | None:
-        path = self.config.invoker.request_identity_private_key_pem_file
-        if path is None:
-            return None
-        signer = RequestIdentity(read_signing_key(path), self._clock)
-        log.info("node.identity", public_key=signer.public_form)
-        return signer
 
     async def _open_host(
         self,
@@ -322,7 +290,12 @@ class Node:
             concurrent_requests_max=config.admin.concurrent_requests_max,
         )
         limits = QueryLimits(config.query.timeout_ms, config.query.memory_bytes_max)
-        query = self._query = Query(host.led, lambda: registry.registry, self._clock, limits)
+        members = None
+        if self._formed is not None and isinstance(host, ClusterHost):
+            members = Members(NodeId(host.identity.node_id), host, self._formed.fabric)
+        query = self._query = Query(
+            host.led, lambda: registry.registry, self._clock, limits, members
+        )
         addresses = Addresses(ingress=ingress_url, admin=config.admin.advertised_address or "")
         plane = host.plane if isinstance(host, ClusterHost) else None
         admin = Admin(

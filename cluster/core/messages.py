@@ -3,7 +3,7 @@
 A message is a frozen struct with a number of its own (``tag``), encoded as a msgpack array. Numbers
 are never used again; fields are only ever appended, with a default: older nodes skip what they
 don't know, newer ones fill in what is missing. Numbers by area, 256 each: 0x01__ the log, 0x02__
-membership, 0x03__ metadata, 0x04__ partitions, 0x05__ snapshots, 0x7f__ tests.
+membership, 0x03__ metadata, 0x04__ partitions, 0x05__ snapshots, 0x06__ queries, 0x7f__ tests.
 
     class GetInfo(Request[Info], frozen=True, tag=0x0105):
         partition: int

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from perdure.core.errors import PerdureError
 from perdure.core.limits import QUERY_BATCH_ROWS
 from perdure.node.query.bounds import Need, Order
-from perdure.node.query.columns import Kind
+from perdure.node.query.columns import TABLES, Kind
 from perdure.node.query.libraries import arrow, dataset
-from perdure.node.query.reading import Reading
-from perdure.node.query.sources import Source
+from perdure.node.query.reading import DistantScan, Reading, Wanted
+from perdure.node.query.shipping import pack_condition, unpack_batches
+from perdure.node.query.sources import SOURCES
 
 _POSITION = "perdure row"
 
@@ -35,16 +37,39 @@ class Table:
     """A table of one statement. ``need`` is set when the statement is planned, ``reading`` when it
     runs. ``filtered``: the columns of filters."""
 
-    def __init__(self, columns: dict[str, Kind], source: Source, partition_count: int) -> None:
-        self.schema = arrow.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
-        self.source = source
+    def __init__(self, name: str, partition_count: int) -> None:
+        columns = TABLES[name].items()
+        self.name = name
+        self.schema = arrow.schema([(column, _TYPES[kind]) for column, kind in columns])
+        self.source = SOURCES[name]
         self.partition_count = partition_count
         self.need = Need()
         self.filtered: frozenset[str] = frozenset()
         self.reading: Reading | None = None
 
     def batches(self, columns: Sequence[str], condition: Any) -> Iterator[Any]:
-        """Batches of the columns, of rows that meet the condition."""
+        """Batches of the columns, of rows that meet the condition, wherever they are."""
+        reading = self.reading
+        if reading is None:
+            return
+        scans: list[DistantScan] = []
+        try:
+            # They work on their first piece while rows are read here.
+            scans += self._begin_elsewhere(reading, columns, condition)
+            yield from filter(None, self.steps(columns, condition))
+            schema = self.schema_of(columns)
+            for scan in scans:
+                for piece in scan.pieces():
+                    yield from unpack_batches(schema, piece)
+        except PerdureError as error:
+            reading.failure = error  # the engine makes a text of it
+            raise
+        finally:
+            for scan in scans:
+                scan.close()
+
+    def steps(self, columns: Sequence[str], condition: Any) -> Iterator[Any]:
+        """The same of what is read here; None after some work that gave no rows."""
         reading, source = self.reading, self.source
         if reading is None:
             return
@@ -52,14 +77,35 @@ class Table:
         need = replace(self.need, columns=self.filtered.union(columns))
         enough = _Enough(need.order) if need.order is not None else None
         ranges = source.ranges(need, self.partition_count)
+        ranges = [each for each in ranges if each.partition in reading.partitions]
         for rows in source.rows(reading, need, ranges):
             reading.pause()
             chosen = rows if condition is None else self._passing(rows, first, condition)
             for start in range(0, len(chosen), QUERY_BATCH_ROWS):
                 reading.pause()
                 yield self._build(chosen[start : start + QUERY_BATCH_ROWS], columns)
+            if not chosen:
+                yield None
             if enough is not None and enough.is_reached(rows, chosen):
                 return
+
+    def schema_of(self, columns: Sequence[str]) -> Any:
+        """What batches of these columns look like."""
+        return arrow.schema([self.schema.field(name) for name in columns])
+
+    def partitions(self) -> set[int]:
+        """Those that hold what is needed."""
+        return self.source.partitions(self.need, self.partition_count)
+
+    def _begin_elsewhere(
+        self, reading: Reading, columns: Sequence[str], condition: Any
+    ) -> list[DistantScan]:
+        if not reading.elsewhere:
+            return []
+        packed = pack_condition(condition)
+        wanted = Wanted(self.name, tuple(columns), self.filtered, self.need, packed)
+        partitions = self.partitions()
+        return [other.scan(wanted) for other in reading.elsewhere if other.partitions & partitions]
 
     def _passing(self, rows: list[Any], names: list[str], condition: Any) -> list[Any]:
         batch = self._build(rows, names)
@@ -142,7 +188,7 @@ class _Scanner:
 
     @property
     def projected_schema(self) -> Any:
-        return arrow.schema([self._table.schema.field(name) for name in self._columns])
+        return self._table.schema_of(self._columns)
 
     def to_batches(self) -> Iterator[Any]:
         return self._table.batches(self._columns, self._condition)

@@ -1,7 +1,7 @@
 """Answers SQL statements: ``Query`` is what the admin API asks, on the event loop.
 
-A statement is planned on a thread; then the partitions it reads are flushed, and in one turn of the
-loop their states and the running sessions are captured. Its answer comes in pieces, and is made no
+A statement is planned on a thread; then the partitions it reads are flushed by who leads them, and
+their states and the running sessions are captured. Its answer comes in pieces, and is made no
 faster than they are taken. Nothing else of the node waits for it.
 """
 
@@ -10,32 +10,37 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from perdure.core.clock import Clock
-from perdure.core.errors import QueryRefused, QueryUnavailable, TooManyRequests
-from perdure.core.ids import InvocationId
+from perdure.core.errors import (
+    PartitionUnavailable,
+    QueryRefused,
+    QueryUnavailable,
+    TooManyRequests,
+)
 from perdure.core.limits import (
     QUERIES_MAX,
     QUERIES_WAITING_MAX,
-    QUERY_FLUSH_MS,
     QUERY_MEMORY_BYTES,
+    QUERY_PATIENCE_MS,
     QUERY_STATEMENT_BYTES_MAX,
     QUERY_TIMEOUT_MS,
+    ROUTE_RETRY_MS_INITIAL,
+    ROUTE_RETRY_MS_MAX,
 )
 from perdure.core.offload import Offload, ThreadOffload, run_offloaded
-from perdure.core.telemetry import logger
 from perdure.node.partition.gateway import LedPartition
-from perdure.node.query.live import Live, capture
+from perdure.node.query.desk import QueryDesk
+from perdure.node.query.distant import DistantReading, Members, open_all
+from perdure.node.query.led import LedTables
 from perdure.node.query.pieces import ARROW_TYPE, JSON_TYPE, Piece
 from perdure.node.query.reading import Reading
 from perdure.node.registry.model import Registry
 
 if TYPE_CHECKING:  # importing it loads the query engine
     from perdure.node.query.statements import Execution, Planned
-
-log = logger("query")
 
 
 class Rest:
@@ -90,7 +95,7 @@ class QueryStatistics:
 
 
 class Query:
-    """SQL over the partitions of this node."""
+    """SQL over all partitions: those of this node, and of ``members`` if it isn't alone."""
 
     def __init__(
         self,
@@ -98,11 +103,17 @@ class Query:
         registry: Callable[[], Registry],
         clock: Clock,
         limits: QueryLimits | None = None,
+        members: Members | None = None,
     ) -> None:
-        self._partitions = partitions
+        self._tables = LedTables(partitions, is_alone=members is None)
         self._registry = registry
         self._clock = clock
         self._limits = limits if limits is not None else QueryLimits()
+        self._members = members
+        self._desk: QueryDesk | None = None
+        if members is not None:
+            self._desk = QueryDesk(self._tables, registry, members.transport, clock)
+        self._tickets = count(1)
         self._idle: list[Offload] = []
         self._threads: list[Offload] = []
         self._executions: set[Execution] = set()
@@ -114,6 +125,7 @@ class Query:
 
         Raises:
             QueryRefused, QueryTooLarge: it can't be answered; or not within its limits.
+            PartitionUnavailable: something of it can't be read, for want of a leader.
             QueryUnavailable: the query engine isn't installed.
             TooManyRequests: too many wait already.
         """
@@ -130,9 +142,8 @@ class Query:
 
     def statistics(self) -> QueryStatistics:
         running = len(self._threads) - len(self._idle)
-        return QueryStatistics(
-            running, len(self._waiting), self._answered, self._failed, self._rows_read
-        )
+        rows_read = self._rows_read + (self._desk.rows_read if self._desk is not None else 0)
+        return QueryStatistics(running, len(self._waiting), self._answered, self._failed, rows_read)
 
     def close(self) -> None:
         """Give up what is at work and stop the threads."""
@@ -140,6 +151,8 @@ class Query:
             execution.give_up()
         for thread in self._threads:
             thread.close()
+        if self._desk is not None:
+            self._desk.close()
 
     # --- One statement --------------------------------------------------------------------------
 
@@ -147,54 +160,82 @@ class Query:
         thread = await self._take_thread()
         self._failed += 1  # unless it turns out well
         try:
-            started = self._clock.monotonic()
-            count = len(self._partitions)
-            memory = self._limits.memory_bytes_max
-            planned = await run_offloaded(thread, lambda: _plan(statement, count, memory))
-            await self._flush(planned.partitions)
-            spent = self._clock.monotonic() - started
-            left = max(self._limits.timeout_ms / 1000 - spent, 0.001)
-            reading = self._capture(planned)
-            try:
-                execution = _prepare(planned, reading, as_json)
-                async with aclosing(self._execute(thread, execution, left)) as pieces:
-                    async for piece in pieces:
-                        yield piece
-            finally:
-                self._rows_read += reading.rows_read
-                reading.close()
+            async with aclosing(self._tries(thread, statement, as_json)) as pieces:
+                async for piece in pieces:
+                    yield piece
         finally:
             self._give_back(thread)
         self._failed -= 1
         self._answered += 1
 
-    async def _flush(self, partitions: list[int]) -> None:
-        """Bring the tables up to what is applied now."""
-        loop = asyncio.get_running_loop()
-        flushed: list[asyncio.Future[None]] = []
-        for number in partitions:
-            processor = self._partitions[number].processor
-            if processor.halted is not None or processor.is_flushed():
-                continue  # a halted partition is shown as it was flushed last
-            done: asyncio.Future[None] = loop.create_future()
-            flushed.append(done)
-            processor.flush(partial(_resolve, done))
-        if not flushed:
-            return
-        _, late = await asyncio.wait(flushed, timeout=QUERY_FLUSH_MS / 1000)
-        if late:
-            log.warning("query.tables.stale", partitions=len(late))
+    async def _tries(self, thread: Offload, statement: str, as_json: bool) -> AsyncGenerator[Piece]:
+        """One, unless leaders move before there is anything to answer."""
+        started = self._clock.monotonic()
+        pause_ms = ROUTE_RETRY_MS_INITIAL
+        while True:
+            is_begun = False
+            try:
+                pieces = self._try(thread, (statement, as_json), started)
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        is_begun = True
+                        yield piece
+            except PartitionUnavailable:
+                spent_ms = (self._clock.monotonic() - started) * 1000
+                if is_begun or spent_ms > min(QUERY_PATIENCE_MS, self._limits.timeout_ms):
+                    raise
+            else:
+                return
+            await asyncio.sleep(pause_ms / 1000)
+            pause_ms = min(2 * pause_ms, ROUTE_RETRY_MS_MAX)
 
-    def _capture(self, planned: "Planned") -> Reading:
-        live: dict[InvocationId, Live] = {}
-        if planned.needs_live:
-            for partition in self._partitions:
-                live.update(capture(run) for run in partition.leader.invoker.runs())
-        snapshots = {
-            number: self._partitions[number].processor.store.env.snapshot()
-            for number in planned.partitions
-        }
-        return Reading(snapshots, live, self._registry(), self._clock)
+    async def _try(
+        self, thread: Offload, asked: tuple[str, bool], started: float
+    ) -> AsyncGenerator[Piece]:
+        statement, as_json = asked
+        partition_count = self._tables.partition_count
+        memory = self._limits.memory_bytes_max
+        planned = await run_offloaded(thread, lambda: _plan(statement, partition_count, memory))
+        reading = await self._open(planned, self._left(started))
+        try:
+            execution = _prepare(planned, reading, as_json)
+            async with aclosing(self._execute(thread, execution, self._left(started))) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            self._rows_read += reading.rows_read
+            reading.close()
+
+    def _left(self, started: float) -> float:
+        """Seconds."""
+        spent = self._clock.monotonic() - started
+        return max(self._limits.timeout_ms / 1000 - spent, 0.001)
+
+    async def _open(self, planned: "Planned", timeout_seconds: float) -> Reading:
+        """Hold all that the statement reads, wherever it is led.
+
+        Raises:
+            PartitionUnavailable: that isn't known, or changed just now.
+        """
+        tables, live = planned.partitions, planned.live
+        there: list[DistantReading] = []
+        if self._members is not None:
+            away = (self._away(tables), self._away(live))
+            there = await open_all(self._members, self._tickets, away, timeout_seconds)
+        led_elsewhere = frozenset[int]().union(*(each.partitions for each in there))
+        try:
+            opened = await self._tables.open(
+                [each for each in tables if each not in led_elsewhere],
+                [each for each in live if each not in led_elsewhere],
+            )
+        except BaseException:
+            for each in there:
+                each.close()
+            raise
+        return Reading(opened.snapshots, opened.live, self._registry(), self._clock, there)
+
+    def _away(self, partitions: list[int]) -> list[int]:
+        return [each for each in partitions if not self._tables.leads(each)]
 
     async def _execute(
         self, thread: Offload, execution: "Execution", timeout_seconds: float
@@ -249,11 +290,6 @@ class Query:
                 turn.set_result(thread)
                 return
         self._idle.append(thread)
-
-
-def _resolve(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_result(None)
 
 
 def _plan(statement: str, partition_count: int, memory_bytes_max: int) -> "Planned":

@@ -1,4 +1,5 @@
 """What one statement reads: a state of each partition, sessions, and the registry; how much of it.
+What other nodes lead they read for it.
 
 Made on the event loop, read on threads. A scan stands back after each stretch of work, so that the
 event loop never waits long for the interpreter, and stops when the statement is given up.
@@ -8,13 +9,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from perdure.core.clock import Clock
-from perdure.core.errors import QueryTooLarge
+from perdure.core.errors import PerdureError, QueryTooLarge
 from perdure.core.ids import InvocationId
 from perdure.core.limits import QUERY_PAUSE_MS, QUERY_SCAN_BYTES, QUERY_SCAN_ROWS
-from perdure.node.query.bounds import Order, Range
+from perdure.node.query.bounds import Need, Order, Range
 from perdure.node.query.live import Live
 from perdure.node.registry.model import Registry
 from perdure.storage.env import Snapshot
@@ -32,8 +33,57 @@ class RawRow(NamedTuple):
     value: bytes
 
 
+class Wanted(NamedTuple):
+    """What a scan of a table is asked for: columns, and rows that meet the packed condition, which
+    looks at what is ``filtered``."""
+
+    table: str
+    columns: tuple[str, ...]
+    filtered: frozenset[str]
+    need: Need
+    condition: bytes | None
+
+
+class DistantScan(Protocol):
+    """The packed batches of a scan that another node makes."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """On a thread, which waits for them.
+
+        Raises:
+            PerdureError: there will be no more.
+        """
+        ...
+
+    def close(self) -> None:
+        """Nobody wants more; from any thread."""
+        ...
+
+
+class Elsewhere(Protocol):
+    """What a statement reads of one other node."""
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Those of them whose leader it is."""
+        ...
+
+    def scan(self, wanted: Wanted) -> DistantScan:
+        """Have it begin; from any thread."""
+        ...
+
+    def give_up(self) -> None:
+        """Stop scans; from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is read there; on the event loop."""
+        ...
+
+
 class Reading:
-    """One statement's view of the node. ``rows_read`` counts rows taken from tables."""
+    """One statement's view of the node. ``rows_read`` counts rows taken from tables; ``failure`` is
+    why there can't be more of them."""
 
     def __init__(
         self,
@@ -41,10 +91,14 @@ class Reading:
         live: Mapping[InvocationId, Live],
         registry: Registry,
         clock: Clock,
+        elsewhere: Sequence[Elsewhere] = (),
     ) -> None:
         self.live = live
         self.registry = registry
+        self.elsewhere = elsewhere
+        self.partitions = frozenset(snapshots)
         self.rows_read = 0
+        self.failure: PerdureError | None = None
         self._snapshots = snapshots
         self._clock = clock
         self._given_up = threading.Event()
@@ -138,9 +192,13 @@ class Reading:
     def give_up(self) -> None:
         """Stop scans; from any thread."""
         self._given_up.set()
+        for other in self.elsewhere:
+            other.give_up()
 
     def close(self) -> None:
         """Let go of the tables."""
         self.give_up()
+        for other in self.elsewhere:
+            other.close()
         for snapshot in self._snapshots.values():
             snapshot.close()

@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from perdure.core.hashing import key_partition_key
-from perdure.core.ids import INVOCATION_ID_BYTES, InvocationId, format_invocation_id
+from perdure.core.ids import (
+    INVOCATION_ID_BYTES,
+    InvocationId,
+    format_invocation_id,
+    partition_key_of,
+    partition_of,
+)
 from perdure.core.limits import QUERY_ENTRY_JSON_BYTES_MAX, QUERY_SCAN_ROWS
 from perdure.node.query import entries, texts
 from perdure.node.query.bounds import (
@@ -59,13 +65,21 @@ def _never(scan: Restriction) -> bool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """``ranges``: what of the tables must be read; ``rows`` reads it. ``can_order``: whether it
-    heeds an order that is needed. ``needs_live``: running sessions are looked at."""
+    heeds an order that is needed. ``needs_live``: running sessions are looked at; ``homes``: of
+    which partitions, where no tables are read."""
 
     columns: Mapping[str, Column]
     rows: Callable[[Reading, Need, list[Range]], Iterator[list[Any]]]
     ranges: Callable[[Need, int], list[Range]] = field(default=_no_ranges)
     can_order: Callable[[Restriction], bool] = field(default=_never)
     needs_live: bool = False
+    homes: Callable[[Need, int], set[int]] | None = None
+
+    def partitions(self, need: Need, partition_count: int) -> set[int]:
+        """Those that hold what is needed; none for what every node has."""
+        if self.homes is not None:
+            return self.homes(need, partition_count)
+        return {each.partition for each in self.ranges(need, partition_count)}
 
 
 # --- Sessions -------------------------------------------------------------------------------------
@@ -76,6 +90,13 @@ def _sessions(reading: Reading, need: Need, ranges: list[Range]) -> Iterator[lis
     chosen = sorted(reading.live) if ids is None else [each for each in ids if each in reading.live]
     for start in range(0, len(chosen), QUERY_SCAN_ROWS):
         yield [(each, reading.live[each]) for each in chosen[start : start + QUERY_SCAN_ROWS]]
+
+
+def _homes(need: Need, partition_count: int) -> set[int]:
+    ids = wanted_ids(need)
+    if ids is None:
+        return set(range(partition_count))
+    return {partition_of(partition_key_of(each), partition_count) for each in ids}
 
 
 # --- Journals -------------------------------------------------------------------------------------
@@ -323,7 +344,7 @@ SOURCES: dict[str, Source] = {
         ranges=partial(ranges_by, RAW_WORDS),
         can_order=can_order,
     ),
-    "sys_invocation_state": Source(columns=STATE, rows=_sessions, needs_live=True),
+    "sys_invocation_state": Source(columns=STATE, rows=_sessions, needs_live=True, homes=_homes),
     "sys_journal": Source(
         columns=_JOURNAL, rows=_journal, ranges=partial(invocation_ranges, TableId.JOURNAL)
     ),

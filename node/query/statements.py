@@ -27,7 +27,6 @@ from perdure.node.query.libraries import arrow, datafusion
 from perdure.node.query.pieces import Deliver, Piece
 from perdure.node.query.pushdown import Scan, scans
 from perdure.node.query.reading import Reading
-from perdure.node.query.sources import SOURCES
 
 _OPTIONS = {
     "datafusion.sql_parser.dialect": "postgres",
@@ -55,12 +54,12 @@ _TEXT = arrow.large_string()
 
 
 class Planned:
-    """A statement that can be run, once. ``partitions``: those that it reads."""
+    """A statement that can be run, once. ``partitions``: those whose tables it reads; ``live``:
+    those whose sessions it looks at."""
 
     def __init__(self, frame: Any, tables: dict[str, Table], found: list[Scan]) -> None:
         self.frame = frame
         self.tables = [tables[name] for name in {scan.table for scan in found}]
-        self.needs_live = any(table.source.needs_live for table in self.tables)
         self.partitions = sorted(
             {
                 each.partition
@@ -68,6 +67,8 @@ class Planned:
                 for each in table.source.ranges(table.need, table.partition_count)
             }
         )
+        live = (table.partitions() for table in self.tables if table.source.needs_live)
+        self.live = sorted(set[int]().union(*live))
 
 
 def plan(
@@ -78,7 +79,7 @@ def plan(
     Raises:
         QueryRefused: it is no statement, names what isn't there, or would change something.
     """
-    tables = {name: Table(TABLES[name], SOURCES[name], partition_count) for name in TABLES}
+    tables = {name: Table(name, partition_count) for name in TABLES}
     context = _session(tables, memory_bytes_max)
     only_reading = (
         datafusion.SQLOptions()
@@ -145,6 +146,8 @@ class Execution:
         except asyncio.CancelledError as error:
             raise QueryTooLarge("the statement was given up") from error
         except Exception as error:  # bulkhead: the engine has no classes for what went wrong
+            if self._reading.failure is not None:
+                raise self._reading.failure from error
             message = _message(error)
             if "Resources exhausted" in message:
                 raise QueryTooLarge(

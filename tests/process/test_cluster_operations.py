@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 from tests.process.calls import request
 from tests.process.cluster import ClusterNode, ClusterServers
-from tests.process.processes import ROOT, ManagedProcess
+from tests.process.processes import ROOT, ManagedProcess, free_port, wait_listening
 
 from perdure.node.metrics import cluster_table
 
 pytestmark = pytest.mark.slow
 
 _DEADLINE_SECONDS = 30.0
+_CALLS = 160
+_BODY = b"x" * 10_000
 _DRAIN_STATES = ("draining", "disabled")
 
 
@@ -30,6 +32,17 @@ def servers(tmp_path: Path) -> Iterator[ClusterServers]:
     yield servers
     for node in servers.nodes:
         ManagedProcess.close(node)
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Iterator[ManagedProcess]:
+    port = free_port()
+    command = [sys.executable, "-m", "tests.process.echo_service", "--port", str(port)]
+    service = ManagedProcess("echo", command, tmp_path / "echo.log")
+    service.start()
+    asyncio.run(wait_listening(service, port))
+    yield service
+    service.close()
 
 
 def perdure(node: ClusterNode, *arguments: str) -> tuple[int, Any]:
@@ -63,7 +76,9 @@ def get(port: int, path: str) -> Any:
     return answer
 
 
-def test_a_cluster_is_operated_with_the_command(servers: ClusterServers) -> None:
+def test_a_cluster_is_operated_with_the_command(
+    servers: ClusterServers, echo: ManagedProcess
+) -> None:
     asyncio.run(servers.wait_healthy(_DEADLINE_SECONDS))
     one, _, three = servers.nodes
     well = watch(one, lambda document: not document["problems"])
@@ -75,6 +90,8 @@ def test_a_cluster_is_operated_with_the_command(servers: ClusterServers) -> None
     scrape = get(one.own_port, "/metrics").body.decode()
     for metric in cluster_table.METRICS:
         assert f"# HELP {metric.name} " in scrape or metric is cluster_table.REPLICA_LAG
+
+    asyncio.run(check_sql(servers, echo))
 
     leader = well["partitions"][0]["leader"]
     to = next(name for name in ids if name != leader)
@@ -89,12 +106,96 @@ def test_a_cluster_is_operated_with_the_command(servers: ClusterServers) -> None
     watch(one, lambda document: _node(document, "n3")["leads"] == 0)
     assert perdure(three, "nodes", "undrain", "n3")[1]["worker"] == "active"
 
-    three.kill()
+    for number in range(1, 4):
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        # Balance may be moving it just now.
+        while perdure(one, "partitions", "lead", str(number), "--to", "n3")[0] != 0:
+            assert time.monotonic() < deadline
+    asyncio.run(check_sql_while_a_leader_dies(one, three))
     ill = watch(one, lambda document: _node(document, "n3")["state"] == "dead")
     assert any(problem["what"].startswith("n3 is dead") for problem in ill["problems"])
     watch(one, lambda document: all(row["leader"] for row in document["partitions"]))
     three.start()
     watch(one, lambda document: _node(document, "n3")["state"] == "alive")
+
+
+async def sql(node: ClusterNode, statement: str) -> list[dict[str, Any]]:
+    """The rows of an answer; a cluster without a leader is asked again."""
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    body = json.dumps({"query": statement}).encode()
+    while True:
+        answer = await request(node.admin_port, "POST", "/query", body, headers)
+        if answer.status == 200:
+            rows: list[dict[str, Any]] = answer.json()["rows"]
+            return rows
+        assert answer.status == 503, answer
+        assert time.monotonic() < deadline, answer
+
+
+async def check_sql(servers: ClusterServers, echo: ManagedProcess) -> None:
+    """Every node sees what all of them lead, in the same moment as it was acknowledged; also what
+    only the memory of a leader knows."""
+    port = int(echo.command[-1])
+    await servers.nodes[0].register(port)
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    for node in servers.nodes:
+        while (await request(node.admin_port, "GET", "/services/Echo")).status != 200:
+            assert time.monotonic() < deadline, f"{node.node_name} doesn't hear of the service"
+
+    async def call(number: int, verb: str) -> str:
+        node = servers.nodes[number % len(servers.nodes)]
+        headers = {"idempotency-key": str(number), "content-type": "text/plain"}
+        path = f"/Echo/echo{verb}"
+        answer = await request(node.ingress_port, "POST", path, _BODY, headers)
+        assert answer.status < 300, answer
+        return answer.headers["x-restate-id"]
+
+    ids = sorted(await asyncio.gather(*(call(number, "") for number in range(_CALLS))))
+    for node in servers.nodes:
+        rows = await sql(node, "select id, status from sys_invocation order by id")
+        assert rows == [{"id": id, "status": "completed"} for id in ids]
+        (row,) = await sql(node, "select count(*) as n, sum(raw_length) as size from sys_journal")
+        assert row["n"] == 2 * _CALLS
+        assert row["size"] > _CALLS * len(_BODY)
+    echo.kill()
+    failing = [await call(_CALLS + number, "/send") for number in range(3)]
+    statement = "select id, retry_count from sys_invocation where status = 'backing-off'"
+    for node in servers.nodes:
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        rows = await sql(node, statement)
+        while sorted(row["id"] for row in rows) != sorted(failing):
+            assert time.monotonic() < deadline, rows
+            rows = await sql(node, statement)
+        assert all(row["retry_count"] >= 1 for row in rows)
+    echo.start()
+    await wait_listening(echo, port)
+
+
+async def check_sql_while_a_leader_dies(one: ClusterNode, other: ClusterNode) -> None:
+    """What an answer that has begun can't go on with cuts it; the next statement waits for the new
+    leaders, and misses nothing."""
+    # Each row of the large side comes many times: long before its last one the answer has begun.
+    statement = (
+        "select b.raw, a.index from (select index from sys_journal limit 12) a cross join "
+        "sys_journal b"
+    )
+    body = json.dumps({"query": statement}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", one.admin_port)
+    writer.write(
+        b"POST /query HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"accept: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        % len(body)
+        + body
+    )
+    async with asyncio.timeout(_DEADLINE_SECONDS):
+        assert b" 200 " in await reader.readline()
+        other.kill()
+        rest = await reader.read()
+    writer.close()
+    assert not rest.endswith(b"0\r\n\r\n"), "it ended as if it were whole"
+    (row,) = await sql(one, "select count(*) as n from sys_invocation")
+    assert row["n"] == _CALLS + 3
 
 
 def _node(document: Any, name: str) -> Any:
