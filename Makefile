@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 KILLS ?= 200
 
-.PHONY: help links install demo cluster-demo check test compat proto bench crash sim sim-cluster soak-http
+.PHONY: help links install demo cluster-demo check test compat proto bench chaos crash sim sim-cluster soak-http
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -51,6 +51,11 @@ bench: install  ## Beside its peers: page, pictures, JSON in bench/results/ (QUI
 
 crash: install  ## kill -9 under random load, KILLS times, and a boot with 100,000 invocations.
 	CRASH_KILLS=$(KILLS) $(BIN)/python -m pytest tests/process -m 'slow or not slow' -s
+
+chaos: install  ## Cut, slow, freeze, fill, wipe nodes in network namespaces (root): FAULT= SECONDS= SEED= ROUNDS=
+	$(BIN)/python -m pip install --quiet --group chaos
+	$(BIN)/python -m tests.chaos $(addprefix --fault ,$(FAULT)) $(if $(SECONDS),--seconds $(SECONDS)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 sim: install  ## The power-loss simulation over SEEDS seeds (or SEED=n for one).
 	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/sim -s
