@@ -85,8 +85,8 @@ class Verifier:
             end = min(first + VERIFY_WINDOW_RECORDS, upper)
             await self._compare((partition, segment.index), answering, first, end, found)
         # What was trimmed meanwhile is missing by right.
-        states = {member: await self._state(member, segment, partition) for member in answering}
-        trims = [state.trim for state in states.values() if state is not None]
+        later = [await self._state(member, segment, partition) for member in answering]
+        trims = [state.trim for state in later if state is not None]
         lower = min(max([lower, *trims]), max(lower, upper))
         base = segment.base_lsn
         return SegmentReport(

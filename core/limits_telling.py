@@ -15,13 +15,20 @@ VERIFY_WINDOW_RECORDS = 65_536
 # … after they were given a moment to hear of the last commits.
 VERIFY_CATCH_UP_MS = 2_000
 VERIFY_POLL_MS = 50
+# How often a node looks how the places are that hold the metadata.
+METADATA_LOOK_MS = 10_000
 # Segments of one partition's log from which on it is told that trimming doesn't keep up.
 CHAIN_SEGMENTS_MANY = 200
 # Used part of the disk below the data directory from which on it is told.
 DISK_USED_MANY_PERCENT = 80
 DISK_USED_CRITICAL_PERCENT = 95
-# What a sync of the log may take on average before it is called slow.
-SYNC_SLOW_MS = 50
+# … unless so much of it is free.
+DISK_FREE_AMPLE_BYTES = 10 * 1024**3
+# What a sync of the log may take before it is called slow; and how many are timed.
+SYNC_SLOW_MS = 20
+SYNC_PROBES = 32
+# Files and sockets that a node should be allowed to have.
+OPEN_FILES_MIN = 4_096
 # A certificate is told of so long before it expires.
 CERTIFICATE_EXPIRY_DAYS = 14
 # Clocks of two nodes may differ so much before it is told.

@@ -5,8 +5,11 @@ Files are read once, at the start: who changes a password or a certificate resta
 
 from pathlib import Path
 
+from perdure.cluster.core.membership import CLUSTER_FORMAT_VERSION, ClusterMeta
+from perdure.cluster.membership import provision, read_cluster
 from perdure.cluster.metadata.etcd import EtcdMetadata, EtcdSettings
 from perdure.core.clock import Clock
+from perdure.core.entropy import Entropy
 from perdure.core.errors import InvalidConfiguration
 from perdure.node.config.model import Config
 
@@ -59,6 +62,31 @@ def read_settings(config: Config) -> EtcdSettings:
         user=etcd.user,
         password=text,
     )
+
+
+async def provision_cluster(config: Config, clock: Clock, entropy: Entropy) -> ClusterMeta:
+    """Make the cluster in an etcd that has none, as its first node would; what is there then.
+
+    Raises:
+        InvalidConfiguration: as ``open_etcd``.
+        MetadataUnavailable: etcd doesn't answer; it may have been made.
+        DataDirectoryTooNew: a later release made it.
+    """
+    cluster = config.cluster
+    wanted = ClusterMeta(
+        format=CLUSTER_FORMAT_VERSION,
+        name=config.cluster_name,
+        fingerprint=f"{entropy.bits(128):032x}",
+        partition_count=config.worker.partition_count,
+        replication=cluster.replication,
+        partition_replicas=cluster.partition_replicas,
+    )
+    store = open_etcd(config, clock)
+    try:
+        known = await read_cluster(store)
+        return known if known is not None else await provision(store, wanted)
+    finally:
+        await store.aclose()
 
 
 def _read(key: str, path: Path | None) -> bytes | None:

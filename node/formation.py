@@ -150,8 +150,7 @@ class Formation:
             PerdureError: why this process can't be a node of the cluster.
         """
         check_cluster(self._disk, self._number)
-        guest = self._make_fabric(Peer(GUEST, 0, self._entropy.bits(60), b""), b"")
-        self._way = guest
+        guest = self._way = self.make_guest()
         try:
             registers = await self._open_registers(guest)
             await self._provision(registers)
@@ -367,6 +366,10 @@ class Formation:
         )
 
     # --- The fabric -----------------------------------------------------------------------------
+
+    def make_guest(self) -> Fabric:
+        """The door to the others of a process that is no node yet, shut."""
+        return self._make_fabric(Peer(GUEST, 0, self._entropy.bits(60), b""), b"")
 
     def _make_fabric(self, me: Peer, fingerprint: bytes) -> Fabric:
         # Not imported by a single node: it costs 10 MB and 40 ms.

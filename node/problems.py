@@ -15,6 +15,7 @@ from perdure.core.errors import (
     WrongCluster,
 )
 from perdure.core.limits import REPLICA_LAG_RECORDS_MAX
+from perdure.core.limits_telling import CHAIN_SEGMENTS_MANY
 from perdure.node.standing import ClusterStanding, NodeStanding, PartitionStanding
 
 _SLOW_LOOP_MS = 1000
@@ -55,7 +56,7 @@ class Problem:
 
 def problems(seen: ClusterStanding) -> list[Problem]:
     """All that can be told from one node."""
-    found = [*_of_this_node(seen), *_of_partitions(seen)]
+    found = [*_of_this_node(seen), *_of_partitions(seen), *_of_findings(seen)]
     if not seen.is_alone:
         found += _of_quorums(seen)
     for node in seen.nodes:
@@ -131,6 +132,47 @@ def _of_quorums(seen: ClusterStanding) -> Iterator[Problem]:
             "times: with one less nobody can take over",
             "start the nodes that are missing, or add one",
         )
+
+
+def _of_findings(seen: ClusterStanding) -> Iterator[Problem]:
+    metadata = seen.findings.metadata
+    if metadata.failure is not None:
+        yield Problem(
+            Severity.CRITICAL,
+            f"metadata can't be read: {metadata.failure}",
+            "leaders lead on, nobody can take over: `perdure metadata status` shows each place",
+        )
+    elif not any(node.state.is_gone for node in seen.nodes):
+        for place in metadata.places:
+            if place.failure is not None:
+                yield Problem(
+                    Severity.WARNING,
+                    f"one place of {len(metadata.places)} that hold the metadata is away: "
+                    f"{place.place}: {place.failure}",
+                    "bring it back: with a majority gone nobody can take over",
+                )
+    for found in seen.findings.verified:
+        what = f"partition {found.partition}: when its log was compared"
+        again = f"perdure log verify {found.partition}"
+        if found.count("diverging"):
+            yield Problem(
+                Severity.CRITICAL,
+                f"{what}, replicas differed in {found.count('diverging')} records",
+                f"a disk or this software is broken: keep all data directories, and report what "
+                f"{again} prints",
+            )
+        if found.count("missing"):
+            yield Problem(
+                Severity.CRITICAL,
+                f"{what}, {found.count('missing')} records were on no replica that answered",
+                f"start all nodes, then look again: {again}",
+            )
+        elif found.count("under_replicated"):
+            yield Problem(
+                Severity.WARNING,
+                f"{what}, {found.count('under_replicated')} records were on too few replicas",
+                f"start all nodes; they go with the next trim, then look again: {again}",
+            )
 
 
 def _is_there(seen: ClusterStanding, node: NodeStanding) -> bool:
@@ -226,6 +268,14 @@ def _of_partitions(seen: ClusterStanding) -> Iterator[Problem]:
             )
     if seen.is_alone:
         return
+    long = [part.partition for part in seen.partitions if _is_long(part)]
+    if long:
+        yield Problem(
+            Severity.WARNING,
+            f"{_partitions(long)}: the log has {CHAIN_SEGMENTS_MANY} segments or more",
+            "it isn't trimmed, or leaders keep changing: look at replicas that are behind or gone, "
+            "at snapshots, and at perdure_cluster_partition_epoch",
+        )
     lossy = [part.partition for part in seen.partitions if _is_under_replicated(part)]
     if lossy:
         yield Problem(
@@ -254,6 +304,10 @@ def _of_partitions(seen: ClusterStanding) -> Iterator[Problem]:
 
 def _is_under_replicated(part: PartitionStanding) -> bool:
     return any(segment.is_under_replicated for segment in part.meta.chain)
+
+
+def _is_long(part: PartitionStanding) -> bool:
+    return len(part.meta.chain) >= CHAIN_SEGMENTS_MANY
 
 
 def _usable(part: PartitionStanding) -> int:

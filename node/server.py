@@ -20,7 +20,6 @@ from typing import Any
 import uvloop
 
 import perdure
-from perdure.cluster.core.membership import Addresses
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.metadata.local import LocalMetadata
 from perdure.cluster.metadata.store import MetadataStore
@@ -33,11 +32,11 @@ from perdure.core.invariant import InvariantViolation
 from perdure.core.offload import Offload, ThreadOffload
 from perdure.core.tasks import Supervisor
 from perdure.node.admin.admin import Admin, AdminOptions
-from perdure.node.admin.context import ClusterAccess
 from perdure.node.config.choices import LogColours
 from perdure.node.config.effective import to_defaults
 from perdure.node.config.model import Config, advertised
 from perdure.node.config.values import Address
+from perdure.node.desks import Desks
 from perdure.node.formation import Formation, Formed
 from perdure.node.heap import share_one_heap
 from perdure.node.http.client import HttpClient
@@ -47,7 +46,6 @@ from perdure.node.identity import Identity, establish
 from perdure.node.ingress.ingress import Ingress, IngressOptions
 from perdure.node.invoker.discovery import Discovery
 from perdure.node.invoker.ports import Caller
-from perdure.node.metrics.cluster_table import ClusterFigures
 from perdure.node.metrics.node_port import NodePort
 from perdure.node.metrics.process import read_process
 from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
@@ -57,9 +55,9 @@ from perdure.node.partition.host import Host
 from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.query.distant import Members
 from perdure.node.query.query import Query, QueryLimits
+from perdure.node.register_desk import Listable
 from perdure.node.registry.store import RegistryStore
 from perdure.node.snapshots import NodeSnapshots, open_store
-from perdure.node.standing import look
 from perdure.node.traces.spans import Value
 from perdure.node.traces.tracer import Tracer
 from perdure.node.traces.tracing import Tracing, start_tracing
@@ -111,6 +109,7 @@ class Node:
         self._tracing: Tracing | None = None
         self._tracer: Tracer | None = None
         self._query: Query | None = None
+        self._desks: Desks | None = None
         self._is_stopping = False
         self._envs: dict[PartitionId, LmdbEnv] = {}
         self._snapshots: NodeSnapshots | None = None
@@ -138,7 +137,7 @@ class Node:
         discovery = Discovery(
             outbound.client, self._clock, identity.cluster, outbound.signer, outbound.functions
         )
-        admin = await self._serve_admin(host, registry, discovery, ingress_url)
+        admin = await self._serve_admin(host, metadata, registry, discovery, ingress_url)
         client = outbound.client
         await self._serve_node_port(partial(self._statistics, host, registry, client, admin))
         gc.collect()
@@ -159,6 +158,8 @@ class Node:
             await asyncio.gather(*(server.aclose(1.0) for server in servers))
         if self._snapshots is not None:
             await self._snapshots.stop()
+        if self._desks is not None:
+            await self._desks.aclose()
         if self._query is not None:
             self._query.close()
         if self._rendering is not None:
@@ -177,7 +178,7 @@ class Node:
 
     # --- Steps ----------------------------------------------------------------------------------
 
-    async def _establish(self, disk: OsDisk) -> tuple[MetadataStore, Identity]:
+    async def _establish(self, disk: OsDisk) -> tuple[Listable, Identity]:
         """Where configuration is decided, and who this process is there."""
         config = self.config
         if not config.is_clustered:
@@ -279,6 +280,7 @@ class Node:
     async def _serve_admin(
         self,
         host: AnyHost,
+        metadata: Listable,
         registry: RegistryStore,
         discovery: Discovery,
         ingress_url: str,
@@ -296,8 +298,9 @@ class Node:
         query = self._query = Query(
             host.led, lambda: registry.registry, self._clock, limits, members
         )
-        addresses = Addresses(ingress=ingress_url, admin=config.admin.advertised_address or "")
-        plane = host.plane if isinstance(host, ClusterHost) else None
+        transport = self._formed.fabric if self._formed is not None else None
+        desks = self._desks = Desks(host, metadata, transport, config, self._clock)
+        desks.start(self._supervisor, ingress_url)
         admin = Admin(
             host.gateway,
             registry,
@@ -306,7 +309,7 @@ class Node:
             self._clock,
             self._entropy,
             options,
-            ClusterAccess(partial(look, host, addresses), plane),
+            desks.access,
             self._snapshots.snapshotter if self._snapshots is not None else None,
             partial(self._check_serving, host),
         )
@@ -353,13 +356,9 @@ class Node:
     ) -> NodeStatistics:
         assert self._query is not None
         catalogue = registry.catalogue.registry
-        formed, cluster = self._formed, None
-        if formed is not None:
-            cluster = ClusterFigures(
-                look(host, formed.joined.value.addresses), formed.fabric.statistics()
-            )
+        assert self._desks is not None
         return NodeStatistics(
-            cluster=cluster,
+            cluster=self._desks.figures(),
             cluster_name=self.config.cluster_name,
             node_name=self.config.node_name,
             node_id=host.identity.node_id,

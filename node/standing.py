@@ -6,7 +6,7 @@ that was heard of it. For people and alarms: nothing is decided by it.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -31,8 +31,10 @@ from perdure.cluster.leadership import LeadershipStatistics
 from perdure.cluster.transport import Refusal
 from perdure.core.invariant import invariant
 from perdure.node.identity import Identity
+from perdure.node.log_desk import Verification
 from perdure.node.partition.cluster_host import ClusterHost
 from perdure.node.partition.host import Host, PartitionStatistics, partition_statistics
+from perdure.node.register_desk import StoreStanding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,15 @@ class NodeStanding:
     held: int
 
 
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What had to be asked for: how the metadata is kept, and what the latest comparison of each
+    log found."""
+
+    metadata: StoreStanding = field(default_factory=StoreStanding)
+    verified: tuple[Verification, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStanding:
     """All of it. ``conflicts``: beats of a second process that runs as this node. ``refusals``: who
@@ -97,6 +108,7 @@ class ClusterStanding:
     is_isolated: bool = False
     conflicts: int = 0
     refusals: tuple[Refusal, ...] = ()
+    findings: Findings = field(default_factory=Findings)
 
     @property
     def own(self) -> NodeStanding | None:
@@ -111,12 +123,16 @@ class ClusterStanding:
         return f"node {node}"
 
 
-def look(host: Host | ClusterHost, addresses: Addresses) -> ClusterStanding:
+def look(
+    host: Host | ClusterHost, addresses: Addresses, findings: Findings | None = None
+) -> ClusterStanding:
     """How it stands; ``addresses``: of this node, while no register says them."""
     own = {int(part.partition): part for part in map(partition_statistics, host.led)}
     if isinstance(host, ClusterHost):
-        return standing(host.plane, own, host.waiting())
-    return standing_alone(host.identity, own, host.metas, addresses, host.is_disk_full)
+        seen = standing(host.plane, own, host.waiting())
+    else:
+        seen = standing_alone(host.identity, own, host.metas, addresses, host.is_disk_full)
+    return replace(seen, findings=findings or Findings())
 
 
 def standing(

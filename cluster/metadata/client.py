@@ -22,6 +22,7 @@ from perdure.cluster.metadata.messages import (
     Watch,
     Write,
 )
+from perdure.cluster.metadata.places import PlaceStanding
 from perdure.cluster.metadata.raft_state import Conflicting, Expired, Outcome, Refused, Written
 from perdure.cluster.metadata.store import (
     CasOutcome,
@@ -172,6 +173,10 @@ class RaftMetadata:
             return answer
         raise MetadataUnavailable(f"no metadata member answers{self._closed}")
 
+    async def look_each(self) -> list[PlaceStanding]:
+        """How each member is, the nearest first."""
+        return list(await asyncio.gather(*map(self._look_at, range(len(self._doors)))))
+
     async def aclose(self) -> None:
         """Stop watching and close the doors."""
         if self._watcher is not None:
@@ -181,6 +186,24 @@ class RaftMetadata:
             await door.aclose()
 
     # --- Inside -----------------------------------------------------------------------------------
+
+    async def _look_at(self, number: int) -> PlaceStanding:
+        try:
+            answer = await self._doors[number].ask(Look(), METADATA_TRY_MS / 1000)
+        except DoorClosed as closed:
+            return PlaceStanding(place="a member", failure=str(closed))
+        if not isinstance(answer, Standing):
+            return PlaceStanding(place="a member", failure="it doesn't say how it is")
+        ago = answer.committed_ago_ms
+        return PlaceStanding(
+            place=f"member {answer.node}",
+            is_leader=answer.leader == answer.node,
+            has_leader=answer.leader is not None,
+            term=answer.term,
+            detail=f"{answer.register_count} registers, entry {answer.applied_index}, connected to "
+            f"{len(answer.connected)}"
+            + (f", a commit {ago} ms ago" if ago is not None else ", no commit seen yet"),
+        )
 
     async def _read(self, key: str, *, is_prefix: bool) -> dict[str, Versioned]:
         answer = await self._ask(lambda is_first: Read(key, is_prefix, METADATA_TRY_MS))

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from perdure.cluster.metadata.places import PlaceStanding
 from perdure.cluster.metadata.store import CasOutcome, Conflict, Unknown, Versioned, check_size
 from perdure.core.clock import Clock
 from perdure.core.errors import MetadataNotEmpty, MetadataUnavailable
@@ -65,18 +66,6 @@ class EtcdSettings:
     key: bytes | None = None
     user: str | None = None
     password: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointStatus:
-    """How one etcd server is; ``failure``: why it can't be told."""
-
-    endpoint: str
-    failure: str | None = None
-    version: str = ""
-    is_leader: bool = False
-    term: int = 0
-    stored_bytes: int = 0
 
 
 class EtcdMetadata:
@@ -187,9 +176,9 @@ class EtcdMetadata:
                         "is not whole: delete it before you try again"
                     )
 
-    async def look(self) -> list[EndpointStatus]:
+    async def look_each(self) -> list[PlaceStanding]:
         """How each endpoint is."""
-        return [await self._look(number) for number in range(len(self._channels))]
+        return list(await asyncio.gather(*map(self._look, range(len(self._channels)))))
 
     async def aclose(self) -> None:
         """Stop watching and close the connections."""
@@ -262,7 +251,7 @@ class EtcdMetadata:
         self._token = answer.token
         return self._token
 
-    async def _look(self, number: int) -> EndpointStatus:
+    async def _look(self, number: int) -> PlaceStanding:
         endpoint = self._settings.endpoints[number]
         try:
             token = await self._log_in()
@@ -270,14 +259,13 @@ class EtcdMetadata:
                 number, _STATUS, pb.StatusRequest(), pb.StatusResponse, token
             )
         except (grpc.RpcError, _LoginFailed) as failure:
-            return EndpointStatus(endpoint, _details(failure))
-        return EndpointStatus(
-            endpoint,
-            None,
-            found.version,
-            bool(found.leader) and found.leader == found.header.member_id,
-            found.raft_term,
-            found.db_size,
+            return PlaceStanding(place=endpoint, failure=_details(failure))
+        return PlaceStanding(
+            place=endpoint,
+            is_leader=bool(found.leader) and found.leader == found.header.member_id,
+            has_leader=bool(found.leader),
+            term=found.raft_term,
+            detail=f"etcd {found.version}, {found.db_size} bytes",
         )
 
     def _note(self, failure: Exception) -> None:

@@ -20,6 +20,8 @@ from perdure.node.admin import (
     inert,
     inspection,
     invocations,
+    logs,
+    metadata,
     node,
     pins,
     query,
@@ -57,6 +59,8 @@ ROUTES: list[Route[Endpoint]] = [
     *query.ROUTES,
     *snapshots.ROUTES,
     *cluster.ROUTES,
+    *logs.ROUTES,
+    *metadata.ROUTES,
     *inert.ROUTES,
 ]
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from perdure.node.admin.invocation_rows import STATUSES
+from perdure.node.admin.operator_schemas import OPERATOR_SCHEMAS
 
 Schema = dict[str, Any]
 
@@ -352,6 +353,7 @@ SCHEMAS: dict[str, Schema] = {
             "waits_because": _TEXT,
         },
     ),
+    **OPERATOR_SCHEMAS,
     "Taking": _object({"is_taking": _FLAG}),
     "Rows": _object({"rows": _list(_ANY)}),
     "Clusters": _object({"clusters": {"type": "array", "maxItems": 0}}),

@@ -13,7 +13,8 @@ import msgspec
 
 import perdure
 from perdure.node.admin.answer_schemas import SCHEMAS
-from perdure.node.admin.operations import OPERATIONS, Operation, Success
+from perdure.node.admin.operation import Operation, Success
+from perdure.node.admin.operations import OPERATIONS
 from perdure.node.admin.routes import VERSION_MAX, Route
 
 Document = dict[str, Any]

@@ -47,7 +47,7 @@ async def list_nodes(context: Context, request: Request) -> Reply:
 async def get_node(context: Context, request: Request) -> Reply:
     """A node, and what holds it."""
     seen = context.cluster.standing()
-    return json_reply(200, node_detail(_find_node(seen, request.parameters["node"]), seen))
+    return json_reply(200, node_detail(find_node(seen, request.parameters["node"]), seen))
 
 
 async def list_partitions(context: Context, request: Request) -> Reply:
@@ -59,7 +59,7 @@ async def list_partitions(context: Context, request: Request) -> Reply:
 async def get_partition(context: Context, request: Request) -> Reply:
     """One partition."""
     seen = context.cluster.standing()
-    return json_reply(200, partition_row(_find_partition(seen, request), seen))
+    return json_reply(200, partition_row(find_partition(seen, request), seen))
 
 
 # --- Nodes --------------------------------------------------------------------------------------
@@ -67,9 +67,9 @@ async def get_partition(context: Context, request: Request) -> Reply:
 
 async def drain(context: Context, request: Request) -> Reply:
     """Begin to move everything off a node."""
-    plane = _plane(context)
+    plane = plane_of(context)
     cluster = context.cluster.standing().cluster
-    node = _find_node(context.cluster.standing(), request.parameters["node"]).node
+    node = find_node(context.cluster.standing(), request.parameters["node"]).node
 
     def change(known: NodeMeta) -> NodeMeta:
         nodes = {**plane.membership.nodes, node: known}
@@ -90,8 +90,8 @@ async def resume(context: Context, request: Request) -> Reply:
 
 async def mark_lost(context: Context, request: Request) -> Reply:
     """An operator says that a node's disk will not come back."""
-    plane = _plane(context)
-    node = _find_node(context.cluster.standing(), request.parameters["node"])
+    plane = plane_of(context)
+    node = find_node(context.cluster.standing(), request.parameters["node"])
     if not plane.detector.state(node.node).is_gone:
         raise MembershipRefused(
             f"node {node.value.name!r} is {node.state.value}: stop it first, if its disk is lost"
@@ -101,9 +101,9 @@ async def mark_lost(context: Context, request: Request) -> Reply:
 
 async def remove(context: Context, request: Request) -> Reply:
     """Take a drained node out, for good."""
-    plane = _plane(context)
+    plane = plane_of(context)
     await plane.membership.refresh()  # what holds it may be newer than what this node has seen
-    node = _find_node(context.cluster.standing(), request.parameters["node"])
+    node = find_node(context.cluster.standing(), request.parameters["node"])
 
     def change(known: NodeMeta) -> NodeMeta:
         nodes = {**plane.membership.nodes, node.node: known}
@@ -116,17 +116,17 @@ async def remove(context: Context, request: Request) -> Reply:
 async def _edit_named(
     context: Context, request: Request, change: Callable[[NodeMeta], NodeMeta]
 ) -> Reply:
-    _plane(context)
-    node = _find_node(context.cluster.standing(), request.parameters["node"])
+    plane_of(context)
+    node = find_node(context.cluster.standing(), request.parameters["node"])
     return await _edit_node(context, node.node, change)
 
 
 async def _edit_node(
     context: Context, node: NodeId, change: Callable[[NodeMeta], NodeMeta]
 ) -> Reply:
-    await _plane(context).membership.edit_node(node, change)
+    await plane_of(context).membership.edit_node(node, change)
     seen = context.cluster.standing()
-    return json_reply(200, node_detail(_find_node(seen, str(node)), seen))
+    return json_reply(200, node_detail(find_node(seen, str(node)), seen))
 
 
 # --- Partitions ---------------------------------------------------------------------------------
@@ -134,9 +134,9 @@ async def _edit_node(
 
 async def lead(context: Context, request: Request) -> Reply:
     """Have the leader hand over; 202 when the new one doesn't lead in time."""
-    plane = _plane(context)
+    plane = plane_of(context)
     seen = context.cluster.standing()
-    part, to = _find_partition(seen, request), _to(seen, request)
+    part, to = find_partition(seen, request), _to(seen, request)
     if part.leader != to.node:
         plane.hand_over(part.partition, to.node)
     deadline = context.clock.monotonic() + HAND_OVER_MS / 1000
@@ -144,7 +144,7 @@ async def lead(context: Context, request: Request) -> Reply:
         await asyncio.sleep(FD_TICK_MS / 1000)
         plane.membership.look_at(part.partition)
         seen = context.cluster.standing()
-        part = _find_partition(seen, request)
+        part = find_partition(seen, request)
     return json_reply(200 if part.leader == to.node else 202, partition_row(part, seen))
 
 
@@ -172,19 +172,24 @@ async def unfreeze_partition(context: Context, request: Request) -> Reply:
 async def _edit_partition(
     context: Context, request: Request, change: Callable[[PartitionMeta], PartitionMeta]
 ) -> Reply:
-    plane = _plane(context)
-    partition = _find_partition(context.cluster.standing(), request).partition
+    plane = plane_of(context)
+    partition = find_partition(context.cluster.standing(), request).partition
     await plane.membership.edit_partition(
         partition, lambda known: change(known if known is not None else chain.empty())
     )
     seen = context.cluster.standing()
-    return json_reply(200, partition_row(_find_partition(seen, request), seen))
+    return json_reply(200, partition_row(find_partition(seen, request), seen))
 
 
 # --- Finding ------------------------------------------------------------------------------------
 
 
-def _plane(context: Context) -> ControlPlane:
+def plane_of(context: Context) -> ControlPlane:
+    """The control plane; a single node has none.
+
+    Raises:
+        MembershipRefused: this is one.
+    """
     if context.cluster.plane is None:
         raise MembershipRefused(
             "this is a single node: there is nobody to move anything to. cluster.members makes "
@@ -193,7 +198,7 @@ def _plane(context: Context) -> ControlPlane:
     return context.cluster.plane
 
 
-def _find_node(seen: ClusterStanding, text: str) -> NodeStanding:
+def find_node(seen: ClusterStanding, text: str) -> NodeStanding:
     """By name, or else by number (``3`` or ``N3``)."""
     for node in seen.nodes:
         if node.value.name == text:
@@ -206,7 +211,12 @@ def _find_node(seen: ClusterStanding, text: str) -> NodeStanding:
     raise NotFound(f"there is no node {text!r}: the nodes are {names}")
 
 
-def _find_partition(seen: ClusterStanding, request: Request) -> PartitionStanding:
+def find_partition(seen: ClusterStanding, request: Request) -> PartitionStanding:
+    """The partition that the path names.
+
+    Raises:
+        NotFound: there is none.
+    """
     text = request.parameters["partition"]
     if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX:
         for part in seen.partitions:
@@ -219,7 +229,7 @@ def _to(seen: ClusterStanding, request: Request) -> NodeStanding:
     text = request.query.get("to")
     if text is None:
         raise BadRequest("name the node: ?to=NODE")
-    return _find_node(seen, text)
+    return find_node(seen, text)
 
 
 ROUTES: list[Route[Endpoint]] = [

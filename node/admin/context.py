@@ -13,9 +13,11 @@ from perdure.engine.actions import Outcome
 from perdure.engine.commands import Command
 from perdure.node.admin.requests import Reply, Request
 from perdure.node.invoker.discovery import Discovery
+from perdure.node.log_desk import LogDesk
 from perdure.node.partition.gateway import Gateway
 from perdure.node.partition.snapshotter import Snapshotter
 from perdure.node.query.query import Query
+from perdure.node.register_desk import RegisterDesk
 from perdure.node.registry.store import RegistryStore
 from perdure.node.standing import ClusterStanding
 
@@ -32,11 +34,14 @@ class AdminOptions:
 
 @dataclass(frozen=True, slots=True)
 class ClusterAccess:
-    """``standing``: how the cluster stands as this node sees it. ``plane``: None on a single
-    node."""
+    """``standing``: how the cluster stands as this node sees it. ``plane``: None on a single node.
+    ``backend``: what keeps the metadata: ``local``, ``members`` or ``etcd``."""
 
     standing: Callable[[], ClusterStanding]
     plane: ControlPlane | None = None
+    logs: LogDesk | None = None
+    registers: RegisterDesk | None = None
+    backend: str = "local"
 
 
 def check_nothing() -> None:

@@ -3,39 +3,10 @@
 A test holds this table and the routes one-to-one, another the shapes and what a node answers.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 from perdure.core.limits import BATCH_INVOCATIONS_MAX, INSPECTION_PAGE_MAX
 from perdure.node.admin.invocation_rows import ALIASES, STATUSES
-
-Schema = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Success:
-    """An answer: what it says, and the name of its shape; None: no body."""
-
-    meaning: str
-    shape: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """``refusals``: the statuses of errors beyond those that any request may get.
-
-    ``query``: parameters by name. ``only``: the one version of the API that takes it.
-    """
-
-    id: str
-    group: str
-    summary: str
-    successes: dict[int, Success]
-    refusals: tuple[int, ...] = ()
-    query: dict[str, Schema] | None = None
-    only: int | None = None
-    is_deprecated: bool = False
-
+from perdure.node.admin.operation import Operation, Schema, Success
+from perdure.node.admin.operator_operations import OPERATOR_OPERATIONS
 
 _NODE, _DEPLOYMENTS, _SERVICES = "node", "deployments", "services"
 _INVOCATIONS, _READING, _ABSENT = "invocations", "reading", "not here"
@@ -365,6 +336,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             ("mark-lost", "Say that the disk of a node that is gone will never come back."),
         )
     },
+    **OPERATOR_OPERATIONS,
     ("GET", "/perdure/partitions"): Operation(
         id="list_partitions",
         group=_CLUSTER,

@@ -6,9 +6,10 @@ from typing import cast
 
 import click
 
+from perdure.core.errors import InvalidConfiguration
 from perdure.node.cli.client import Document
 from perdure.node.cli.deployments import rows_of
-from perdure.node.cli.output import emit_facts, emit_table, plain, say
+from perdure.node.cli.output import emit_facts, emit_json, emit_table, plain, say
 from perdure.node.cli.session import Session, Verbs, admin_options
 from perdure.node.cli.settings import settings_options
 from perdure.node.config.resolve import Loaded
@@ -52,6 +53,41 @@ def status(session: Session) -> None:
     session.emit(document, show)
     if any(row.get("severity") == "critical" for row in rows_of(document, "problems")):
         raise click.exceptions.Exit(1)
+
+
+@cluster.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
+@settings_options
+def provision(loaded: Loaded, as_json: bool) -> None:
+    """Make the cluster in the etcd that the settings name, before any node starts.
+
+    Its first node would do the same: this is for who wants to see it done, with the number of
+    partitions and copies that the settings say. What is there already stays as it is. The nodes of
+    cluster.members need nothing of it: they make the cluster when they start.
+    """
+    from perdure.core.clock import SystemClock
+    from perdure.core.entropy import SystemEntropy
+
+    config = loaded.config
+    if not config.etcd.endpoints:
+        raise InvalidConfiguration(
+            "etcd.endpoints names no etcd: the first of cluster.members makes the cluster when it "
+            "starts together with the others, there is nothing to provision"
+        )
+    from perdure.node.etcd import provision_cluster
+
+    made = asyncio.run(provision_cluster(config, SystemClock(), SystemEntropy()))
+    document: Document = {
+        "name": made.name,
+        "fingerprint": made.fingerprint,
+        "partitions": made.partition_count,
+        "replication": made.replication,
+        "partition_replicas": made.partition_replicas,
+    }
+    if as_json:
+        emit_json(document)
+    else:
+        emit_facts(document.items())
 
 
 @cluster.command()

@@ -54,6 +54,18 @@ VERBS = {
         "perdure.node.cli.partitions:partitions",
         "Look at partitions; move, pin and freeze their leaders.",
     ),
+    "log": (
+        "perdure.node.cli.log:log",
+        "Look at the logs of partitions; compare their replicas.",
+    ),
+    "metadata": (
+        "perdure.node.cli.metadata:metadata",
+        "Look at the cluster's registers; copy them, and put copies back.",
+    ),
+    "doctor": (
+        "perdure.node.cli.doctor:doctor",
+        "Look for what is wrong with a node and its surroundings.",
+    ),
     "identity": (
         "perdure.node.cli.identity:identity",
         "Make and look at the key that requests to services are signed with.",

@@ -44,6 +44,37 @@ def describe(session: Session, partition: int) -> None:
 
 
 @partitions.command()
+@click.argument("partition", type=click.IntRange(0), required=False)
+@admin_options
+def replicas(session: Session, partition: int | None) -> None:
+    """List the replicas of all partitions, or of PARTITION: how far each of them is."""
+    path = "/perdure/partitions" if partition is None else f"/perdure/partitions/{partition}"
+    document = session.client.get(path)
+    rows = rows_of(document, "partitions") if partition is None else [document]
+
+    def show() -> None:
+        emit_table(
+            ["PARTITION", "NODE", "ROLE", "EPOCH", "APPLIED", "DURABLE", "TRIM", "LAG"],
+            (
+                [
+                    row.get("partition"),
+                    f"{replica.get('node')}{' (coming)' * bool(replica.get('is_coming'))}",
+                    replica.get("role"),
+                    row.get("epoch"),
+                    replica.get("applied_lsn"),
+                    replica.get("durable_lsn"),
+                    row.get("trim_lsn"),
+                    replica.get("lag_records", "-"),
+                ]
+                for row in rows
+                for replica in rows_of(row, "replicas")
+            ),
+        )
+
+    session.emit({"partitions": rows}, show)
+
+
+@partitions.command()
 @click.argument("partition", type=click.IntRange(0))
 @click.option("--to", required=True, metavar="NODE", help="Who is to lead.")
 @admin_options

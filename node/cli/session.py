@@ -12,6 +12,8 @@ from perdure.node.cli.client import DEFAULT_ADMIN_URL, AdminClient
 from perdure.node.cli.exits import INTERRUPTED
 from perdure.node.cli.output import emit_json, say
 
+ADMIN_VARIABLES = ["PERDURE_ADMIN_URL", "RESTATE_ADMIN_URL"]
+
 
 class Verbs(click.Group):
     """Lists its commands in the order in which they are written."""
@@ -40,17 +42,16 @@ def admin_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option(
         "--admin-url",
-        envvar=["PERDURE_ADMIN_URL", "RESTATE_ADMIN_URL"],
+        envvar=ADMIN_VARIABLES,
         default=DEFAULT_ADMIN_URL,
         show_default=True,
-        callback=_check_url,
+        callback=check_url,
         help="Where the node's admin API is; also PERDURE_ADMIN_URL.",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
     @functools.wraps(command)
     def wrapped(admin_url: str, as_json: bool, **arguments: object) -> None:
-        token = os.environ.get("PERDURE_AUTH_TOKEN") or os.environ.get("RESTATE_AUTH_TOKEN")
-        client = AdminClient(admin_url, token)
+        client = AdminClient(admin_url, read_token())
         try:
             command(Session(client, as_json), **arguments)
         finally:
@@ -82,7 +83,15 @@ def pairs(context: click.Context, parameter: click.Parameter, value: tuple[str, 
     return found
 
 
-def _check_url(context: click.Context, parameter: click.Parameter, value: str) -> str:
+def read_token() -> str | None:
+    """The token for a proxy in front of the node."""
+    return os.environ.get("PERDURE_AUTH_TOKEN") or os.environ.get("RESTATE_AUTH_TOKEN")
+
+
+def check_url(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Callback of ``--admin-url``; None stays None."""
+    if value is None:
+        return None
     url = value if "://" in value else f"http://{value}"
     try:
         parts = urlsplit(url)

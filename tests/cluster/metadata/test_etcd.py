@@ -98,10 +98,10 @@ def registers_are_moved_with_their_versions(tmp_path: Path) -> None:
         assert await store.scan("") == registers
         with pytest.raises(MetadataNotEmpty):
             await store.fill(registers)
-        away, here = await store.look()
+        away, here = await store.look_each()
         assert away.failure is not None
-        assert (here.endpoint, here.failure, here.is_leader) == (server.endpoint, None, True)
-        assert here.version.startswith("3.") and here.term > 0 and here.stored_bytes > 0
+        assert (here.place, here.failure, here.is_leader) == (server.endpoint, None, True)
+        assert here.has_leader and here.term > 0 and here.detail.startswith("etcd 3.")
 
     tell(tmp_path, story)
 

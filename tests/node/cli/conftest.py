@@ -2,8 +2,10 @@
 
 import os
 import socket
+from collections.abc import Iterator
 
 import pytest
+from tests.node.cli.answers import Answers, serving
 from tests.node.cli.terminal import Terminal
 
 
@@ -21,3 +23,10 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def answers() -> Iterator[Answers]:
+    """A server that answers as a node would."""
+    with serving() as known:
+        yield known

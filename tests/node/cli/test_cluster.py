@@ -1,94 +1,56 @@
 """``perdure cluster``, ``nodes``, ``partitions``: what they show of a node's answers, and what they
 ask for. The answers are those of the rows that the admin API makes."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
+from dataclasses import replace
 
+import msgspec
 import pytest
+from tests.node.cli.answers import Answers
+from tests.node.cli.standings import ONE, THREE, TWO, cluster, node, partition
 from tests.node.cli.terminal import Terminal
 
-from perdure.cluster.core.chain import PartitionMeta, Replicas, SegmentMeta
+from perdure.cluster.core.chain import SegmentMeta
 from perdure.cluster.core.failure_detector import NodeState
 from perdure.cluster.core.leadership import ReplicaState
-from perdure.cluster.core.membership import (
-    Addresses,
-    ClusterMeta,
-    MemberState,
-    NodeMeta,
-    StorageState,
-    WorkerState,
-)
+from perdure.cluster.core.membership import StorageState, WorkerState
 from perdure.cluster.core.recovery import Wait
-from perdure.cluster.core.types import Member, NodeId, Writer
+from perdure.cluster.core.types import Member, Writer
+from perdure.cluster.metadata.places import PlaceStanding
 from perdure.cluster.transport import Refusal
+from perdure.cluster.verify import LsnRange, SegmentReport
+from perdure.core.limits_telling import CHAIN_SEGMENTS_MANY
 from perdure.node.admin.cluster_rows import cluster_document, node_detail, partition_row
 from perdure.node.cli import exits
+from perdure.node.log_desk import Verification
 from perdure.node.problems import Severity, problems
-from perdure.node.standing import (
-    ClusterStanding,
-    NodeStanding,
-    PartitionStanding,
-    ReplicaStanding,
-)
-
-ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
+from perdure.node.register_desk import StoreStanding
+from perdure.node.standing import ClusterStanding, Findings
 
 
-def node(
-    number: NodeId,
-    state: NodeState = NodeState.ALIVE,
-    storage: StorageState = StorageState.READ_WRITE,
-    worker: WorkerState = WorkerState.ACTIVE,
-    **fields: Any,
-) -> NodeStanding:
-    value = NodeMeta(
-        f"node-{number}",
-        4,
-        7,
-        f"{number:032x}",
-        addresses=Addresses(f"h{number}:5122"),
-        storage=storage,
-        worker=worker,
-        metadata=MemberState.VOTER,
+def compared(**found: tuple[LsnRange, ...]) -> Findings:
+    """The latest comparison of partition 0 found this."""
+    nothing: dict[str, tuple[LsnRange, ...]] = {
+        "missing": (),
+        "under_replicated": (),
+        "diverging": (),
+    }
+    report = SegmentReport(
+        segment=0, lower=1, upper=100, answered=(), absent=(), **{**nothing, **found}
     )
-    known: dict[str, Any] = {"loop_lag_ms": 3, "is_disk_full": False, "led": 1, "held": 1}
-    return NodeStanding(node=number, value=value, state=state, **{**known, **fields})
+    verified = Verification(partition=0, began_at_ms=1, ended_at_ms=2, reports=(report,))
+    return Findings(StoreStanding(), (verified,))
 
 
-def partition(leader: NodeId | None = ONE, *, lag: int = 0, **fields: Any) -> PartitionStanding:
-    nodeset = tuple(Member(number, b"S" * 16) for number in (ONE, TWO, THREE))
-    segment = SegmentMeta(0, 1, None, 5, Writer(ONE, 4, 7), nodeset, 2)
-    meta = PartitionMeta(5, None, 1, (segment,), Replicas((ONE, TWO, THREE)))
-    replicas = tuple(
-        ReplicaStanding(
-            node=number,
-            role="leader" if number == leader else "follower",
-            applied_lsn=9000 - lag * (number == THREE),
-            durable_lsn=40,
-            lag_records=lag * (number == THREE) if leader is not None else None,
-        )
-        for number in (ONE, TWO, THREE)
-    )
-    return PartitionStanding(
-        partition=0, leader=leader, epoch=5, meta=meta, replicas=replicas, **fields
-    )
-
-
-def cluster(
-    *nodes: NodeStanding, part: PartitionStanding | None = None, **fields: Any
-) -> ClusterStanding:
-    return ClusterStanding(
-        cluster=ClusterMeta(1, "shop", "ab" * 16, 1, 2, 3),
-        seen_by=ONE,
-        controller=ONE,
-        nodes=nodes or (node(ONE), node(TWO), node(THREE)),
-        partitions=(part or partition(),),
-        **fields,
-    )
+def chained(count: int) -> ClusterStanding:
+    """A partition whose log has so many segments."""
+    part = partition()
+    segment = part.meta.chain[0]
+    closed = [
+        SegmentMeta(n, n + 1, n + 2, 1, Writer(ONE, 4, 7), segment.nodeset, 2)
+        for n in range(count - 1)
+    ]
+    meta = msgspec.structs.replace(part.meta, chain=(*closed, segment))
+    return cluster(part=replace(part, meta=meta))
 
 
 # --- What is wrong ------------------------------------------------------------------------------
@@ -150,6 +112,43 @@ def test_nothing_is_wrong_with_a_cluster_that_is_well() -> None:
             0,
             "partition 0 can't be recovered without node-2: too few answer",
         ),
+        (chained(CHAIN_SEGMENTS_MANY), 1, "partition 0: the log has 200 segments or more"),
+        (
+            cluster(findings=Findings(StoreStanding(failure="no etcd endpoint answered"))),
+            0,
+            "metadata can't be read: no etcd endpoint answered",
+        ),
+        (
+            cluster(
+                findings=Findings(
+                    StoreStanding(
+                        places=(
+                            PlaceStanding(place="etcd-1:2379"),
+                            PlaceStanding(place="etcd-2:2379", failure="connection refused"),
+                        )
+                    )
+                )
+            ),
+            1,
+            "one place of 2 that hold the metadata is away: etcd-2:2379: connection refused",
+        ),
+        (
+            cluster(findings=compared(diverging=(LsnRange(3, 5), LsnRange(9, 10)))),
+            0,
+            "replicas differed in 3 records",
+        ),
+        (
+            cluster(
+                findings=compared(missing=(LsnRange(3, 5),), under_replicated=(LsnRange(3, 5),))
+            ),
+            0,
+            "2 records were on no replica that answered",
+        ),
+        (
+            cluster(findings=compared(under_replicated=(LsnRange(1, 8),))),
+            1,
+            "7 records were on too few replicas",
+        ),
         (cluster(part=partition(lag=5000)), 1, "node-3 is 5000 records behind"),
         (
             cluster(part=partition(state=ReplicaState.BROKEN, broken_because="its log is torn")),
@@ -177,44 +176,6 @@ def test_a_node_that_is_cut_off_counts_itself() -> None:
 
 
 # --- What is shown ------------------------------------------------------------------------------
-
-
-@dataclass
-class Answers:
-    """A server on the admin port: ``documents`` by method and path."""
-
-    documents: dict[tuple[str, str], tuple[int, object]]
-    asked: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    url: str = ""
-
-
-@pytest.fixture
-def answers() -> Iterator[Answers]:
-    known = Answers({})
-
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            known.asked.append((self.command, self.path))
-            status, document = known.documents[self.command, self.path]
-            content = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_PATCH = do_DELETE = _answer
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nobody reads it."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    known.url = f"http://127.0.0.1:{server.server_port}"
-    yield known
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def test_status_shows_what_is_wrong_first(terminal: Terminal, answers: Answers) -> None:
@@ -282,6 +243,11 @@ def test_partitions_are_listed_and_moved(terminal: Terminal, answers: Answers) -
     where = ("--admin-url", answers.url)
     listed = terminal.type("partitions", "list", *where).table[1]
     assert listed[:4] == ["0", "node-1", "5", "node-1, node-2, node-3"]
+    replicas = terminal.type("partitions", "replicas", *where).table
+    assert replicas[2] == ["0", "node-2", "follower", "5", "9000", "40", "1", "0"]
+    assert terminal.type("partitions", "replicas", "0", "--json", *where).json == {
+        "partitions": [row]
+    }
     described = terminal.type("partitions", "describe", "0", *where)
     assert ["node-2", "follower", "9000", "40", "0"] in described.table
     answers.documents["PATCH", "/perdure/partitions/0/lead?to=node-2"] = (202, row)

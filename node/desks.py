@@ -1,0 +1,73 @@
+"""What operators look at through the admin port and metrics, put together for one node.
+
+``access`` is what the admin endpoints work with; ``figures`` what metrics are read from.
+"""
+
+import asyncio
+
+from perdure.cluster.core.membership import Addresses
+from perdure.cluster.transport import Transport
+from perdure.core.clock import Clock
+from perdure.core.tasks import Supervisor
+from perdure.node.admin.context import ClusterAccess
+from perdure.node.config.model import Config
+from perdure.node.log_desk import LogDesk
+from perdure.node.metrics.cluster_table import ClusterFigures
+from perdure.node.partition.cluster_host import ClusterHost
+from perdure.node.partition.host import Host
+from perdure.node.register_desk import Listable, RegisterDesk
+from perdure.node.standing import ClusterStanding, Findings, look
+
+
+class Desks:
+    """Belongs to a running loop; start it once the host is open. ``transport``: None on a single
+    node."""
+
+    def __init__(
+        self,
+        host: Host | ClusterHost,
+        registers: Listable,
+        transport: Transport | None,
+        config: Config,
+        clock: Clock,
+    ) -> None:
+        self._host = host
+        self._transport = transport
+        self._addresses = Addresses(admin=config.admin.advertised_address or "")
+        self._looking: asyncio.Task[None] | None = None
+        self.logs = LogDesk(host.log_server, transport, clock)
+        self.registers = RegisterDesk(registers, host.identity.fingerprint.hex())
+        backend = "local"
+        if transport is not None:
+            backend = "etcd" if config.etcd.endpoints else "members"
+        self.access = ClusterAccess(
+            standing=self.standing,
+            plane=host.plane if isinstance(host, ClusterHost) else None,
+            logs=self.logs,
+            registers=self.registers,
+            backend=backend,
+        )
+
+    def start(self, supervisor: Supervisor, ingress_url: str) -> None:
+        """Look at what has to be asked for, now and then."""
+        self._addresses = Addresses(ingress=ingress_url, admin=self._addresses.admin)
+        if self._transport is not None:
+            self._looking = supervisor.start("desks.metadata", self.registers.run())
+
+    def standing(self) -> ClusterStanding:
+        """How the cluster stands as this node sees it."""
+        findings = Findings(self.registers.latest, self.logs.verifications())
+        return look(self._host, self._addresses, findings)
+
+    def figures(self) -> ClusterFigures | None:
+        """For metrics; None on a single node."""
+        if self._transport is None:
+            return None
+        return ClusterFigures(self.standing(), self._transport.statistics())
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        await self.logs.aclose()

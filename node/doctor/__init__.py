@@ -1,0 +1,1 @@
+"""Looks for what is wrong with a node and its surroundings, whether it runs or not."""
