@@ -283,6 +283,11 @@ class Membership:
         """Follow the registers, until cancelled."""
         await self._cache.run()
 
+    @property
+    def store(self) -> Registers:
+        """Where they are kept."""
+        return self._cache.store
+
     def look_again(self) -> None:
         """Somebody knows more than we do: read the nodes' registers soon."""
         self._cache.hint(node_key(membership.next_id(self.nodes)))
@@ -296,6 +301,11 @@ class Membership:
     def note_partition(self, partition: int, found: Versioned) -> None:
         """This process has read or written the partition's register itself."""
         self._cache.note(f"{PARTITIONS_PREFIX}{partition}", found)
+
+    def version_of(self, partition: int) -> int:
+        """The version of the partition's register as it was seen last; 0: never."""
+        found = self._cache.get(f"{PARTITIONS_PREFIX}{partition}")
+        return found.version if found is not None else 0
 
     async def edit_node(
         self, node: NodeId, change: Callable[[NodeMeta], NodeMeta | None]

@@ -25,7 +25,7 @@ from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import ObjectStoreUnavailable
 from perdure.core.failpoint import failpoint
-from perdure.core.limits import PUBLISH_RETRY_INITIAL_MS, SNAPSHOT_TRANSFERS_MAX
+from perdure.core.limits_snapshots import PUBLISH_RETRY_INITIAL_MS, SNAPSHOT_TRANSFERS_MAX
 from perdure.core.offload import Offload, run_offloaded
 from perdure.core.telemetry import logger
 from perdure.storage.object_store import (
@@ -156,12 +156,12 @@ class SnapshotRepository:
         job = partial(delete_snapshot, self._ports.store, partition, snapshot.lsn, snapshot.id)
         await self._insist(job)
 
-    async def collect(self, partition: int) -> int:
-        """Delete what dead uploads left behind; how many snapshots that were."""
+    async def collect(self, partition: int, pinned: frozenset[str] = frozenset()) -> int:
+        """Delete what dead uploads left behind, but what sets name; how many snapshots it was."""
         store = self._ports.store
         listed = await self._insist(partial(list_snapshot_objects, store, partition))
         latest = await self.latest(partition)
-        orphans = find_orphans(listed, latest, self._ports.clock.now_ms())
+        orphans = find_orphans(listed, latest, self._ports.clock.now_ms(), pinned)
         for lsn, id in orphans:
             await self._insist(partial(delete_snapshot, store, partition, lsn, id))
         return len(orphans)

@@ -13,7 +13,7 @@ Where an etcd holds the metadata there are no members: the first two steps fall 
 import asyncio
 import contextlib
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -53,10 +53,12 @@ from perdure.core.errors import (
 )
 from perdure.core.failpoint import failpoint
 from perdure.core.limits import FORMATION_RETRY_MS, FORMATION_TELL_MS
+from perdure.core.offload import PoolOffload, run_offloaded
 from perdure.core.tasks import Supervisor
 from perdure.core.telemetry import logger
 from perdure.node.config.model import Config, advertised
 from perdure.node.config.values import Address, parse_address
+from perdure.node.origin import check_destinations, find_document, restored_registers
 from perdure.node.partition.cluster_host import ClusterPorts
 from perdure.node.promotion import (
     Intent,
@@ -65,6 +67,7 @@ from perdure.node.promotion import (
     read_note,
     write_note,
 )
+from perdure.node.snapshots import open_store
 from perdure.storage.disk import Disk, OsDisk
 
 T = TypeVar("T")
@@ -343,7 +346,26 @@ class Formation:
             replication=cluster.replication,
             partition_replicas=cluster.partition_replicas,
         )
-        await provision(registers, wanted)
+        if cluster.restore_from is None:
+            await provision(registers, wanted)
+        else:
+            await self._restore(registers, cluster.restore_from, wanted)
+
+    async def _restore(self, registers: OpenRegisters, source: str, wanted: ClusterMeta) -> None:
+        """Make the cluster out of a set of snapshots."""
+        snapshots = self._config.snapshots
+        check_destinations(source, snapshots.destination)
+        store = open_store(replace(snapshots, destination=source))
+        assert store is not None
+        thread = PoolOffload("restore", 1)
+        name = self._config.cluster.restore_set
+        try:
+            document = await run_offloaded(thread, lambda: find_document(store, name))
+        finally:
+            thread.close()
+        await registers.fill(restored_registers(source, document, wanted))
+        failpoint("restore.filled")
+        log.info("cluster.restored", fingerprint=wanted.fingerprint, set=document.name)
 
     def _settings(self, identity: MemberIdentity) -> MemberSettings:
         config = self._config.cluster

@@ -81,6 +81,17 @@ def find_set(store: ObjectStore, name: str | None) -> SnapshotSet:
     return named
 
 
+def check_members(document: SnapshotSet) -> None:
+    """Refuse a set that is not one of all partitions.
+
+    Raises:
+        SnapshotDamaged: it isn't.
+    """
+    partitions = [member.partition for member in document.members]
+    if not partitions or partitions != list(range(len(partitions))):
+        raise SnapshotDamaged(f"the set {document.name} lacks partitions: it has {partitions}")
+
+
 def verify_set(
     store: ObjectStore, document: SnapshotSet, progress: Callable[[SetMember], None]
 ) -> None:
@@ -89,7 +100,7 @@ def verify_set(
     Raises:
         SnapshotDamaged, SnapshotForeign: it can't be restored.
     """
-    _check_members(document)
+    check_members(document)
     for member in document.members:
         manifest = read_manifest(store, member.partition, member.snapshot, document.fingerprint)
         for _ in get_image(store, manifest):
@@ -111,7 +122,7 @@ def restore(
         DataDirectoryLocked: another process is at it.
         SnapshotDamaged, SnapshotForeign: the set can't be restored.
     """
-    _check_members(document)
+    check_members(document)
     folder = target.folder.absolute()
     if folder.exists() and any(path.name != _LOCK for path in folder.iterdir()):
         raise DataDirectoryForeign(
@@ -141,12 +152,6 @@ def restore(
         sync_path(folder.parent)
     finally:
         lock.release()
-
-
-def _check_members(document: SnapshotSet) -> None:
-    partitions = [member.partition for member in document.members]
-    if not partitions or partitions != list(range(len(partitions))):
-        raise SnapshotDamaged(f"the set {document.name} lacks partitions: it has {partitions}")
 
 
 def _restore_partition(

@@ -53,11 +53,12 @@ from perdure.node.outbound import Outbound, open_outbound
 from perdure.node.partition.cluster_host import ClusterHost, identity_of
 from perdure.node.partition.host import Host
 from perdure.node.partition.ports import HostOptions, HostPorts
+from perdure.node.partition.snapshotter import Snapshotter
 from perdure.node.query.distant import Members
 from perdure.node.query.query import Query, QueryLimits
 from perdure.node.register_desk import Listable
 from perdure.node.registry.store import RegistryStore
-from perdure.node.snapshots import NodeSnapshots, open_store
+from perdure.node.snapshots import NodeSnapshots, SnapshotsSite, open_snapshots
 from perdure.node.traces.spans import Value
 from perdure.node.traces.tracer import Tracer
 from perdure.node.traces.tracing import Tracing, start_tracing
@@ -128,11 +129,13 @@ class Node:
         await registry.load()
         self._start_tracing(identity)
         outbound = self._outbound = open_outbound(self.config, self._clock, self._entropy)
+        site = SnapshotsSite(identity, disk, self._envs, self._clock, self._entropy)
+        self._snapshots = await open_snapshots(self.config, metadata, site)
         host = await self._open_host(disk, metadata, identity, registry, outbound.caller)
         registry.on_change(host.on_catalogue_change)
         if self._formed is not None:
             self._supervisor.start("registry", registry.follow())
-        self._start_snapshots(disk, host, registry)
+        self._snapshots.start(host, lambda: registry.registry, self._supervisor)
         ingress_url = await self._serve_ingress(host, registry)
         discovery = Discovery(
             outbound.client, self._clock, identity.cluster, outbound.signer, outbound.functions
@@ -168,6 +171,8 @@ class Node:
             await self._tracing.aclose(is_clean=is_clean)
         if self._host is not None:
             await (self._host.close() if is_clean else self._host.abandon())
+        if self._snapshots is not None:
+            self._snapshots.close()
         if self._formed is not None:
             await self._formed.fabric.aclose()
             await self._formed.registers.aclose()
@@ -244,19 +249,12 @@ class Node:
         if self._formed is None:
             host: AnyHost = Host(identity, ports, options)
         else:
-            host = ClusterHost(identity, ports, options, self._formed.ports(self._supervisor))
+            assert self._snapshots is not None
+            cluster = self._snapshots.equip(self._formed.ports(self._supervisor))
+            host = ClusterHost(identity, ports, options, cluster)
         self._host = host
         await host.open()
         return host
-
-    def _start_snapshots(self, disk: OsDisk, host: AnyHost, registry: RegistryStore) -> None:
-        store = open_store(self.config.snapshots)
-        if store is None:
-            return
-        chances = (self._clock, self._entropy)
-        snapshots = NodeSnapshots(self.config.snapshots, store, host.identity, disk, chances)
-        self._snapshots = snapshots
-        snapshots.start(host.led, self._envs, lambda: registry.registry, self._supervisor)
 
     async def _serve_ingress(self, host: AnyHost, registry: RegistryStore) -> str:
         config = self.config.ingress
@@ -310,7 +308,7 @@ class Node:
             self._entropy,
             options,
             desks.access,
-            self._snapshots.snapshotter if self._snapshots is not None else None,
+            self._snapshotter,
             partial(self._check_serving, host),
         )
         await self._listen(
@@ -341,6 +339,10 @@ class Node:
         self._bound.append(_Bound(name, Address(address.host, port), url, server))
         log.info("node.listening", listener=name.value, address=str(Address(address.host, port)))
         return url
+
+    @property
+    def _snapshotter(self) -> Snapshotter | None:
+        return self._snapshots.snapshotter if self._snapshots is not None else None
 
     def _check_serving(self, host: AnyHost) -> None:
         """Raise what keeps the node from taking anything new."""
@@ -376,9 +378,7 @@ class Node:
             service_count=len(catalogue.latest),
             process=read_process(),
             query=self._query.statistics(),
-            snapshots=(
-                self._snapshots.snapshotter.statistics() if self._snapshots is not None else None
-            ),
+            snapshots=self._snapshotter.statistics() if self._snapshotter is not None else None,
         )
 
     def _ready(self, host: AnyHost) -> ReadyInfo:

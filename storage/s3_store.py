@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from perdure.core.errors import ObjectStoreRefused, ObjectStoreUnavailable
 from perdure.core.invariant import invariant
-from perdure.core.limits import (
+from perdure.core.limits_snapshots import (
     OBJECT_CONNECT_TIMEOUT_MS,
     OBJECT_PART_BYTES,
     OBJECT_READ_TIMEOUT_MS,

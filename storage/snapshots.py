@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from perdure.core.errors import SnapshotDamaged, SnapshotForeign, SnapshotNotFound
+from perdure.core.errors import SnapshotDamaged, SnapshotForeign
 from perdure.core.failpoint import failpoint
 from perdure.core.invariant import invariant
-from perdure.core.limits import (
+from perdure.core.limits_snapshots import (
     SNAPSHOT_CHUNK_BYTES_MAX,
     SNAPSHOT_CHUNK_BYTES_MIN,
     SNAPSHOT_CHUNKS_WANTED,
@@ -273,6 +273,20 @@ def install_snapshot(
     Raises:
         SnapshotDamaged, SnapshotForeign: it can't be used; there is no folder then.
     """
+    manifest = read_usable_manifest(store, partition, retained, fingerprint)
+    return install_tables(
+        get_image(store, manifest), folder, lambda meta: check_tables(manifest, meta)
+    )
+
+
+def read_usable_manifest(
+    store: ObjectStore, partition: int, retained: Retained, fingerprint: str
+) -> Manifest:
+    """A snapshot's manifest, if this release can use its tables.
+
+    Raises:
+        SnapshotDamaged, SnapshotForeign: it can't.
+    """
     manifest = read_manifest(store, partition, retained, fingerprint)
     if manifest.tables_format != STORE_FORMAT_VERSION:
         raise SnapshotForeign(
@@ -280,44 +294,22 @@ def install_snapshot(
             f"this release reads {STORE_FORMAT_VERSION}: use the release that took it "
             f"({manifest.software})"
         )
-
-    def check(meta: Meta) -> None:
-        found = (meta.fingerprint.hex(), meta.partition, meta.applied_lsn, meta.applied_epoch)
-        if found != (fingerprint, partition, manifest.lsn, manifest.epoch):
-            raise SnapshotDamaged(
-                f"the tables of partition {partition} are those of partition {meta.partition} at "
-                f"{meta.applied_lsn}, not at {manifest.lsn} as the manifest says"
-            )
-
-    return install_tables(get_image(store, manifest), folder, check)
+    return manifest
 
 
-def bootstrap(
-    store: ObjectStore, partition: int, fingerprint: str, folder: Path, lsn_min: int
-) -> Meta:
-    """Tables for a replica that has none, or too old ones: of the newest snapshot that is sound.
-
-    ``lsn_min``: the log goes on from the record after it, so nothing older is of use.
+def check_tables(manifest: Manifest, meta: Meta) -> None:
+    """Refuse tables that are not those of the manifest.
 
     Raises:
-        SnapshotNotFound: none is new enough.
-        SnapshotDamaged, SnapshotForeign: those that are can't be used.
+        SnapshotDamaged: with what they are.
     """
-    latest = read_latest(store, partition, fingerprint)
-    useful = [item for item in latest.retained if item.lsn >= lsn_min] if latest is not None else []
-    damage: SnapshotDamaged | None = None
-    for retained in useful:
-        try:
-            return install_snapshot(store, partition, retained, fingerprint, folder)
-        except SnapshotDamaged as error:
-            log.error("snapshots.damaged", partition=partition, lsn=retained.lsn, reason=str(error))
-            damage = error
-    if damage is not None:
-        raise damage
-    newest = latest.newest_lsn if latest is not None else "none"
-    raise SnapshotNotFound(
-        f"partition {partition} needs a snapshot at {lsn_min} or later, the newest is {newest}"
-    )
+    found = (meta.fingerprint.hex(), meta.partition, meta.applied_lsn, meta.applied_epoch)
+    wanted = (manifest.fingerprint, manifest.partition, manifest.lsn, manifest.epoch)
+    if found != wanted:
+        raise SnapshotDamaged(
+            f"the tables of partition {manifest.partition} are those of partition "
+            f"{meta.partition} at {meta.applied_lsn}, not at {manifest.lsn} as the manifest says"
+        )
 
 
 # --- Sets -----------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from perdure.storage.partition_store import STORE_FORMAT_VERSION, Meta, TableId
 
 META_KEY = bytes([TableId.META]) + b"meta"
 TABLES_FILE = "data.mdb"
+_BEYOND = b"\xff"  # tables are named by bytes below
 
 
 class TableImage(Protocol):
@@ -95,6 +96,34 @@ class LmdbTables:
 
     def release(self) -> None:
         self._pinned.release()
+
+
+class UnpackedTables:
+    """An image put into a folder of its own, which must not be there, to be read row by row.
+
+    Raises, when it is made:
+        SnapshotDamaged: it isn't a partition's tables.
+        OSError: no room, or the disk failed.
+    """
+
+    def __init__(self, chunks: Iterable[bytes], folder: Path) -> None:
+        self._folder = folder
+        try:
+            self.meta = install_tables(chunks, folder)
+            self._env = LmdbEnv(folder)
+        except BaseException:  # bulkhead: leave nothing behind, and raise it again
+            shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._state = self._env.snapshot()
+
+    def scan(self, lower: bytes, rows_max: int, bytes_max: int) -> list[tuple[bytes, bytes]]:
+        return self._state.scan(lower, _BEYOND, rows_max, bytes_max)
+
+    def discard(self) -> None:
+        self._state.close()
+        self._env.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def read_meta(folder: Path, row_count: int | None = None) -> Meta:

@@ -109,13 +109,14 @@ class WalTail:
 
 @dataclass(frozen=True, slots=True)
 class WalStatistics:
-    """Counters since the log was opened."""
+    """Counters since the log was opened. ``disk_bytes``: of all files, spare ones too, now."""
 
     files: int
     spares: int
     groups: int
     frames: int
     bytes_written: int
+    disk_bytes: int = 0
 
 
 def file_name(seq: int) -> str:
@@ -309,8 +310,10 @@ class Wal:
         return search.found()
 
     def statistics(self) -> WalStatistics:
+        spares = self._spares
+        disk_bytes = sum(file.size for file in self._files) + sum(size for _, size in spares)
         return WalStatistics(
-            len(self._files), len(self._spares), self._groups, self._frames, self._bytes
+            len(self._files), len(spares), self._groups, self._frames, self._bytes, disk_bytes
         )
 
     def close(self) -> None:

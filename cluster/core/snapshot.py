@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from perdure.core.invariant import invariant
-from perdure.core.limits import (
+from perdure.core.limits_snapshots import (
     PUBLISH_RETRY_INITIAL_MS,
     PUBLISH_RETRY_MS_MAX,
     PUBLISH_ROUNDS_MAX,
@@ -195,18 +195,22 @@ def check_successor(before: Latest | None, after: Latest) -> None:
 
 
 def find_orphans(
-    listed: Iterable[ListedObject], latest: Latest | None, now_ms: int
+    listed: Iterable[ListedObject],
+    latest: Latest | None,
+    now_ms: int,
+    pinned: frozenset[str] = frozenset(),
 ) -> list[tuple[int, str]]:
     """Snapshots, as LSN and id, that may be deleted because no publication can name them any more.
 
-    ``latest`` must have been read after the listing was made. A snapshot older than the newest one
+    ``latest`` must have been read after the listing was made; ``pinned``: ids that sets name, which
+    are restored whether they count or not. A snapshot older than the newest one
     that counts can't be published any more: its publication would read, or fail on its condition
     and then read, that it is superseded. So age alone never decides; it only keeps us from deleting
     below the hands of somebody who is at work. Newer ones wait until one is published after them.
     """
     if latest is None:
         return []
-    named = {item.id for item in latest.retained}
+    named = {item.id for item in latest.retained} | pinned
     touched: dict[tuple[int, str], int] = {}
     for item in listed:
         snapshot = parse_snapshot_key(item.key)

@@ -13,6 +13,9 @@ I-24: trim point <= floor <= committed · the trim point never falls.
 | snapshot | the archived LSN: what the oldest retained snapshot has |
 | balanced | as both, but dead replicas hold it up only so far |
 | both | the lower of the archived LSN and what every replica has |
+
+Where a policy says how many replicas must have a record, ``replicas`` does as ``balanced``: dead
+ones, which would take tables from others then, hold the floor up only so far.
 """
 
 from collections import deque
@@ -22,7 +25,7 @@ from enum import Enum
 from typing import assert_never
 
 from perdure.core.invariant import invariant
-from perdure.core.limits import (
+from perdure.core.limits_snapshots import (
     DEAD_REPLICA_LAG_BYTES_MAX,
     DEAD_REPLICA_LAG_MS_MAX,
     TRIM_DELAY_MS,
@@ -30,13 +33,13 @@ from perdure.core.limits import (
 
 
 class DurabilityMode(Enum):
-    """What must hold a record before the log may let go of it."""
+    """What must hold a record before the log may let go of it. Values: as operators know them."""
 
     NONE = "none"
-    REPLICAS = "replicas"
-    SNAPSHOT = "snapshot"
+    REPLICAS = "replica-set-only"
+    SNAPSHOT = "snapshot-only"
     BALANCED = "balanced"
-    BOTH = "both"
+    BOTH = "snapshot-and-replica-set"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +71,29 @@ class Durability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrimPolicy:
-    """How the log is trimmed. A dead replica is waited for until it lags by either limit."""
+    """How the log is trimmed. A dead replica is waited for until it lags by either limit.
+
+    ``copies_min``: with ``REPLICAS``, how many replicas must have a record in their tables before
+    dead ones that lag too far are not waited for any more; None: they always are.
+    """
 
     mode: DurabilityMode
+    copies_min: int | None = None
     delay_ms: int = TRIM_DELAY_MS
     dead_ms_max: int = DEAD_REPLICA_LAG_MS_MAX
     dead_lag_bytes_max: int = DEAD_REPLICA_LAG_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class TrimStatistics:
+    """A partition led here. ``held_records``: committed and not trimmed; ``floor_age_ms``: how long
+    nothing more could go."""
+
+    partition: int
+    floor_lsn: int
+    trimmed_lsn: int
+    held_records: int
+    floor_age_ms: int
 
 
 def trim_floor(policy: TrimPolicy, durability: Durability) -> int:
@@ -88,16 +108,28 @@ def _bounds(policy: TrimPolicy, durability: Durability) -> list[int]:
         case DurabilityMode.NONE:
             return [0]
         case DurabilityMode.REPLICAS:
-            return [everyone]
+            if policy.copies_min is None:
+                return [everyone]
+            return [_held_by(policy.copies_min, durability), *_awaited(policy, durability)]
         case DurabilityMode.SNAPSHOT:
             return [archived]
         case DurabilityMode.BOTH:
             return [archived, everyone]
         case DurabilityMode.BALANCED:
-            waited_for = (item for item in durability.replicas if _is_waited_for(policy, item))
-            return [archived, *(item.durable_lsn for item in waited_for)]
+            return [archived, *_awaited(policy, durability)]
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def _held_by(copies: int, durability: Durability) -> int:
+    """The last LSN that so many replicas have in their tables."""
+    held = sorted((replica.durable_lsn for replica in durability.replicas), reverse=True)
+    return held[copies - 1] if len(held) >= copies else 0
+
+
+def _awaited(policy: TrimPolicy, durability: Durability) -> list[int]:
+    replicas = (item for item in durability.replicas if _is_waited_for(policy, item))
+    return [replica.durable_lsn for replica in replicas]
 
 
 def _is_waited_for(policy: TrimPolicy, replica: ReplicaDurability) -> bool:

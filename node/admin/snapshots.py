@@ -3,7 +3,7 @@
 import asyncio
 
 from perdure.core.errors import SnapshotsUnavailable
-from perdure.core.limits import SNAPSHOT_ANSWER_MS
+from perdure.core.limits_snapshots import SNAPSHOT_ANSWER_MS
 from perdure.node.admin.context import Context, Endpoint
 from perdure.node.admin.requests import Reply, Request, json_reply
 from perdure.node.admin.routes import Route

@@ -10,6 +10,7 @@ from perdure.node.config.field import setting as _setting
 from perdure.node.config.kinds import (
     ADDRESS,
     BOOLEAN,
+    DESTINATION,
     ENDPOINTS,
     MEMBERS,
     NAME,
@@ -70,6 +71,17 @@ class ClusterConfig:
     )
     zone: str | None = _setting(
         None, optional(NAME, "none"), "Where the node is: copies are spread over zones."
+    )
+    restore_from: str | None = _setting(
+        None,
+        optional(DESTINATION, "none"),
+        "Make the cluster out of the snapshots that are there: `s3://bucket/prefix` or "
+        "`file:///directory`, reached as `snapshots` says; the same on every node. Read when the "
+        "cluster is made, which is a new one with the old state: `snapshots.destination` must be "
+        "another place.",
+    )
+    restore_set: str | None = _setting(
+        None, optional(NAME, "newest"), "The set of snapshots that it is made of."
     )
 
 

@@ -72,6 +72,7 @@ TRANSLATIONS: dict[KeyPath, Translation] = {
     ("log-filter",): Translation(("log-level",), _log_level),
     ("tracing-services-endpoint",): Translation(("tracing-endpoint",)),
     ("log-disable-ansi-codes",): Translation(("log-colours",), _log_colours),
+    ("worker", "trim-delay-interval"): Translation(("worker", "trim-delay")),
     ("default-num-partitions",): Translation(("worker", "partition-count")),
     ("ingress", "advertised-ingress-endpoint"): Translation(("ingress", "advertised-address")),
     ("ingress", "concurrent-api-requests-limit"): Translation(
@@ -136,11 +137,11 @@ _NAMES = re.compile(
     r"|admin\.(disable-web-ui|deployment-routing-headers|heartbeat-interval|log-[a-z0-9-]+"
     r"|storage-[a-z0-9-]+|disable-cluster-controller|bind-ip|bind-port|listen-mode"
     r"|use-random-ports|advertised-host|default-[a-z0-9-]+|query-engine\.(?!memory-size$).+)"
-    r"|worker\.(cleanup-interval|internal-queue-length|trim-delay-interval|num-timers-[a-z-]+"
+    r"|worker\.(cleanup-interval|internal-queue-length|num-timers-[a-z-]+"
     r"|snapshots\.(?!(?:destination|snapshot-interval(-num-records)?|aws-(profile|region"
     r"|endpoint-url))$)[a-z0-9.-]+"
     r"|experimental-[a-z0-9-]+|max-command-batch-[a-z]+|rule-book-poll-interval"
-    r"|[a-z-]+-memory-limit|durability-mode)"
+    r"|[a-z-]+-memory-limit)"
     r"|worker\.invoker\.(http2?-[a-z0-9-]+|in-memory-queue-length-limit|memory-limit"
     r"|per-invocation-[a-z-]+|message-size-warning"
     r"|request-identity-(?!private)[a-z-]+|max-awaited-future-depth|tmp-dir|disable-eager-state"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from perdure.cluster.core.trim import DurabilityMode
 from perdure.core.limits import (
     CONCURRENT_INVOCATIONS_MAX,
     CONNECT_TIMEOUT_MS,
@@ -29,8 +30,8 @@ from perdure.core.limits import (
     QUERY_MEMORY_BYTES_MIN,
     QUERY_TIMEOUT_MS,
     QUERY_TIMEOUT_MS_MAX,
-    SNAPSHOTS_RETAINED_MAX,
 )
+from perdure.core.limits_snapshots import SNAPSHOTS_RETAINED_MAX
 from perdure.node.config.choices import HttpCore, LogColours, LogFormat, LogLevel
 from perdure.node.config.cluster_model import ClusterConfig, EtcdConfig
 from perdure.node.config.field import setting as _setting
@@ -143,6 +144,22 @@ class WorkerConfig:
         PARTITIONS_SINGLE_NODE,
         count(1, PARTITIONS_MAX),
         "Number of partitions. Read at the first start only: it is part of the data from then on.",
+    )
+    durability_mode: DurabilityMode | None = _setting(
+        None,
+        optional(choice(DurabilityMode), "auto"),
+        "Among several nodes, what must have a record before the log lets go of it: the tables of "
+        "all replicas (`replica-set-only`), the snapshots (`snapshot-only`), both "
+        "(`snapshot-and-replica-set`), or both but for replicas that have been dead for a day, or "
+        "while the log takes more than 16 GiB (`balanced`); `none`: it lets go of nothing. "
+        "`auto`: `balanced` with a `snapshots.destination`, else `replica-set-only`, which doesn't "
+        "wait for such replicas either once as many as `cluster.replication` have it.",
+    )
+    trim_delay_ms: int | None = _setting(
+        None,
+        optional(duration(), "auto"),
+        "For so long the log keeps what it could let go of, for replicas that were just away. "
+        "`auto`: 10 minutes where snapshots count, else 10 seconds, which is the least.",
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from perdure.cluster.core.failure_detector import NodeState
 from perdure.cluster.core.leadership import ReplicaState
+from perdure.cluster.core.trim import TrimStatistics
 from perdure.cluster.transport import TransportStatistics
 from perdure.node.metrics.samples import Kind, Metric, Row, Sample, counter, gauge
 from perdure.node.problems import Severity, problems
@@ -172,10 +173,27 @@ PARTITION: tuple[Row[PartitionStanding], ...] = (
     ),
 )
 
+TRIM: tuple[Row[TrimStatistics], ...] = (
+    gauge(
+        "perdure_cluster_partition_held_records",
+        "Committed records that the partition's log still has, told by the leader.",
+        lambda t: t.held_records,
+        "partition",
+    ),
+    gauge(
+        "perdure_cluster_partition_trim_floor_age_seconds",
+        "How long nothing more of the partition's log could go, told by the leader: with "
+        "`held_records` that grow, a replica or the snapshots hold it up.",
+        lambda t: t.floor_age_ms / 1000,
+        "partition",
+    ),
+)
+
 METRICS: tuple[Metric, ...] = (
     PROBLEMS,
     *(row.metric for row in CLUSTER),
     *(row.metric for row in PARTITION),
+    *(row.metric for row in TRIM),
     REPLICA_LAG,
 )
 
@@ -198,6 +216,13 @@ def read_cluster(cluster: ClusterFigures) -> Iterator[Sample]:
                 if replica.lag_records is not None and replica.node != seen.seen_by:
                     labels = (str(part.partition), seen.name_of(replica.node))
                     yield Sample(REPLICA_LAG, labels, replica.lag_records)
+
+
+def read_trims(trims: tuple[TrimStatistics, ...]) -> Iterator[Sample]:
+    """How far the logs of what is led here are let go of."""
+    for row in TRIM:
+        for trim in trims:
+            yield Sample(row.metric, (str(trim.partition),), row.read(trim))
 
 
 def states(cluster: ClusterFigures) -> dict[NodeState, int]:

@@ -10,7 +10,7 @@ import perdure
 from perdure.cluster.core.failure_detector import NodeState
 from perdure.node.invoker.tally import AttemptEnd
 from perdure.node.metrics import cluster_table, table
-from perdure.node.metrics.cluster_table import read_cluster, states
+from perdure.node.metrics.cluster_table import read_cluster, read_trims, states
 from perdure.node.metrics.samples import Kind, Metric, Sample
 from perdure.node.metrics.statistics import NodeStatistics
 from perdure.node.partition.host import PartitionStatistics
@@ -77,7 +77,8 @@ APPLIED = Metric(
 ARCHIVED = Metric(
     "perdure_partition_archived_lsn",
     Kind.GAUGE,
-    "Every retained snapshot has at least the records up to here; where a destination is set.",
+    "The log needs nothing up to here: all snapshots that count have it, or all sets that are "
+    "kept; 0: nothing may lean on them. Where a destination is set.",
     ("partition",),
 )
 ADMIN_ANSWERS = Metric(
@@ -133,6 +134,7 @@ def read(node: NodeStatistics) -> Iterator[Sample]:
     yield from _snapshots(node)
     if node.cluster is not None:
         yield from read_cluster(node.cluster)
+        yield from read_trims(node.host.trims)
 
 
 def _snapshots(node: NodeStatistics) -> Iterator[Sample]:

@@ -115,6 +115,7 @@ NODE: tuple[Row[NodeStatistics], ...] = (
     counter("perdure_wal_bytes_total", "Bytes written.", lambda n: n.host.wal.bytes_written),
     gauge("perdure_wal_files", "Files with records in them.", lambda n: n.host.wal.files),
     gauge("perdure_wal_spare_files", "Files ready to be written to.", lambda n: n.host.wal.spares),
+    gauge("perdure_wal_disk_bytes", "What all these files take.", lambda n: n.host.wal.disk_bytes),
     gauge(
         "perdure_boot_replayed_records",
         "Records replayed at the start.",

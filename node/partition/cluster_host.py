@@ -13,9 +13,11 @@ import msgspec
 
 from perdure.cluster.control import ControlPlane, ControlPorts
 from perdure.cluster.core import chain
+from perdure.cluster.core.chain import PartitionMeta
 from perdure.cluster.core.identity import Verdict
 from perdure.cluster.core.recovery import Wait
 from perdure.cluster.core.replica import ReplicaCore
+from perdure.cluster.core.trim import TrimPolicy
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.leadership import Replica
 from perdure.cluster.log import LogBatcher
@@ -35,7 +37,10 @@ from perdure.core.limits import HAND_OVER_MS
 from perdure.core.tasks import Supervisor
 from perdure.core.telemetry import logger
 from perdure.node.identity import Identity
+from perdure.node.partition.archive import Archive
 from perdure.node.partition.assembly import Assembly
+from perdure.node.partition.cluster_cut import CutDesk
+from perdure.node.partition.cluster_sets import ClusterSets, ClusterSetsPorts
 from perdure.node.partition.gateway import LedPartition
 from perdure.node.partition.host import BootFigures, HostStatistics, partition_statistics
 from perdure.node.partition.messages import Deliver, Delivered
@@ -44,7 +49,10 @@ from perdure.node.partition.remote import RemoteDesk
 from perdure.node.partition.replica import PartitionReplica, ReplicaPorts
 from perdure.node.partition.routing import RoutedGateway
 from perdure.node.partition.table_copy import TableDesk
-from perdure.node.partition.trimmer import Trimmer
+from perdure.node.partition.taker import Taker
+from perdure.node.partition.trimmer import WITHOUT_SNAPSHOTS, Trimmer, TrimmerPorts
+from perdure.node.registry.model import Registry
+from perdure.node.registry.store import KEY as REGISTRY_KEY
 from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.timers import Outgoing
 from perdure.storage.wal import Wal, WalIdentity
@@ -56,13 +64,19 @@ log = logger("node")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPorts:
     """The way to the other nodes, and what holds this one together. ``listen`` opens the transport
-    once everything that others may ask for is served."""
+    once everything that others may ask for is served. ``trim``: when the log is let go of;
+    ``archived``: what snapshots have of a partition; ``archive``: where tables can be had;
+    ``taker``: takes this node's part in snapshots, where there is a destination."""
 
     joined: Joined
     registers: Registers
     transport: Transport
     listen: Callable[[], Awaitable[object]]
     supervisor: Supervisor
+    trim: TrimPolicy = WITHOUT_SNAPSHOTS
+    archived: Callable[[int], int | None] = lambda _partition: None
+    archive: Archive | None = None
+    taker: Taker | None = None
 
 
 class ClusterHost:
@@ -88,6 +102,7 @@ class ClusterHost:
         self.plane: ControlPlane
         self.gateway: RoutedGateway
         self._trimmer: Trimmer
+        self._desk: CutDesk | None = None
         self._links: ReplicaLinks
 
     # --- Opening --------------------------------------------------------------------------------
@@ -108,6 +123,9 @@ class ClusterHost:
         RemoteDesk(self.led, self._transport)
         TableDesk([led.processor for led in self.led], self._transport)
         cluster, ports = self._cluster, self._ports
+        count = self.identity.partition_count
+        if cluster.taker is not None:
+            self._desk = CutDesk(self.led, self._transport, cluster.taker, count)
         control = ControlPorts(
             store=cluster.registers,
             transport=self._transport,
@@ -134,16 +152,32 @@ class ClusterHost:
             opened=self._on_opened,
             seat=lambda: self.plane.leaderships,
             is_short=self._is_short,
+            begins=self._begins,
+            archive=cluster.archive,
             holders=self._holders,
             storage=ports.storage_thread,
         )
         me = NodeId(self.identity.node_id)
-        count = self.identity.partition_count
         self.gateway = RoutedGateway(me, self.led, count, self, self._transport)
-        self._trimmer = Trimmer(self.plane, self._replicas, ports.clock)
+        self._trimmer = self._make_trimmer()
+        self.plane.membership.on_partition(self._on_chain)
         await cluster.listen()
         await self.plane.start()
         cluster.supervisor.start("trim", self._trimmer.run(self._recycle))
+
+    def _make_trimmer(self) -> Trimmer:
+        cluster = self._cluster
+        return Trimmer(
+            TrimmerPorts(
+                plane=self.plane,
+                replicas=self._replicas,
+                clock=self._ports.clock,
+                policy=cluster.trim,
+                archived=cluster.archived,
+                log_bytes=lambda: self._wal.statistics().disk_bytes,
+                is_disk_full=lambda: self.is_disk_full,
+            )
+        )
 
     def _open_log(self) -> ReplicaCore:
         ports = self._ports
@@ -177,6 +211,26 @@ class ClusterHost:
 
     # --- While it runs --------------------------------------------------------------------------
 
+    def sets(self) -> ClusterSets | None:
+        """What takes snapshots of all partitions; None: there is no destination."""
+        if self._desk is None:
+            return None
+        return ClusterSets(
+            ClusterSetsPorts(
+                plane=self.plane,
+                transport=self._transport,
+                desk=self._desk,
+                leader_of=self.leader_of,
+                registry=self._read_registry,
+                entropy=self._ports.entropy,
+                partition_count=self.identity.partition_count,
+            )
+        )
+
+    async def _read_registry(self) -> bytes:
+        found = await self._cluster.registers.get(REGISTRY_KEY)
+        return found.value if found is not None else msgspec.msgpack.encode(Registry())
+
     @property
     def is_disk_full(self) -> bool:
         """Whether the log takes nothing new for want of room, or tables can't be written."""
@@ -190,6 +244,7 @@ class ClusterHost:
             self.figures,
             tuple(map(partition_statistics, self.led)),
             is_alone=False,
+            trims=self._trimmer.statistics(),
         )
 
     def leader_of(self, partition: PartitionId) -> NodeId | None:
@@ -213,6 +268,11 @@ class ClusterHost:
         for led in self.led:
             led.leader.invoker.on_catalogue_change()
 
+    def _on_chain(self, partition: int, meta: PartitionMeta) -> None:
+        """What a chain no longer lists is dropped here, whether we follow the partition or not."""
+        version = self.plane.membership.version_of(partition)
+        self.log_server.on_chain(partition, meta, version)
+
     def _on_opened(self, partition: int, taken: Takeover) -> None:
         found = Versioned(taken.version, msgspec.msgpack.encode(taken.meta))
         self.plane.membership.note_partition(partition, found)
@@ -234,6 +294,11 @@ class ClusterHost:
         nodes = membership.nodes
         left = [m for m in opened.nodeset if m.node in nodes and nodes[m.node].member(m.node) == m]
         return len(left) < opened.replication
+
+    def _begins(self, partition: int) -> int:
+        """Where the partition's log begins, as far as its chain tells; it may begin later."""
+        meta = self.plane.membership.partitions[partition]
+        return meta.chain[0].base_lsn if meta.chain else meta.trim_lsn
 
     def _holders(self, partition: int) -> list[NodeId]:
         """Other nodes that have the partition's tables; who leads comes first."""
@@ -298,6 +363,8 @@ class ClusterHost:
 
     def _cease(self) -> None:
         """From here on nothing is written, read for others, or led."""
+        if self._desk is not None:
+            self._desk.close()
         for replica in self._replicas.values():
             replica.close()
         for led in self.led:

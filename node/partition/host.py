@@ -12,6 +12,7 @@ from functools import partial
 
 from perdure.cluster.core.chain import PartitionMeta
 from perdure.cluster.core.replica import ReplicaCore
+from perdure.cluster.core.trim import TrimStatistics
 from perdure.cluster.core.types import SegmentKey
 from perdure.cluster.log import LogBatcher, SegmentLog
 from perdure.cluster.log_reader import ReplayIndex, liveness
@@ -58,13 +59,15 @@ class PartitionStatistics:
 
 @dataclass(frozen=True, slots=True)
 class HostStatistics:
-    """The log and the partitions. ``is_alone``: no other node could lead what this one doesn't."""
+    """The log and the partitions. ``is_alone``: no other node could lead what this one doesn't.
+    ``trims``: of what is led here, among several nodes."""
 
     wal: WalStatistics
     writer: WalWriterStatistics
     boot: BootFigures
     partitions: tuple[PartitionStatistics, ...]
     is_alone: bool = True
+    trims: tuple[TrimStatistics, ...] = ()
 
 
 def partition_statistics(led: LedPartition) -> PartitionStatistics:

@@ -3,6 +3,8 @@
 from perdure.cluster.core.messages import Message, Request
 from perdure.core.ids import InvocationId
 from perdure.engine.actions import Accepted, Existing, Outcome, Verdict
+from perdure.node.partition.cut import Counters
+from perdure.storage.snapshot_format import SetMember
 from perdure.storage.tables.invocations import Result, Target
 
 
@@ -93,6 +95,39 @@ class CopyTables(Request[TablesPiece], frozen=True, tag=0x040C):
     """Stream what the partition's tables had at their last commit."""
 
     partition: int
+
+
+class CutDone(Message, frozen=True, tag=0x040D):
+    """A step of a cut was done. ``counters``: of each partition, once they are frozen."""
+
+    counters: tuple[Counters, ...] = ()
+
+
+class CutStep(Request[CutDone], frozen=True, tag=0x040E):
+    """Do the next step of the cut ``token`` with these partitions, all led by the receiver."""
+
+    token: int
+    step: str
+    partitions: tuple[int, ...]
+
+
+class CutStored(Message, frozen=True, tag=0x040F):
+    """The snapshots of a cut's partitions count."""
+
+    members: tuple[SetMember, ...]
+
+
+class StoreCut(Request[CutStored], frozen=True, tag=0x0410):
+    """Put what was frozen into the object store. ``pinned``: ids of snapshots that sets name."""
+
+    token: int
+    pinned: tuple[str, ...]
+
+
+class ReleaseCut(Message, frozen=True, tag=0x0411):
+    """Nothing comes of the cut: let go."""
+
+    token: int
 
 
 def pack(outcome: Outcome) -> Applied:

@@ -95,6 +95,7 @@ class Processor:
         self._flushed: list[tuple[int, Callable[[], None]]] = []
         self._applied: list[Callable[[], None]] = []
         self._is_held = False
+        self._is_paused = False
         self._on_rest: Callable[[], None] | None = None
 
     # --- Applying -------------------------------------------------------------------------------
@@ -186,12 +187,26 @@ class Processor:
                 "free some space and ask again; nothing is lost"
             )
 
+    def pause(self) -> None:
+        """Apply nothing until ``resume``: what is committed waits, and so do all who asked for it.
+
+        Only for a moment: who leads goes on taking proposals.
+        """
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Apply what has waited, and go on."""
+        self._is_paused = False
+        self._drain()
+
     def _drain(self) -> None:
+        if self._is_paused:
+            return
         if self._is_applying:
             return  # a callback proposed and it committed inline: the outer loop goes on
         self._is_applying = True
         try:
-            while self._committed and self.halted is None:
+            while self._committed and self.halted is None and not self._is_paused:
                 is_waiting = self._is_held or self.store.frozen is not None
                 if is_waiting and self.store.active.bytes > MEMTABLE_BYTES_MAX:
                     return  # the flush that is under way, or the end of the hold, calls again

@@ -5,7 +5,8 @@ leads, a ``Follower`` reads the log; while this one does, records come from the 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -23,14 +24,15 @@ from perdure.cluster.takeover import Plan, Takeover, take_over
 from perdure.cluster.transport import Transport
 from perdure.core.errors import LogDamaged, LogTrimmed, PerdureError
 from perdure.core.invariant import invariant
-from perdure.core.limits import TABLES_RETRY_MS
+from perdure.core.limits_snapshots import TABLES_RETRY_MS
 from perdure.core.offload import Offload
 from perdure.core.telemetry import logger
 from perdure.engine.commands import Announce
+from perdure.node.partition.archive import Archive
 from perdure.node.partition.fence import Fence
 from perdure.node.partition.gateway import LedPartition
 from perdure.node.partition.processor import Proposed
-from perdure.node.partition.table_copy import copy_tables
+from perdure.node.partition.table_copy import copy_tables, replace_tables
 from perdure.storage.wal_format import Record
 
 log = logger("partition")
@@ -55,8 +57,9 @@ class ReplicaPorts:
     """What all replicas of a node share. ``nodeset`` chooses where the next segment of a partition
     is stored, ``announcement`` makes its first record, ``opened`` hears of the chain with it.
     ``is_short``: whether so many disks were given up that the open segment can't have all its
-    copies again. ``holders``: other nodes that have a partition's tables. ``storage``: where tables
-    are written.
+    copies again. ``begins``: where a partition's log begins, by its chain. ``archive``: snapshots
+    of tables; ``holders``: other nodes that have a partition's tables. ``storage``: where they are
+    written.
     """
 
     me: Writer
@@ -73,6 +76,8 @@ class ReplicaPorts:
     opened: Callable[[int, Takeover], None]
     seat: Callable[[], Seat]
     is_short: Callable[[int], bool]
+    begins: Callable[[int], int]
+    archive: Archive | None
     holders: Callable[[int], list[NodeId]]
     storage: Offload
 
@@ -100,6 +105,9 @@ class PartitionReplica:
 
     def bootstrap(self) -> None:
         self._stop_following()
+        begins = self._ports.begins(self._partition)
+        if self._processor.next_lsn < begins:
+            self._begins = max(self._begins or 0, begins)
         if self._begins is None:
             # The log still holds all that the tables lack, or following it will say so.
             self._loop.call_soon(self._ports.seat().on_bootstrapped, self._partition)
@@ -242,25 +250,31 @@ class PartitionReplica:
 
     async def _copy_tables(self, begins: int) -> bool:
         store, ports = self._processor.store, self._ports
+        archive = ports.archive
+        if archive is not None:
+            rows = archive.rows(self._partition, begins - 1)
+            async with aclosing(rows):
+                copying = replace_tables(store, ports.storage, rows, begins - 1)
+                if await self._has_got(copying, "snapshot"):
+                    return True
         for node in ports.holders(self._partition):
-            try:
-                await copy_tables(store, ports.storage, ports.transport, node, begins - 1)
-            except PerdureError as failure:
-                log.warning(
-                    "partition.tables.wanted",
-                    partition=self._partition,
-                    source=node,
-                    reason=failure,
-                )
-            else:
-                log.info(
-                    "partition.tables.copied",
-                    partition=self._partition,
-                    source=node,
-                    lsn=store.applied_lsn,
-                )
+            copying = copy_tables(store, ports.storage, ports.transport, node, begins - 1)
+            if await self._has_got(copying, node):
                 return True
         return False
+
+    async def _has_got(self, copying: Coroutine[None, None, None], source: NodeId | str) -> bool:
+        """Whether the tables came over."""
+        try:
+            await copying
+        except PerdureError as failure:
+            log.warning(
+                "partition.tables.wanted", partition=self._partition, source=source, reason=failure
+            )
+            return False
+        lsn = self._processor.store.applied_lsn
+        log.info("partition.tables.copied", partition=self._partition, source=source, lsn=lsn)
+        return True
 
     async def _deliver(self, records: list[Record]) -> None:
         """Take records; returns when they are applied."""

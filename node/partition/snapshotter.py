@@ -1,66 +1,80 @@
-"""Takes snapshots of the partitions led here: when they are due, or when an operator asks.
+"""Takes snapshots of the partitions: when they are due, or when an operator asks.
 
-A node that leads all partitions takes them as a *set*: all at one moment, with the registry, so
-that the set alone is enough to bring the node back (node/restore.py). A node that leads some takes
-theirs alone, for replicas to start from. Trouble with the object store never troubles the
-partitions: it is told, counted, and tried again.
+They are taken as a *set*: of all partitions at one moment, with the registry, so that the set alone
+is enough to bring everything back. A node that leads all partitions does that alone; among several
+(``Together``) one of them has the others do their part, and where no set comes about for long, each
+leader takes its partitions' alone, for replicas to start from. Trouble with the object store never
+troubles the partitions: it is told, counted, and tried again.
 
 States of the destination: not yet reached, refused or foreign (nothing is taken), unsound (taken,
 but nothing may be trimmed on the strength of it), sound.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from perdure.cluster.core.snapshot import Progress, Published, SnapshotPolicy, is_due
-from perdure.cluster.snapshot_repository import SnapshotRepository
+from perdure.cluster.core.snapshot import Progress, SnapshotPolicy, is_due
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import (
     ObjectStoreRefused,
-    ObjectStoreUnavailable,
     PerdureError,
     SnapshotForeign,
     SnapshotsUnavailable,
 )
-from perdure.core.ids import PartitionId
-from perdure.core.limits import (
-    DISK_FREE_BYTES_MIN,
+from perdure.core.invariant import invariant
+from perdure.core.limits_snapshots import (
     OBJECT_STORE_RETRY_MS,
     OBJECT_STORE_TEST_MS,
-    SNAPSHOT_GRACE_MS,
+    SNAPSHOT_ALONE_FACTOR,
     SNAPSHOT_LOOK_MS,
+    SNAPSHOT_SETS_READ_MS,
 )
-from perdure.core.offload import Offload, run_offloaded
 from perdure.core.telemetry import logger
-from perdure.node.partition.cut import HeldPartition, Hold, cut
+from perdure.node.partition.cut import cut
 from perdure.node.partition.processor import Processor
-from perdure.storage.snapshot_format import Latest, Retained, SetMember, SnapshotSet
-from perdure.storage.table_images import TableImage
+from perdure.node.partition.taker import Taker, discard, pinned_by
+from perdure.storage.snapshot_format import SetMember, SnapshotSet
 
 log = logger("snapshots")
 
 NO_DESTINATION = "no destination is set: set snapshots.destination and start the node again"
 
 
+class Together(Protocol):
+    """The other nodes' part in taking a set."""
+
+    @property
+    def is_our_turn(self) -> bool:
+        """Whether this is the node that takes sets when they are due."""
+        ...
+
+    def applied(self) -> Mapping[int, int]:
+        """How far partitions are, as far as their leaders have told."""
+        ...
+
+    async def take(self, pinned: frozenset[str]) -> tuple[list[SetMember], bytes]:
+        """Snapshots of all partitions at one moment, all of which count, and the registry.
+
+        Raises:
+            PerdureError: why there are none.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotterPorts:
-    """``hold``: fixes a partition's tables. ``copy_thread``: copies them, one after the other.
+    """``processors``: of the partitions led here now. ``registry``: what is registered, encoded.
+    ``together``: None where this node leads all there is."""
 
-    ``processors``: of the partitions led here now. ``free_bytes``: of the disk that copies go to.
-    ``registry``: what is registered, encoded. ``on_archived``: told of a partition's archived LSN.
-    """
-
-    repository: SnapshotRepository
+    taker: Taker
     processors: Callable[[], Sequence[Processor]]
-    hold: Hold
-    copy_thread: Offload
-    free_bytes: Callable[[], int]
     registry: Callable[[], bytes]
     clock: Clock
     entropy: Entropy
-    on_archived: Callable[[PartitionId, int], None] = lambda _partition, _lsn: None
+    together: Together | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,19 +101,19 @@ class Snapshotter:
         self.destination = destination
         self.sets: list[SnapshotSet] = []
         self._ports = ports
+        self._taker = ports.taker
+        self._repository = ports.taker.ports.repository
         self._policy = policy
-        self._latest: dict[int, Latest] = {}
         self._opened: dict[int, int] = {}
-        self._known: set[int] = set()
         self._started_at = ports.clock.monotonic()
         self._tested_at: float | None = None
+        self._sets_read_at = self._started_at
         self._is_sound: bool | None = None
         self._fault: str | None = None
         self._failures = 0
         self._last_failure: str | None = None
         self._taken = 0
         self._turn = asyncio.Lock()
-        self._evicted: list[tuple[float, int, Retained]] = []
         self._requests: set[asyncio.Task[SnapshotSet]] = set()
 
     # --- For others -----------------------------------------------------------------------------
@@ -138,12 +152,27 @@ class Snapshotter:
             task.exception()  # who asked may be gone; it was noted
 
     def archived_lsn(self, partition: int) -> int | None:
-        """What may be trimmed as far as snapshots go; None: nothing, or the store is unsound."""
-        latest = self._latest.get(partition)
-        return latest.archived_lsn if latest is not None and self._is_sound else None
+        """What may be trimmed as far as snapshots go; None: nothing, or the store is unsound.
+
+        What all snapshots have that count, or all sets that are kept: of a partition in which
+        nothing happens any more, an older snapshot counts for ever, and no set names it.
+        """
+        latest = self._taker.latest.get(partition)
+        if latest is None or not self._is_sound:
+            return None
+        if len(self.sets) < self._repository.retain:
+            return latest.archived_lsn
+        named = [
+            member.snapshot.lsn
+            for document in self.sets
+            for member in document.members
+            if member.partition == partition
+        ]
+        return max(latest.archived_lsn, min(named))
 
     def statistics(self) -> SnapshotterStatistics:
-        retained = [item for latest in self._latest.values() for item in latest.retained]
+        known = self._taker.latest
+        retained = [item for latest in known.values() for item in latest.retained]
         return SnapshotterStatistics(
             destination=self.destination,
             is_sound=self._is_sound,
@@ -154,7 +183,7 @@ class Snapshotter:
             last_failure=self._last_failure,
             newest_ms=self.sets[0].created_ms if self.sets else None,
             stored_bytes=sum(item.size for item in retained),
-            archived={partition: latest.archived_lsn for partition, latest in self._latest.items()},
+            archived={partition: self.archived_lsn(partition) or 0 for partition in known},
         )
 
     async def aclose(self) -> None:
@@ -168,47 +197,72 @@ class Snapshotter:
     async def _look(self) -> None:
         async with self._turn:
             await self._prepare()
-            await self._delete_evicted()
+            await self._taker.delete_evicted()
             await self._learn()
-            if any(self._is_due(processor) for processor in self._ports.processors()):
-                await self._take("due")
+            together = self._ports.together
+            if together is None:
+                if any(map(self._is_due, self._ports.processors())):
+                    await self._take("due")
+                return
+            if together.is_our_turn and self._is_set_due(together):
+                await self._read_sets()  # the one before this one may have taken it
+                if self._is_set_due(together):
+                    await self._take("due")
+            elif self._age_ms(self._sets_read_at) >= SNAPSHOT_SETS_READ_MS:
+                await self._read_sets()
+            await self._take_alone()
 
     async def _create(self) -> SnapshotSet:
         async with self._turn:
             try:
                 await self._prepare()
                 await self._learn()
+                if self._ports.together is not None:
+                    await self._read_sets()
                 return await self._take("asked for")
             except PerdureError as error:
                 self._note_failure(error)
                 raise
 
-    def _is_due(self, processor: Processor) -> bool:
+    def _is_due(self, processor: Processor, policy: SnapshotPolicy | None = None) -> bool:
         partition, applied = processor.partition, processor.store.applied_lsn
-        latest = self._latest.get(partition)
+        latest = self._taker.latest.get(partition)
         archived = latest.newest_lsn if latest is not None else 0
         # What this process announced is no news; what earlier ones announced can't be told here,
         # so an idle partition has at most one snapshot more per start.
         announced = int(archived < self._opened.get(partition, 0))
-        clock = self._ports.clock
         if latest is None:
-            since_ms = int((clock.monotonic() - self._started_at) * 1000)
+            since_ms = self._age_ms(self._started_at)
         else:
-            since_ms = clock.now_ms() - latest.retained[0].created_ms
-        return is_due(self._policy, Progress(applied - archived - announced, since_ms))
+            since_ms = self._ports.clock.now_ms() - latest.retained[0].created_ms
+        return is_due(policy or self._policy, Progress(applied - archived - announced, since_ms))
+
+    def _is_set_due(self, together: Together) -> bool:
+        """Whether some partition has done enough since the newest set."""
+        since_ms, had = self._age_ms(self._started_at), dict[int, int]()
+        if self.sets:
+            since_ms = self._ports.clock.now_ms() - self.sets[0].created_ms
+            had = {member.partition: member.snapshot.lsn for member in self.sets[0].members}
+        return any(
+            is_due(self._policy, Progress(lsn - had.get(partition, 0), since_ms))
+            for partition, lsn in together.applied().items()
+        )
+
+    def _age_ms(self, since: float) -> int:
+        return int((self._ports.clock.monotonic() - since) * 1000)
 
     # --- The destination ------------------------------------------------------------------------
 
     async def _prepare(self) -> None:
         """Claim the prefix, learn what it holds, and test the store, once a day."""
-        clock, repository = self._ports.clock, self._ports.repository
-        now = clock.monotonic()
-        if self._tested_at is not None and (now - self._tested_at) * 1000 < OBJECT_STORE_TEST_MS:
+        repository = self._repository
+        if self._tested_at is not None and self._age_ms(self._tested_at) < OBJECT_STORE_TEST_MS:
             return
+        now = self._ports.clock.monotonic()
         await repository.claim()
-        self._known.clear()
+        self._taker.forget()
         await self._learn()
-        self.sets = await repository.sets()
+        await self._read_sets()
         self._fault = await repository.test()
         self._is_sound = self._fault is None
         self._tested_at = now
@@ -217,17 +271,16 @@ class Snapshotter:
         else:
             log.info("snapshots.store.ready", destination=self.destination, sets=len(self.sets))
         for processor in self._ports.processors():
-            await repository.collect(processor.partition)
+            await repository.collect(processor.partition, pinned_by(self.sets))
 
     async def _learn(self) -> None:
         """Read what counts for partitions that were not led here before."""
-        for processor in self._ports.processors():
-            if processor.partition not in self._known:
-                latest = await self._ports.repository.latest(processor.partition)
-                if latest is not None:
-                    self._latest[processor.partition] = latest
-                self._opened.setdefault(processor.partition, processor.store.applied_lsn)
-                self._known.add(processor.partition)
+        for processor in await self._taker.learn(self._ports.processors()):
+            self._opened.setdefault(processor.partition, processor.store.applied_lsn)
+
+    async def _read_sets(self) -> None:
+        self.sets = await self._repository.sets()
+        self._sets_read_at = self._ports.clock.monotonic()
 
     def _note_failure(self, error: PerdureError) -> None:
         self._failures += 1
@@ -242,130 +295,97 @@ class Snapshotter:
     # --- Taking ---------------------------------------------------------------------------------
 
     async def _take(self, reason: str) -> SnapshotSet:
-        ports = self._ports
+        ports, owner = self._ports, self._repository.owner
         began = ports.clock.monotonic()
-        registry: list[bytes] = []
         # Names tell the order, also of a clock that was put back.
         newest_ms = self.sets[0].created_ms if self.sets else 0
         created_ms = max(ports.clock.now_ms(), newest_ms + 1)
-        held = await cut(ports.processors(), ports.hold, lambda: registry.append(ports.registry()))
-        images = await self._copy(held)
-        members: list[SetMember] = []
-        try:
+        if ports.together is None:
+            members, registry = await self._take_here()
+        else:
             await self._retire_sets()
-            for item in held:
-                image = images.pop(item.partition, None)
-                members.append(SetMember(item.partition, await self._store(item, image)))
-        finally:
-            for image in images.values():
-                image.discard()
+            members, registry = await ports.together.take(pinned_by(self.sets))
+            await self._check_named(members)
         document = SnapshotSet(
-            fingerprint=ports.repository.owner.fingerprint,
+            fingerprint=owner.fingerprint,
             id=f"{ports.entropy.bits(64):016x}",
-            cluster=ports.repository.owner.cluster,
+            cluster=owner.cluster,
             created_ms=created_ms,
-            software=ports.repository.owner.software,
+            software=owner.software,
             members=tuple(members),
-            registry=registry[0],
+            registry=registry,
         )
         await self._finish(document)
         took_ms = round((ports.clock.monotonic() - began) * 1000)
         log.info("snapshots.taken", set=document.name, reason=reason, took_ms=took_ms)
         return document
 
-    async def _copy(self, held: list[HeldPartition]) -> dict[int, TableImage]:
-        """Images of what has changed since its last snapshot; the rest is let go."""
-        images: dict[int, TableImage] = {}
-        waiting = list(held)
-        try:
-            while waiting:
-                item = waiting[0]
-                latest = self._latest.get(item.partition)
-                if latest is not None and latest.newest_lsn == item.lsn:
-                    item.tables.release()
-                else:
-                    images[item.partition] = await self._copy_one(item)
-                waiting.pop(0)
-        except BaseException:  # bulkhead: let go of what is held, and raise it again
-            for item in waiting:
-                item.tables.release()
-            for image in images.values():
-                image.discard()
-            raise
-        return images
-
-    async def _copy_one(self, item: HeldPartition) -> TableImage:
-        # A copy under way can't be stopped, and its tables not be let go before it ends.
-        copying = asyncio.ensure_future(run_offloaded(self._ports.copy_thread, item.tables.copy))
-        try:
-            image = await asyncio.shield(copying)
-        except asyncio.CancelledError:
-            copying.add_done_callback(_discard_copy)
-            raise
-        except OSError as error:
-            raise SnapshotsUnavailable(
-                f"the tables of partition {item.partition} can't be copied: {error}"
-            ) from error
-        if self._ports.free_bytes() < DISK_FREE_BYTES_MIN:
-            image.discard()
-            raise SnapshotsUnavailable(
-                "there is no room for copies of the tables in the data directory: free some space"
-            )
-        return image
-
-    async def _store(self, item: HeldPartition, image: TableImage | None) -> Retained:
-        """The snapshot that stands for a partition in the set; uploaded, if it is new."""
-        if image is None:
-            return self._latest[item.partition].retained[0]
-        try:
-            mine = await self._ports.repository.upload(image)
-        finally:
-            image.discard()
-        pinned = frozenset(
-            member.snapshot.id for document in self.sets for member in document.members
+    async def _take_here(self) -> tuple[list[SetMember], bytes]:
+        """Of the partitions led here, at one moment."""
+        registry: list[bytes] = []
+        held = await cut(
+            self._ports.processors(),
+            self._taker.ports.hold,
+            lambda: registry.append(self._ports.registry()),
         )
-        outcome = await self._ports.repository.publish(item.partition, mine, pinned)
-        self._latest[item.partition] = outcome.latest
-        self._ports.on_archived(item.partition, outcome.latest.archived_lsn)
-        if not isinstance(outcome, Published):
-            if not self._leads_all():
-                return outcome.latest.retained[0]  # of the leader before or after this one
-            raise SnapshotForeign(
-                f"somebody else has published a snapshot of partition {item.partition} at "
-                f"{outcome.latest.newest_lsn}, this node is at {mine.lsn}: does a copy of it run?"
-            )
-        due = self._ports.clock.monotonic() + SNAPSHOT_GRACE_MS / 1000
-        self._evicted += [(due, item.partition, evicted) for evicted in outcome.evicted]
-        return mine
+        images = await self._taker.copy(held)
+        try:
+            await self._retire_sets()
+        except BaseException:  # bulkhead: let go of what was copied, and raise it again
+            discard(images)
+            raise
+        return await self._taker.store(held, images, pinned_by(self.sets)), registry[0]
+
+    async def _check_named(self, members: Sequence[SetMember]) -> None:
+        """What counts now is kept for a while, and then the set that names it is seen."""
+        for member in members:
+            latest = await self._repository.latest(member.partition)
+            kept = latest.retained if latest is not None else ()
+            if all(item.id != member.snapshot.id for item in kept):
+                raise SnapshotsUnavailable(
+                    f"the snapshot of partition {member.partition} was replaced before all others "
+                    "were there: it is tried again"
+                )
+
+    async def _take_alone(self) -> None:
+        """Snapshots of partitions led here that no set has come to for long."""
+        interval_ms, records = self._policy.interval_ms, self._policy.records
+        patient = SnapshotPolicy(
+            interval_ms=interval_ms * SNAPSHOT_ALONE_FACTOR if interval_ms is not None else None,
+            records=records * SNAPSHOT_ALONE_FACTOR if records is not None else None,
+        )
+        late = [item for item in self._ports.processors() if self._is_due(item, patient)]
+        for processor in late:
+            if self._taker.is_busy:
+                return
+            self._taker.is_busy = True
+            try:
+                await self._take_one(processor)
+            finally:
+                self._taker.is_busy = False
+
+    async def _take_one(self, processor: Processor) -> None:
+        await self._read_sets()
+        held = await cut([processor], self._taker.ports.hold, lambda: None)
+        images = await self._taker.copy(held)
+        await self._taker.store(held, images, pinned_by(self.sets))
+        log.info("snapshots.taken.alone", partition=processor.partition, lsn=held[0].lsn)
 
     async def _retire_sets(self) -> None:
         """Forget the sets that the next one replaces, but always keep one: it may fail."""
-        kept = max(1, self._ports.repository.retain - 1)
+        kept = max(1, self._repository.retain - 1)
         while len(self.sets) > kept:
-            await self._ports.repository.delete_set(self.sets[-1])
+            await self._repository.delete_set(self.sets[-1])
             self.sets.pop()
 
     async def _finish(self, document: SnapshotSet) -> None:
-        if len(document.members) == self._ports.repository.owner.partition_count:
-            await self._ports.repository.save_set(document)
-            self.sets.insert(0, document)
+        invariant(
+            [member.partition for member in document.members]
+            == list(range(self._repository.owner.partition_count)),
+            "a set has all partitions",
+            set=document.name,
+        )
+        await self._repository.save_set(document)
+        self.sets.insert(0, document)
         self._taken += 1
         self._last_failure = None
-
-    def _leads_all(self) -> bool:
-        return len(self._ports.processors()) == self._ports.repository.owner.partition_count
-
-    async def _delete_evicted(self) -> None:
-        now = self._ports.clock.monotonic()
-        while self._evicted and self._evicted[0][0] <= now:
-            _, partition, evicted = self._evicted[0]
-            try:
-                await self._ports.repository.delete(partition, evicted)
-            except ObjectStoreUnavailable:
-                return  # later, or collected once it is old
-            self._evicted.pop(0)
-
-
-def _discard_copy(copying: "asyncio.Future[TableImage]") -> None:
-    if not copying.cancelled() and copying.exception() is None:
-        copying.result().discard()

@@ -1,8 +1,9 @@
 """Tables of a partition from another node, for a replica whose log begins too late.
 
-Whoever has tables hands out their last commit, row by row, beside everything else. It replaces what
-is here: first all of that goes, last comes the row that says how far the tables are. Who dies in
-between has tables that have applied nothing, which the log can't carry on, so it begins again.
+Whoever has tables hands out their last commit, row by row, beside everything else; so does an
+object store (``archive.py``). It replaces what is here: first all of that goes, last comes the row
+that says how far the tables are. Who dies in between has tables that have applied nothing, which
+the log can't carry on, so it begins again.
 """
 
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from perdure.cluster.recoverer import close_stream
 from perdure.cluster.transport import Transport
 from perdure.core.errors import PartitionUnavailable
 from perdure.core.ids import PartitionId
-from perdure.core.limits import TABLES_PIECE_BYTES, TABLES_PIECE_ROWS
+from perdure.core.limits_snapshots import TABLES_PIECE_BYTES, TABLES_PIECE_ROWS
 from perdure.core.offload import Offload, run_offloaded
 from perdure.node.partition.messages import CopyTables, TablesPiece
 from perdure.node.partition.processor import Processor
@@ -57,21 +58,27 @@ async def copy_tables(
     No flush may be under way until this returns. Raises PerdureError: the source has no such
     tables, or can't be reached; what is here is gone then if any of it had arrived.
     """
-    partition = store.opened.partition
-    stream = transport.stream(source, CopyTables(partition))
-    meta: Row | None = None
+    stream = transport.stream(source, CopyTables(store.opened.partition))
     try:
-        async for piece in stream:
-            rows = list(piece.rows)
-            if meta is None:  # it sorts before all other rows
-                meta = _checked(store, rows.pop(0), lsn_min)
-                await _commit(store.env, storage, [(_FIRST, _BEYOND)], [])
-                store.reload()
-            await _commit(store.env, storage, [], rows)
+        await replace_tables(store, storage, (list(piece.rows) async for piece in stream), lsn_min)
     finally:
         await close_stream(stream)
+
+
+async def replace_tables(
+    store: PartitionStore, storage: Offload, pieces: AsyncIterator[list[Row]], lsn_min: int
+) -> None:
+    """Replace the store's content by rows, which must have applied ``lsn_min``; as above."""
+    partition = store.opened.partition
+    meta: Row | None = None
+    async for rows in pieces:
+        if meta is None:  # it sorts before all other rows
+            meta = _checked(store, rows.pop(0), lsn_min)
+            await _commit(store.env, storage, [(_FIRST, _BEYOND)], [])
+            store.reload()
+        await _commit(store.env, storage, [], rows)
     if meta is None:
-        raise PartitionUnavailable(f"node {source} has no tables of partition {partition}")
+        raise PartitionUnavailable(f"there are no tables of partition {partition}")
     await _commit(store.env, storage, [], [meta])
     store.reload()
 

@@ -14,7 +14,7 @@ from perdure.cluster.core.snapshot import Published, Superseded
 from perdure.cluster.snapshot_repository import RepositoryPorts, SnapshotRepository
 from perdure.core import failpoint
 from perdure.core.errors import SnapshotDamaged, SnapshotForeign
-from perdure.core.limits import SNAPSHOT_CHUNK_BYTES_MIN, SNAPSHOT_ORPHAN_MS
+from perdure.core.limits_snapshots import SNAPSHOT_CHUNK_BYTES_MIN, SNAPSHOT_ORPHAN_MS
 from perdure.core.offload import PoolOffload
 from perdure.storage import snapshots
 from perdure.storage.object_store import DirectoryStore

@@ -20,6 +20,7 @@ from perdure.cluster.core.snapshot import SnapshotPolicy
 from perdure.cluster.snapshot_repository import RepositoryPorts, SnapshotRepository
 from perdure.core.errors import PerdureError
 from perdure.node.partition.snapshotter import Snapshotter, SnapshotterPorts
+from perdure.node.partition.taker import Taker, TakerPorts
 from perdure.storage import snapshots
 from perdure.storage.keys import split_outbox_key
 from perdure.storage.partition_store import PartitionStore
@@ -144,12 +145,18 @@ class SnapshotNodeLife(NodeLife):
             ),
             retain=luck.choice((1, 2)),
         )
+        taker = Taker(
+            TakerPorts(
+                repository=repository,
+                hold=lambda partition: SimHeldTables(world.tables[partition]),
+                copy_thread=self._offload(),
+                free_bytes=world.disk.free_bytes,
+                clock=self.clock,
+            )
+        )
         ports = SnapshotterPorts(
-            repository=repository,
+            taker=taker,
             processors=lambda: [led.processor for led in self.host.led],
-            hold=lambda partition: SimHeldTables(world.tables[partition]),
-            copy_thread=self._offload(),
-            free_bytes=world.disk.free_bytes,
             registry=lambda: b"",
             clock=self.clock,
             entropy=entropy,

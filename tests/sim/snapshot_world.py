@@ -21,7 +21,7 @@ from tests.sim.table_images import SimImage, image_of, rows_of
 from perdure.cluster.core.snapshot import Published
 from perdure.cluster.snapshot_repository import RepositoryPorts, SnapshotRepository
 from perdure.core.errors import PerdureError
-from perdure.core.limits import SNAPSHOT_ORPHAN_MS
+from perdure.core.limits_snapshots import SNAPSHOT_ORPHAN_MS
 from perdure.storage import snapshots
 from perdure.storage.partition_store import STORE_FORMAT_VERSION, Meta
 from perdure.storage.snapshot_format import Latest, latest_key, parse_snapshot_key

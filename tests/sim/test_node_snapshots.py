@@ -59,7 +59,7 @@ def test_partitions_frozen_one_after_the_other_are_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The check can fail: sets that are not of one moment lose or repeat messages."""
-    monkeypatch.setattr("perdure.node.partition.cut._all", _one_after_the_other)
+    monkeypatch.setattr("perdure.node.partition.cut.all_called", _one_after_the_other)
     for seed in range(100):
         try:
             SnapshotNodeWorld(seed).run(lives=3)

@@ -13,7 +13,7 @@ from tests.sim.ports import SimEntropy
 from tests.storage.bucket import CREDENTIALS, make_bucket, moto_server
 
 from perdure.core.errors import ObjectStoreRefused, ObjectStoreUnavailable
-from perdure.core.limits import OBJECT_WHOLE_BYTES_MAX
+from perdure.core.limits_snapshots import OBJECT_WHOLE_BYTES_MAX
 from perdure.storage.object_store import (
     ABSENT,
     ConditionFailed,

@@ -12,9 +12,9 @@ from tests.sim.object_store import SimBucket, SimObjectStore
 from tests.sim.ports import SimEnv, SimTables
 from tests.sim.table_images import SimHeldTables, rows_of
 
-from perdure.core.errors import SnapshotDamaged, SnapshotForeign, SnapshotNotFound
+from perdure.core.errors import SnapshotDamaged, SnapshotForeign
 from perdure.core.invariant import InvariantViolation
-from perdure.core.limits import (
+from perdure.core.limits_snapshots import (
     SNAPSHOT_CHUNK_BYTES_MAX,
     SNAPSHOT_CHUNK_BYTES_MIN,
     SNAPSHOT_CHUNKS_WANTED,
@@ -396,58 +396,6 @@ def test_a_full_map_is_no_reason_to_lose_a_copy(
     held.copy().discard()
     assert env.grow()
     tables.close()
-
-
-# --- Bootstrap ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def published(tmp_path: Path, store: DirectoryStore) -> Latest:
-    """Three snapshots of one partition, the newest first."""
-    env = LmdbEnv(tmp_path / "env")
-    retained: list[Retained] = []
-    for number in range(3):
-        fill(env, 10)
-        retained.insert(0, take(store, LmdbTables(env, tmp_path / "scratch"), id=f"{number:032x}"))
-    env.close()
-    latest = Latest(fingerprint=FINGERPRINT, partition=2, version=3, retained=tuple(retained))
-    store.put(latest_key(2), encode(latest))
-    return latest
-
-
-def test_a_replica_starts_from_the_newest_snapshot(
-    store: DirectoryStore, published: Latest, tmp_path: Path
-) -> None:
-    lsns = [item.lsn for item in published.retained]
-    meta = snapshots.bootstrap(store, 2, FINGERPRINT, tmp_path / "p", lsn_min=lsns[0])
-    assert meta.applied_lsn == lsns[0]
-    env = LmdbEnv(tmp_path / "p")
-    assert PartitionStore(env, bytes.fromhex(FINGERPRINT), 2).applied_lsn == lsns[0]
-    env.close()
-
-
-def test_damaged_ones_are_passed_over_as_long_as_older_ones_will_do(
-    store: DirectoryStore, published: Latest, tmp_path: Path
-) -> None:
-    newest, middle, oldest = published.retained
-    store.put(chunk_key(2, newest.lsn, newest.id, 0), b"rotten")
-    meta = snapshots.bootstrap(store, 2, FINGERPRINT, tmp_path / "p", lsn_min=oldest.lsn)
-    assert meta.applied_lsn == middle.lsn
-    with pytest.raises(SnapshotDamaged, match="checksum"):
-        snapshots.bootstrap(store, 2, FINGERPRINT, tmp_path / "q", lsn_min=newest.lsn)
-    assert not (tmp_path / "q").exists()
-
-
-def test_snapshots_that_are_too_old_are_of_no_use(
-    store: DirectoryStore, published: Latest, tmp_path: Path
-) -> None:
-    newest = published.newest_lsn
-    with pytest.raises(SnapshotNotFound, match=f"{newest + 1} or later, the newest is {newest}"):
-        snapshots.bootstrap(store, 2, FINGERPRINT, tmp_path / "p", lsn_min=newest + 1)
-    with pytest.raises(SnapshotNotFound, match="none"):
-        snapshots.bootstrap(store, 3, FINGERPRINT, tmp_path / "p", lsn_min=0)
-    with pytest.raises(SnapshotForeign):
-        snapshots.bootstrap(store, 2, "ee" * 16, tmp_path / "p", lsn_min=0)
 
 
 def test_tables_of_another_format_are_refused_before_they_are_fetched(

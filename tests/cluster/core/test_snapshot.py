@@ -17,7 +17,11 @@ from perdure.cluster.core.snapshot import (
     is_due,
 )
 from perdure.core.invariant import InvariantViolation
-from perdure.core.limits import PUBLISH_RETRY_MS_MAX, PUBLISH_ROUNDS_MAX, SNAPSHOT_ORPHAN_MS
+from perdure.core.limits_snapshots import (
+    PUBLISH_RETRY_MS_MAX,
+    PUBLISH_ROUNDS_MAX,
+    SNAPSHOT_ORPHAN_MS,
+)
 from perdure.storage.object_store import ListedObject
 from perdure.storage.snapshot_format import Latest, Retained, chunk_key, manifest_key
 

@@ -15,7 +15,11 @@ from perdure.cluster.core.trim import (
     trim_floor,
 )
 from perdure.core.invariant import InvariantViolation
-from perdure.core.limits import DEAD_REPLICA_LAG_BYTES_MAX, DEAD_REPLICA_LAG_MS_MAX, TRIM_DELAY_MS
+from perdure.core.limits_snapshots import (
+    DEAD_REPLICA_LAG_BYTES_MAX,
+    DEAD_REPLICA_LAG_MS_MAX,
+    TRIM_DELAY_MS,
+)
 
 NONE, REPLICAS, SNAPSHOT = DurabilityMode.NONE, DurabilityMode.REPLICAS, DurabilityMode.SNAPSHOT
 BALANCED, BOTH = DurabilityMode.BALANCED, DurabilityMode.BOTH
@@ -61,6 +65,25 @@ def test_the_floor_of_each_mode(
 ) -> None:
     known = Durability(committed_lsn=100, archived_lsn=archived, replicas=replicas)
     assert trim_floor(TrimPolicy(mode=mode), known) == floor
+
+
+@pytest.mark.parametrize(
+    ("replicas", "floor"),
+    [
+        (ALIVE, 70),
+        ((*ALIVE, DEAD), 20),
+        ((*ALIVE, LONG_DEAD), 70),
+        ((*ALIVE, FAR_BEHIND), 70),
+        ((ALIVE[0], LONG_DEAD), 20),  # two must have it, living or not
+        ((ALIVE[0],), 0),
+        ((), 0),
+    ],
+)
+def test_without_snapshots_the_long_dead_are_not_awaited_where_enough_have_it(
+    replicas: tuple[ReplicaDurability, ...], floor: int
+) -> None:
+    known = Durability(committed_lsn=100, archived_lsn=None, replicas=replicas)
+    assert trim_floor(TrimPolicy(mode=REPLICAS, copies_min=2), known) == floor
 
 
 def _at(floor: int) -> Durability:
@@ -144,6 +167,14 @@ def test_what_goes_can_be_had_elsewhere(mode: DurabilityMode, known: Durability)
     if mode is BALANCED:
         assert all(floor <= item.durable_lsn for item in live)
     assert mode is not NONE
+
+
+@given(known=KNOWN, copies=st.integers(1, 4))
+def test_what_goes_without_snapshots_is_in_enough_tables(known: Durability, copies: int) -> None:
+    floor = trim_floor(TrimPolicy(mode=REPLICAS, copies_min=copies), known)
+    if floor:
+        assert sum(item.durable_lsn >= floor for item in known.replicas) >= copies
+        assert all(floor <= item.durable_lsn for item in known.replicas if item.dead_ms is None)
 
 
 @given(mode=st.sampled_from(DurabilityMode), known=KNOWN)

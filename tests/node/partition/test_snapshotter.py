@@ -25,9 +25,10 @@ from perdure.core.errors import (
 )
 from perdure.core.ids import PartitionId, make_invocation_id, partition_key_of
 from perdure.core.invariant import InvariantViolation
-from perdure.core.limits import SNAPSHOT_GRACE_MS
+from perdure.core.limits_snapshots import SNAPSHOT_GRACE_MS
 from perdure.engine.commands import Invoke
 from perdure.node.partition.snapshotter import Snapshotter, SnapshotterPorts
+from perdure.node.partition.taker import Taker, TakerPorts
 from perdure.storage.snapshot_format import (
     Latest,
     SnapshotSet,
@@ -54,7 +55,7 @@ class Rig:
         self.copied: list[PartitionId] = []
         self.held: list[SimHeldTables] = []
         self.fail_copy: OSError | None = None
-        self.partition_count = PARTITIONS
+        self.is_alone = True
         self.archived: dict[int, int] = {}
 
     async def open(self, policy: SnapshotPolicy = NEVER, retain: int = 2) -> Snapshotter:
@@ -64,7 +65,7 @@ class Rig:
         owner = SnapshotOwner(
             fingerprint=identity.fingerprint.hex(),
             cluster="sim",
-            partition_count=self.partition_count,
+            partition_count=PARTITIONS,
             software="sim",
         )
         entropy = SimEntropy(random.Random(2))
@@ -76,16 +77,23 @@ class Rig:
             owner,
             retain,
         )
+        self.taker = Taker(
+            TakerPorts(
+                repository=repository,
+                hold=self._hold,
+                copy_thread=SimOffload(random.Random(4), delay_ms_max=1),
+                free_bytes=lambda: self.free_bytes,
+                clock=self.life.clock,
+                on_archived=self.archived.__setitem__,
+                is_alone=self.is_alone,
+            )
+        )
         ports = SnapshotterPorts(
-            repository=repository,
+            taker=self.taker,
             processors=lambda: [led.processor for led in self.life.host.led],
-            hold=self._hold,
-            copy_thread=SimOffload(random.Random(4), delay_ms_max=1),
-            free_bytes=lambda: self.free_bytes,
             registry=lambda: b"registered",
             clock=self.life.clock,
             entropy=entropy,
-            on_archived=self.archived.__setitem__,
         )
         self.snapshotter = Snapshotter(ports, policy, "sim")
         return self.snapshotter
@@ -245,18 +253,15 @@ def test_old_sets_and_their_snapshots_go(retain: int) -> None:
     play(body)
 
 
-def test_a_node_that_leads_some_partitions_takes_theirs_and_no_set() -> None:
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_later_leaders_snapshot_is_not_replaced_and_no_set_has_it(is_alone: bool) -> None:
     async def body(rig: Rig) -> None:
-        rig.partition_count = PARTITIONS + 1
+        rig.is_alone = is_alone
         snapshotter = await rig.open()
         await rig.work()
         document = await snapshotter.create()
-        assert len(document.members) == PARTITIONS
-        assert snapshotter.sets == []
-        assert not any(key.startswith("sets/") for key in rig.bucket.objects)
         lsns = {member.partition: member.snapshot.lsn for member in document.members}
         assert rig.archived == lsns
-        # Another node led them meanwhile, and was further.
         for partition in range(PARTITIONS):
             latest = rig.latest(partition)
             ahead = msgspec.structs.replace(latest.retained[0], lsn=10_000, id="ahead")
@@ -264,12 +269,32 @@ def test_a_node_that_leads_some_partitions_takes_theirs_and_no_set() -> None:
                 latest, version=latest.version + 1, retained=(ahead, *latest.retained)
             )
             rig.bucket.put(latest_key(partition), encode(later), None)
+        before = rig.snapshot_ids()
         request = rig.world.requests[0]
         rig.world.requests = [replace(request, command=fresh_id(request.command))]
         await rig.work()
+        with pytest.raises(SnapshotForeign if is_alone else SnapshotsUnavailable):
+            await snapshotter.create()
+        assert snapshotter.sets == [document]
+        assert rig.snapshot_ids() == before  # mine was deleted again
+
+    play(body)
+
+
+def test_of_a_quiet_partition_only_what_sets_name_holds_the_log() -> None:
+    async def body(rig: Rig) -> None:
+        snapshotter = await rig.open(retain=2)
+        await rig.work()
         await snapshotter.create()
-        assert snapshotter.statistics().failures == 0
-        assert len(rig.snapshot_ids()) == PARTITIONS  # mine was deleted again
+        first = [snapshotter.archived_lsn(partition) for partition in range(PARTITIONS)]
+        await rig.work()
+        second = await snapshotter.create()
+        assert [snapshotter.archived_lsn(item) for item in range(PARTITIONS)] == first
+        await snapshotter.create()  # nothing has happened: both sets name the same snapshots
+        lsns = [member.snapshot.lsn for member in second.members]
+        assert [snapshotter.archived_lsn(item) for item in range(PARTITIONS)] == lsns
+        assert lsns != first
+        assert [rig.latest(item).archived_lsn for item in range(PARTITIONS)] == first
 
     play(body)
 
