@@ -18,7 +18,7 @@ import perdure
 from bench import report, sandbox
 from bench.processes import ROOT, NotHere
 from bench.profile import profile
-from bench.report import Results
+from bench.results import Results
 from bench.rounds import Rounds, say
 from bench.sizes import FULL, QUICK, Sizes
 from bench.systems import SYSTEMS

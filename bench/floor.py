@@ -79,7 +79,7 @@ def measure_floor(language: str, sizes: Sizes, folder: Path) -> dict[str, float]
             figures[f"floor: SDK alone {steps} steps, ms"] = alone
             figures[f"latency: {steps} steps p50, ms"] = alone + trip + (steps + 1) * sync
         for steps, clients in product((0, 3), _CROWDS):
-            asked = sdk_alone.Drive(port, steps, 10**9, sizes.throughput_seconds, clients)
+            asked = sdk_alone.Drive(port, steps, 10**9, sizes.crowd_seconds(clients), clients)
             name = f"throughput: {steps} steps, {clients} clients, /s"
             figures[name] = sdk_alone.rate(asked)
     finally:
@@ -89,4 +89,7 @@ def measure_floor(language: str, sizes: Sizes, folder: Path) -> dict[str, float]
         figures[f"latency: {many} steps p50, ms"] - figures[f"latency: {few} steps p50, ms"]
     ) / (many - few)
     figures["latency: each further step, ms"] = each
+    alone = figures[f"floor: SDK alone {many} steps, ms"]
+    alone -= figures[f"floor: SDK alone {few} steps, ms"]
+    figures["floor: SDK alone, each further step, ms"] = alone / (many - few)
     return figures

@@ -2,19 +2,15 @@
 
 import json
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from bench import svg
-from bench.sizes import Sizes
-from bench.workloads import Figures
+from bench.results import FLOORS, Results
+from bench.targets import added_ms, hops_ms, middle_ratio, targets
 
-Taken = dict[str, list[Figures | None]]
-"""System to its runs in order; None where a run gave nothing. Index i of all is one round."""
 _PAIRS = (("perdure", "reference", "ratio"), ("perdure-ts", "reference-ts", "ratio of -ts"))
 """Ours, theirs, and what their ratio is called."""
-_FLOORS = {"python": "floor", "typescript": "floor-ts"}
 
 _GROUPS = {
     "cpu": (
@@ -34,51 +30,6 @@ _GROUPS = {
     ),
 }
 """Pictures of bars: title, unit, and the figures in them."""
-
-
-@dataclass(slots=True)
-class Results:
-    """All that was measured, and what wasn't."""
-
-    about: dict[str, str]
-    sizes: Sizes
-    systems: list[str]
-    runs: Taken = field(default_factory=dict[str, "list[Figures | None]"])
-    samples: dict[str, dict[str, list[list[float]]]] = field(
-        default_factory=dict[str, "dict[str, list[list[float]]]"]
-    )
-    missing: dict[str, str] = field(default_factory=dict[str, str])
-    failures: list[str] = field(default_factory=list[str])
-
-    def add(self, system: str, run: int, figures: Figures) -> None:
-        rows = self.runs.setdefault(system, [])
-        while len(rows) <= run:
-            rows.append(None)
-        rows[run] = {**(rows[run] or {}), **figures}
-
-    def values(self, system: str, key: str) -> list[float]:
-        return [row[key] for row in self.runs.get(system, []) if row and key in row]
-
-    def middle(self, system: str, key: str) -> float:
-        values = self.values(system, key)
-        return median(values) if values else math.nan
-
-    def keys(self) -> list[str]:
-        seen: dict[str, None] = {}
-        for rows in self.runs.values():
-            for row in rows:
-                seen.update(dict.fromkeys(row or {}))
-        return list(seen)
-
-    def ratio(self, key: str, ours: str, theirs: str) -> float:
-        """The median of the ratios within each round: drift between rounds cancels out."""
-        pairs = zip(self.runs.get(ours, []), self.runs.get(theirs, []), strict=False)
-        ratios = [
-            mine[key] / its[key]
-            for mine, its in pairs
-            if mine and its and key in mine and its.get(key)
-        ]
-        return median(ratios) if ratios else math.nan
 
 
 def write(results: Results, folder: Path) -> str:
@@ -116,19 +67,20 @@ def page(results: Results, pictures: list[str]) -> str:
     lines += [f"- **{name} is not on this page**: {why}" for name, why in results.missing.items()]
     lines += [f"- **failed**: {failure}" for failure in results.failures]
     lines.append("")
+    lines += _aims(results)
     for picture in pictures:
         lines += [f"![{picture}]({picture}.svg)", ""]
     keys = results.keys()
     for workload in dict.fromkeys(key.split(":")[0] for key in keys):
         members = [key for key in keys if key.split(":")[0] == workload]
         lines += _table(results, workload, members)
-    return "\n".join(lines + _distances(results, keys))
+    return "\n".join([*lines, *_distances(results, keys), *_added(results), *_shares(results)])
 
 
 def _table(results: Results, workload: str, keys: list[str]) -> list[str]:
     shown = [
         name
-        for name in (*results.systems, *_FLOORS.values())
+        for name in (*results.systems, *FLOORS.values())
         if any(results.values(name, key) for key in keys)
     ]
     pairs = [pair for pair in _PAIRS if pair[0] in shown and pair[1] in shown]
@@ -146,7 +98,7 @@ def _distances(results: Results, keys: list[str]) -> list[str]:
     floored = [
         key
         for key in keys
-        if key.startswith("latency") and any(results.values(f, key) for f in _FLOORS.values())
+        if key.startswith("latency") and any(results.values(f, key) for f in FLOORS.values())
     ]
     lines = ["## Distance to the floor", ""]
     lines += ["Added: measured minus floor; in brackets how many times the floor.", ""]
@@ -154,12 +106,63 @@ def _distances(results: Results, keys: list[str]) -> list[str]:
     for name in results.systems:
         cells: list[str] = []
         for key in floored:
-            floor = results.middle(_FLOORS["typescript" if name.endswith("-ts") else "python"], key)
+            floor = results.middle(FLOORS["typescript" if name.endswith("-ts") else "python"], key)
             ours = results.middle(name, key)
             is_known = not math.isnan(ours - floor)
             cells.append(f"{_plain(ours - floor)} ({ours / floor:.1f}x)" if is_known else "-")
         lines.append(_row([name, *cells]))
     return [*lines, ""]
+
+
+def _aims(results: Results) -> list[str]:
+    lines = ["## What perdure aims at", "", _row(["", "aim", "measured", ""])]
+    lines.append(_row(["---", "---:", "---:", "---"]))
+    for target in targets(results):
+        sign = "at most" if target.is_most else "at least"
+        aim = f"{sign} {_plain(target.bound)} {target.unit}"
+        lines.append(_row([target.what, aim, _plain(target.value), target.verdict]))
+    return [*lines, ""]
+
+
+def _added(results: Results) -> list[str]:
+    """What each system adds to a step, and how that compares with what the machine takes."""
+    lines = ["## Added latency of a durable step", ""]
+    lines += ["A further step of one client, minus the same step of the SDK alone.", ""]
+    head = ["", "added, ms", "a sync and a round trip, ms", "times these"]
+    lines += [_row(head), _row(["---", *["---:"] * 3])]
+    for name in results.systems:
+        added, hops = added_ms(results, name), hops_ms(results, name)
+        known = [value for value in added if not math.isnan(value)]
+        if known:
+            times = middle_ratio(added, hops)
+            floor = [value for value in hops if not math.isnan(value)]
+            lines.append(_row([name, _cell(known), _cell(floor), _plain(times)]))
+    return [*lines, ""]
+
+
+def _shares(results: Results) -> list[str]:
+    """How much of what the SDK alone can take gets through."""
+    kinds = [
+        (steps, clients)
+        for steps in (0, 3)
+        for clients in (50, 200)
+        if any(results.values(f, _rate(steps, clients)) for f in FLOORS.values())
+    ]
+    if not kinds:
+        return []
+    lines = ["## Throughput, as a share of the SDK alone", ""]
+    lines.append(_row(["", *(f"{steps} steps, {clients} clients" for steps, clients in kinds)]))
+    lines.append(_row(["---", *["---:"] * len(kinds)]))
+    for name in results.systems:
+        floor = FLOORS["typescript" if name.endswith("-ts") else "python"]
+        shares = [results.ratio(_rate(*kind), name, floor) for kind in kinds]
+        if name.startswith(("perdure", "reference")):
+            lines.append(_row([name, *map(_plain, shares)]))
+    return [*lines, ""]
+
+
+def _rate(steps: int, clients: int) -> str:
+    return f"throughput: {steps} steps, {clients} clients, /s"
 
 
 def draw(results: Results) -> dict[str, str]:

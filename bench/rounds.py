@@ -14,7 +14,7 @@ from bench import workloads
 from bench.floor import measure_floor
 from bench.loadgen import Generator
 from bench.processes import BenchFailed
-from bench.report import Results
+from bench.results import Results
 from bench.systems import SYSTEMS
 from bench.workloads import Session
 

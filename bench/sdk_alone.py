@@ -17,6 +17,8 @@ from perdure.node.http.client import HttpClient
 from perdure.node.http.cores import make_client_core
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import Origin, RequestStream, StreamFailure
+from perdure.node.invoker.attempt import content_type_of
+from perdure.node.registry.manifest import PROTOCOL_VERSION_MAX
 from perdure.proto import service_pb2 as pb
 from perdure.proto.frames import (
     REQUESTED_ACK,
@@ -27,7 +29,8 @@ from perdure.proto.frames import (
     is_command,
 )
 
-_CONTENT_TYPE = b"application/vnd.restate.invocation.v5"
+# As perdure asks: both SDKs speak it.
+_CONTENT_TYPE = content_type_of(PROTOCOL_VERSION_MAX).encode()
 _FRAME_BYTES_MAX = 32 * 1024 * 1024
 _TIMEOUT_S = 30.0
 

@@ -1,4 +1,4 @@
-"""How much of everything: the default run fits 22 minutes of two cores, the quick one two."""
+"""How much of everything: the default run fits 25 minutes of two cores, the quick one two."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ class Sizes:
     steps: tuple[int, ...] = (0, 1, 10, 100)
     clients: tuple[int, ...] = (1, 10, 50, 200, 1000)
     warm_seconds: float = 0.5
-    serial: int = 200
+    serial: int = 400
     serial_min: int = 10
-    serial_seconds: float = 0.7
+    serial_seconds: float = 1.5
     throughput_seconds: float = 0.5
     fans: int = 5
     fan_seconds: float = 1.0
@@ -26,6 +26,10 @@ class Sizes:
     growth: tuple[int, ...] = (1_000, 100_000)
     growth_seconds: float = 1.0
     floor: int = 200
+
+    def crowd_seconds(self, clients: int) -> float:
+        """How long so many clients ask: a crowd needs a while until it no longer acts as one."""
+        return self.throughput_seconds * (1 if clients < 200 else 2 if clients < 1000 else 3)
 
 
 FULL = Sizes(runs=5, runs_alone=3)

@@ -94,9 +94,8 @@ def run_throughput(session: Session) -> None:
             if clients > system.clients_max:
                 break
             before, service = system.cpu_seconds(), system.service_cpu_seconds()
-            outcome = session.timed(
-                "/Bench/steps", steps, clients, session.sizes.throughput_seconds
-            )
+            seconds = session.sizes.crowd_seconds(clients)
+            outcome = session.timed("/Bench/steps", steps, clients, seconds)
             cpu = (system.cpu_seconds() - before) / outcome.answered * 1e3
             service_cpu = (system.service_cpu_seconds() - service) / outcome.answered * 1e3
             session.figures[f"throughput: {steps} steps, {clients} clients, /s"] = outcome.rate

@@ -96,14 +96,12 @@ class PerdureTs(Perdure):
     name = "perdure-ts"
     workloads = _OF_THE_SDK
     language = "typescript"
-    runs_max = 3
 
 
 class ReferenceTs(Reference):
     name = "reference-ts"
     workloads = _OF_THE_SDK
     language = "typescript"
-    runs_max = 3
 
 
 def start_service(language: str, folder: Path) -> tuple[Process, int]:
