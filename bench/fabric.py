@@ -1,6 +1,6 @@
-"""What nodes of a cluster can say to each other: ``python -m bench.fabric [--quick] [--secret]``.
+"""What nodes can say to each other: ``python -m bench.fabric [--quick] [--secret] [--grpc]``.
 
-Two processes on this machine, gRPC over loopback. Serial questions give the round trip; questions
+Two processes on this machine, over loopback. Serial questions give the round trip; questions
 under way at once, and messages one way, show what gathering the messages of a turn into one frame
 is worth; a stream shows the bytes.
 """
@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from time import perf_counter, process_time
+from typing import NamedTuple
 
 import uvloop
 
@@ -20,6 +21,7 @@ from perdure.cluster.core.messages import Message, Peer, Request
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.fabric import Fabric
 from perdure.cluster.grpc_transport import GrpcWires
+from perdure.cluster.tcp_transport import TcpWires
 from perdure.cluster.transport import Answer, Place
 from perdure.core.entropy import SystemEntropy
 from perdure.core.tasks import Supervisor
@@ -54,24 +56,31 @@ class Read(Request[Store], frozen=True, tag=0x7F24):
     size: int
 
 
-def make(node: NodeId, secret: bytes | None) -> Fabric:
+class How(NamedTuple):
+    """What the two talk over."""
+
+    secret: bytes | None
+    is_grpc: bool
+
+
+def make(node: NodeId, how: How) -> Fabric:
     """One end."""
     return Fabric(
         me=Peer(node, 1, node, b"%016d" % node),
-        cluster=ClusterIdentity(name="bench", fingerprint=b"F" * 16, secret=secret),
-        wires=GrpcWires("127.0.0.1:0"),
+        cluster=ClusterIdentity(name="bench", fingerprint=b"F" * 16, secret=how.secret),
+        wires=GrpcWires("127.0.0.1:0") if how.is_grpc else TcpWires("127.0.0.1:0"),
         entropy=SystemEntropy(),
         supervisor=Supervisor(),
     )
 
 
-def serve(pipe: Connection, secret: bytes | None) -> None:
+def serve(pipe: Connection, how: How) -> None:
     """The other process: answers until told to stop."""
-    uvloop.run(_serve(pipe, secret))
+    uvloop.run(_serve(pipe, how))
 
 
-async def _serve(pipe: Connection, secret: bytes | None) -> None:
-    fabric = make(TWO, secret)
+async def _serve(pipe: Connection, how: How) -> None:
+    fabric = make(TWO, how)
     loop, stored, owed = asyncio.get_running_loop(), 0, list[Answer]()
 
     def acknowledge() -> None:
@@ -167,8 +176,8 @@ def _rate(what: str, count: int, size: int, seconds: float) -> str:
     return f"{count / seconds:,.0f} {what}/s, {megabytes:,.0f} MB/s"
 
 
-async def _measure(pipe: Connection, share: int, secret: bytes | None) -> None:
-    fabric = make(ONE, secret)
+async def _measure(pipe: Connection, share: int, how: How) -> None:
+    fabric = make(ONE, how)
     client = Client(fabric)
     pipe.send(await fabric.listen())
     fabric.set_directory({TWO: Place(address=pipe.recv())})
@@ -203,13 +212,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.fabric")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--secret", action="store_true", help="seal each frame under a secret")
+    parser.add_argument("--grpc", action="store_true", help="as where certificates are used")
     options = parser.parse_args()
-    secret = SECRET if options.secret else None
+    how = How(SECRET if options.secret else None, options.grpc)
     ours, theirs = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=serve, args=(theirs, secret))
+    process = get_context("spawn").Process(target=serve, args=(theirs, how))
     process.start()
     try:
-        uvloop.run(_measure(ours, 10 if options.quick else 1, secret))
+        uvloop.run(_measure(ours, 10 if options.quick else 1, how))
     finally:
         process.join(10)
         process.kill()

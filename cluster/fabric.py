@@ -108,6 +108,7 @@ class Fabric:
         self._strangers: dict[Wire, None] = {}  # in the order in which they came
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_session: list[Callable[[Peer, bool], None]] = []
+        self._on_vacant: list[Callable[[NodeId], None]] = []
         self._on_refused: list[Callable[[NodeId, PerdureError], None]] = []
         self._is_closed = False
         self._ticker = asyncio.get_running_loop().call_later(
@@ -155,6 +156,10 @@ class Fabric:
             return False
         session.say(message)
         return session.is_open
+
+    def flush(self, to: NodeId) -> None:
+        if (session := self._session(to)) is not None:
+            session.outbox.flush()
 
     async def ask(self, to: NodeId, request: Request[R], timeout_s: float) -> R:
         session = self._session(to)
@@ -222,6 +227,9 @@ class Fabric:
     def on_session(self, callback: Callable[[Peer, bool], None]) -> None:
         self._on_session.append(callback)
 
+    def on_vacant(self, callback: Callable[[NodeId], None]) -> None:
+        self._on_vacant.append(callback)
+
     def on_refused(self, callback: Callable[[NodeId, PerdureError], None]) -> None:
         self._on_refused.append(callback)
 
@@ -284,6 +292,9 @@ class Fabric:
         if isinstance(failure, RefusedByPeer) and failure.is_proven:
             for callback in self._on_refused:
                 callback(node, failure.error)
+        if isinstance(failure, WireBroken) and failure.is_vacant:
+            for vacated in self._on_vacant:
+                vacated(node)
 
     async def _hold(self, member: _Member, connection: Connection, session: Session) -> None:
         """From up to down."""

@@ -41,6 +41,7 @@ class Gossiper:
         self._on_replaced: list[Callable[[Writer], None]] = []
         transport.serve(Gossip, self._hear)
         transport.on_session(self._on_session)
+        transport.on_vacant(self._on_vacated)
 
     def on_change(self, callback: Callable[[NodeChanged], None]) -> None:
         """Be told of nodes that are seen in another state, or start again."""
@@ -88,6 +89,9 @@ class Gossiper:
 
     def _on_session(self, peer: Peer, is_up: bool) -> None:
         self._perform(self.detector.on_link(peer.node, is_up))
+
+    def _on_vacated(self, node: NodeId) -> None:
+        self._perform(self.detector.on_vacant(node))
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:

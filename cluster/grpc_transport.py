@@ -46,6 +46,7 @@ _SERVER: list[tuple[str, Any]] = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
     ("grpc.max_concurrent_streams", 2 * limits.FABRIC_STREAMS_PER_PEER_MAX),
 ]
+_VACANT = "Connection refused"
 # What the library raises once a call is over.
 _ENDED = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
 
@@ -163,6 +164,9 @@ class _DialledWire:
             return None
         return frame if isinstance(frame, bytes) else None  # else: the mark of the end
 
+    def write_soon(self, frame: bytes) -> bool:
+        return False  # the library only has a way that waits
+
     async def write(self, frame: bytes) -> None:
         if self._is_closed:
             raise WireBroken("it was closed")
@@ -170,7 +174,8 @@ class _DialledWire:
             await self._call.write(frame)
         except _ENDED as failure:
             details = getattr(failure, "details", None)
-            raise WireBroken(str(details() if callable(details) else failure)) from failure
+            reason = str(details() if callable(details) else failure)
+            raise WireBroken(reason, is_vacant=_VACANT in reason) from failure
         except asyncio.CancelledError:
             if _is_own_cancellation():
                 raise
@@ -233,6 +238,9 @@ class _ServedWire:
         frame = self._frames.popleft()
         _resolve(self._taken)
         return frame
+
+    def write_soon(self, frame: bytes) -> bool:
+        return False  # the library only has a way that waits
 
     async def write(self, frame: bytes) -> None:
         if self._is_over:

@@ -98,6 +98,7 @@ class ReplicaLinks:
         outgoing, self._outgoing = self._outgoing, {}
         for node, items in outgoing.items():
             self.transport.send(node, Stores(tuple(items)))
+            self.transport.flush(node)  # the replica here may hold the loop up with its sync
 
     def committed(self, log: WrittenHere) -> None:
         """Replicas are to learn of commits soon, if no store tells them first."""

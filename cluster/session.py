@@ -68,7 +68,10 @@ class Ask:
 
 
 class Outbox:
-    """What waits for a wire. One frame takes all that was put in since the one before."""
+    """What waits for a wire. One frame takes all that was put in since the one before.
+
+    What the network takes at once leaves without a task; ``run`` waits for it where it doesn't.
+    """
 
     def __init__(self, wire: Wire, key: bytes | None, counters: Counters) -> None:
         self._wire = wire
@@ -76,6 +79,9 @@ class Outbox:
         self._counters = counters
         self._waiting: deque[tuple[bytes, Payload, Ask | None]] = deque()
         self._wake: asyncio.Future[None] | None = None
+        self._is_idle = False  # ``run`` waits for something to do
+        self._is_scheduled = False
+        self._held: bytes | None = None  # a frame that the network didn't take at once
         self._room: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.queued_bytes = 0
@@ -94,8 +100,24 @@ class Outbox:
             self._waiting.append((head, body, ask))
             self.queued_bytes += len(head) + len(body)
         self._counters.messages_sent += 1
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._send_scheduled)
+
+    def flush(self) -> None:
+        """Have what waits leave now, as far as the network takes it at once."""
+        while self._waiting and self._is_idle and not self.is_closed:
+            parts = self._take()
+            if not parts:
+                continue
+            frame = self._sealer.frame(parts)
+            if not self._wire.write_soon(frame):
+                self._held = frame
+                self._is_idle = False
+                assert self._wake is not None
+                self._wake.set_result(None)
+                return
+            self._note_sent(frame)
 
     async def wait_room(self) -> None:
         """Wait until the queue is short, or closed."""
@@ -108,18 +130,14 @@ class Outbox:
         """Write until closed or broken."""
         try:
             while not self.is_closed:
-                if not self._waiting:
-                    self._wake = self._loop.create_future()
-                    await self._wake
+                if (frame := self._next_frame()) is not None:
+                    await self._wire.write(frame)
+                    self._note_sent(frame)
                     continue
-                parts = self._take()
-                if not parts:
-                    continue
-                frame = self._sealer.frame(parts)
-                await self._wire.write(frame)
-                self.frames_taken += 1
-                self._counters.frames_sent += 1
-                self._counters.bytes_sent += len(frame)
+                self._wake = self._loop.create_future()
+                self._is_idle = True
+                await self._wake
+                self._is_idle = False
         except WireBroken:
             self._wire.close()
 
@@ -128,9 +146,28 @@ class Outbox:
         self.is_closed = True
         self._waiting.clear()
         self.queued_bytes = 0
+        self._held = None
         for future in (self._wake, self._room):
             if future is not None and not future.done():
                 future.set_result(None)
+
+    def _send_scheduled(self) -> None:
+        self._is_scheduled = False
+        self.flush()
+
+    def _next_frame(self) -> bytes | None:
+        if (held := self._held) is not None:
+            self._held = None
+            return held
+        while self._waiting:
+            if parts := self._take():
+                return self._sealer.frame(parts)
+        return None
+
+    def _note_sent(self, frame: bytes) -> None:
+        self.frames_taken += 1
+        self._counters.frames_sent += 1
+        self._counters.bytes_sent += len(frame)
 
     def _take(self) -> list[Payload]:
         parts, size = list[Payload](), 0

@@ -118,6 +118,11 @@ class Transport(Protocol):
         """
         ...
 
+    def flush(self, to: NodeId) -> None:
+        """What was said to ``to`` leaves before this turn of the loop is over, if the network takes
+        it: for who is about to keep the loop busy."""
+        ...
+
     async def ask(self, to: NodeId, request: Request[R], timeout_s: float) -> R:
         """Send a request and wait for its answer. Cancelling stops the waiting, not the request.
 
@@ -161,6 +166,10 @@ class Transport(Protocol):
         Each up has its down before the next up of the node. What was asked over a session fails
         after its down was told.
         """
+        ...
+
+    def on_vacant(self, callback: Callable[[NodeId], None]) -> None:
+        """Be told when a member was dialled and its machine said that no process listens there."""
         ...
 
     def on_refused(self, callback: Callable[[NodeId, PerdureError], None]) -> None:

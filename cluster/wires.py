@@ -10,7 +10,14 @@ from typing import Protocol
 
 
 class WireBroken(Exception):
-    """The connection or wire is gone, or never came to be; it says why."""
+    """The connection or wire is gone, or never came to be; it says why.
+
+    ``is_vacant``: the machine itself said that no process listens there.
+    """
+
+    def __init__(self, reason: str, *, is_vacant: bool = False) -> None:
+        super().__init__(reason)
+        self.is_vacant = is_vacant
 
 
 class Wire(Protocol):
@@ -33,6 +40,11 @@ class Wire(Protocol):
 
     async def read(self) -> bytes | None:
         """The next frame; None when there will be no more, whatever the reason."""
+        ...
+
+    def write_soon(self, frame: bytes) -> bool:
+        """Hand a frame over now. False: it was not taken, because that would need waiting, or there
+        is nobody to take it any more; ``write`` does."""
         ...
 
     async def write(self, frame: bytes) -> None:

@@ -92,6 +92,8 @@ FD_DEAD_TICKS = 8
 # Once its connection is lost: processes that die reset theirs, nodes that are cut off are heard of
 # through others.
 FD_RESET_TICKS = 4
+# Once its machine says that no process listens there any more.
+FD_VACANT_TICKS = 2
 # What came back from the dead is not given work for five seconds.
 FD_SUSPECT_TICKS = 20
 # Who hears nobody, or is heard by nobody, gives up what it leads.
@@ -105,6 +107,10 @@ FABRIC_FRAME_BYTES_MAX = 1 * MIB
 FABRIC_PIECE_BYTES_MAX = 512 * KIB
 # What is gathered into one frame as long as more waits; a few of these keep a connection busy.
 FABRIC_FRAME_BYTES_TARGET = 256 * KIB
+# What a wire reads ahead of whoever takes its frames; beyond it the network holds the rest.
+FABRIC_READ_AHEAD_BYTES_MAX = 1 * MIB
+# What was written to a wire may still leave for so long once it is closed.
+FABRIC_LINGER_MS = 1_000
 # A batch of log records of one segment fits, whatever it is made of.
 FABRIC_MESSAGE_BYTES_MAX = RECORD_BYTES_MAX + 1 * MIB
 # Hellos, before anybody is known: names, ids, nonces.
@@ -433,7 +439,7 @@ assert STREAMS_BEFORE_SETTINGS_MAX <= STREAMS_PER_CONNECTION_MAX
 assert RESETS_PER_CONNECTION_MAX + STREAMS_PER_CONNECTION_MAX < 256
 assert IDENTITY_TOKEN_REUSED_S < IDENTITY_LEEWAY_S
 # Two ticks may be lost without harm, and the lonely learn it after others have taken them for dead.
-assert 2 < FD_RESET_TICKS < FD_DEAD_TICKS < FD_LONELY_TICKS < FD_SUSPECT_TICKS
+assert 2 <= FD_VACANT_TICKS < FD_RESET_TICKS < FD_DEAD_TICKS < FD_LONELY_TICKS < FD_SUSPECT_TICKS
 assert 2 * CONTROLLER_TICK_MS < NOMINATION_VALID_MS < NOMINATION_GRACE_MS
 assert FD_TICK_MS * FD_DEAD_TICKS * 3 <= NOMINATION_GRACE_MS < CLAIM_TIMEOUT_MS
 assert CUT_OFF_PAUSE_MS < CUT_OFF_RESIGN_MS

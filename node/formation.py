@@ -42,6 +42,7 @@ from perdure.cluster.metadata.supervisor import MemberProcess
 from perdure.cluster.registers import Registers
 from perdure.cluster.security import TlsFiles, check_exposure, read_secret
 from perdure.cluster.transport import Answer
+from perdure.cluster.wiring import make_wires
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import (
@@ -395,14 +396,13 @@ class Formation:
 
     def _make_fabric(self, me: Peer, fingerprint: bytes) -> Fabric:
         # Not imported by a single node: it costs 10 MB and 40 ms.
-        from perdure.cluster.grpc_transport import GrpcWires
 
         return Fabric(
             me=me,
             cluster=ClusterIdentity(
                 name=self._config.cluster_name, fingerprint=fingerprint, secret=self._secret
             ),
-            wires=GrpcWires(
+            wires=make_wires(
                 self._listen_at(),
                 self._tls,
                 is_trusted=self._secret is not None or self._config.cluster.insecure,

@@ -79,7 +79,7 @@ class Reference(SdkServer):
     @classmethod
     def provide(cls) -> None:
         super().provide()
-        _reference_binary()
+        reference_binary()
 
     def command(self) -> tuple[list[str], dict[str, str]]:
         env = {
@@ -89,7 +89,7 @@ class Reference(SdkServer):
             "RESTATE_BIND_ADDRESS": f"127.0.0.1:{self.node_port}",
             "RUST_LOG": "error",
         }
-        return [str(_reference_binary()), "--base-dir", str(self.folder / "data")], env
+        return [str(reference_binary()), "--base-dir", str(self.folder / "data")], env
 
 
 class PerdureTs(Perdure):
@@ -131,7 +131,7 @@ def install_node_package(package: str, version: str = "") -> None:
         raise NotHere(f"npm can't install {wanted}")
 
 
-def _reference_binary() -> Path:
+def reference_binary() -> Path:
     """Given by BENCH_REFERENCE_SERVER, or installed with npm."""
     given = os.environ.get("BENCH_REFERENCE_SERVER")
     if given:

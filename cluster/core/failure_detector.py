@@ -24,6 +24,7 @@ from perdure.core.limits import (
     FD_REPORT_TICKS,
     FD_RESET_TICKS,
     FD_SUSPECT_TICKS,
+    FD_VACANT_TICKS,
 )
 
 
@@ -135,6 +136,7 @@ class _Peer:
         "count",
         "is_cut",
         "is_heard",
+        "is_vacant",
         "mood",
         "replicas",
         "report",
@@ -152,6 +154,7 @@ class _Peer:
         self.state = NodeState.SUSPECT
         self.suspect_left = 0
         self.is_cut = False
+        self.is_vacant = False
         self.is_heard = False
         self.set_report(Report())
 
@@ -281,6 +284,18 @@ class FailureDetector:
         if peer is None:
             return []
         peer.is_cut = not is_up
+        peer.is_vacant = peer.is_vacant and not is_up
+        effects: list[Effect] = []
+        self._judge(node, peer, effects)
+        return effects
+
+    def on_vacant(self, node: NodeId) -> list[Effect]:
+        """The node's machine says that no process listens there: it ended, or is about to. A node
+        that is still heard of, through others, was only reached at the wrong place."""
+        peer = self._peers.get(node)
+        if peer is None:
+            return []
+        peer.is_cut = peer.is_vacant = True
         effects: list[Effect] = []
         self._judge(node, peer, effects)
         return effects
@@ -325,7 +340,7 @@ class FailureDetector:
         peer.silent = 0
         peer.is_heard = True
         if is_direct:
-            peer.is_cut = False
+            peer.is_cut = peer.is_vacant = False
         if is_new_run:
             peer.suspect_left = 0
             peer.set_report(Report())
@@ -344,6 +359,8 @@ class FailureDetector:
         self, node: NodeId, peer: _Peer, effects: list[Effect], *, is_changed: bool = False
     ) -> None:
         respite = FD_RESET_TICKS if peer.is_cut else FD_DEAD_TICKS
+        if peer.is_vacant:
+            respite = FD_VACANT_TICKS
         if not peer.is_heard:
             respite = FD_LONELY_TICKS  # it may take so long until we know each other
         if peer.mood is Mood.GONE or peer.silent >= respite:

@@ -28,6 +28,7 @@ from perdure.cluster.metadata.raft_links import MemberIdentity
 from perdure.cluster.metadata.service import MemberService
 from perdure.cluster.security import TlsFiles, read_secret
 from perdure.cluster.transport import Place
+from perdure.cluster.wiring import make_wires
 from perdure.core import telemetry
 from perdure.core.clock import SystemClock
 from perdure.core.entropy import SystemEntropy
@@ -168,7 +169,6 @@ async def _wait(
 def _fabric(
     settings: MemberSettings, identity: MemberIdentity, start: int, supervisor: Supervisor
 ) -> Fabric:
-    from perdure.cluster.grpc_transport import GrpcWires
 
     entropy = SystemEntropy()
     secret = read_secret(Path(settings.secret_file)) if settings.secret_file else None
@@ -182,7 +182,7 @@ def _fabric(
         cluster=ClusterIdentity(
             name=settings.cluster_name, fingerprint=identity.cluster.encode(), secret=secret
         ),
-        wires=GrpcWires(
+        wires=make_wires(
             settings.listen,
             settings.tls(),
             is_trusted=secret is not None or settings.is_insecure,

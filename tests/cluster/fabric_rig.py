@@ -14,6 +14,7 @@ from perdure.cluster.core.handshake import ClusterIdentity
 from perdure.cluster.core.messages import GUEST, Message, Peer, Request
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.fabric import Fabric
+from perdure.cluster.tcp_transport import TcpWires
 from perdure.cluster.transport import Answer, Place
 from perdure.cluster.wires import Wires
 from perdure.core.entropy import Entropy, SystemEntropy
@@ -89,6 +90,13 @@ class GrpcNet:
         return SystemEntropy()
 
 
+class TcpNet(GrpcNet):
+    """The same without gRPC."""
+
+    def wires(self, node: int) -> Wires:
+        return TcpWires("127.0.0.1:0")
+
+
 class Member:
     """A node of the test's cluster, and what it was told."""
 
@@ -100,7 +108,9 @@ class Member:
         self.heard: list[tuple[Peer, Message]] = []
         self.sessions: list[tuple[Peer, bool]] = []
         self.refusals: list[tuple[int, str]] = []
+        self.vacant: list[int] = []
         fabric.on_session(lambda other, is_up: self.sessions.append((other, is_up)))
+        fabric.on_vacant(self.vacant.append)
         fabric.on_refused(lambda node, error: self.refusals.append((node, error.code)))
 
     @property
@@ -215,6 +225,16 @@ def on_sim(check: Check, seed: int = 1) -> None:
     run(seed, main)
 
 
+def on_tcp(check: Check) -> None:
+    """Plain TCP on asyncio's loop."""
+    asyncio.run(_drive(TcpNet(), check))
+
+
+def on_tcp_uvloop(check: Check) -> None:
+    """Plain TCP on the loop that servers run on."""
+    uvloop.run(_drive(TcpNet(), check))
+
+
 def on_asyncio(check: Check) -> None:
     """gRPC on asyncio's loop."""
     asyncio.run(_drive(GrpcNet(), check))
@@ -227,6 +247,8 @@ def on_uvloop(check: Check) -> None:
 
 RUNNERS: dict[str, Callable[[Check], None]] = {
     "sim": on_sim,
+    "tcp": on_tcp,
+    "tcp-uvloop": on_tcp_uvloop,
     "grpc": on_asyncio,
     "grpc-uvloop": on_uvloop,
 }

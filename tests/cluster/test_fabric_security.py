@@ -274,6 +274,9 @@ class MeddlingWire:
     async def read(self) -> bytes | None:
         return await self._inner.read()
 
+    def write_soon(self, frame: bytes) -> bool:
+        return False
+
     async def write(self, frame: bytes) -> None:
         self._sent.append(frame)
         self._wires.overheard.append(frame)

@@ -380,6 +380,17 @@ def test_nobody_is_there(on: Run) -> None:
     on(check)
 
 
+def test_a_member_whose_process_has_ended_is_told_of(on: Run) -> None:
+    async def check(rig: Rig) -> None:
+        one, two = await rig.pair()
+        assert one.vacant == []
+        await two.fabric.aclose()
+        await until(lambda: one.vacant)
+        assert set(one.vacant) == {TWO}
+
+    on(check)
+
+
 def test_closing_ends_what_waits(on: Run) -> None:
     async def check(rig: Rig) -> None:
         one, two = await rig.pair()

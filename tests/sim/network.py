@@ -41,6 +41,7 @@ class SimNetwork:
         self.faults = faults or NetworkFaults()
         self.context = copy_context()
         self.listeners: dict[str, tuple[Callable[[Wire], None], Context]] = {}
+        self.powerless: set[str] = set()  # hosts of which not even the machine answers
         self.connections: list[SimConnection] = []
         self.frames_delivered = 0
         self.resets = 0
@@ -110,6 +111,7 @@ class SimWires:
         if self.host in self.network.listeners:
             raise AddressInUse(f"{self.host} is taken")
         self.network.listeners[self.host] = accept, copy_context()
+        self.network.powerless.discard(self.host)
         self._is_listening = True
         return self.host
 
@@ -122,6 +124,7 @@ class SimWires:
         """The host is gone from one instant to the next: the others are not told."""
         self._stop_listening()
         self.is_dead = True
+        self.network.powerless.add(self.host)
         for connection in self._connections():
             connection.forget(self.host)
 
@@ -157,7 +160,8 @@ class SimConnection:
         await self._reach()
         listening = self.network.listeners.get(self.listener)
         if self.is_over or self._wires.is_dead or listening is None:
-            raise WireBroken(f"{self.listener} refuses connections")
+            told = listening is None and self.listener not in self.network.powerless
+            raise WireBroken(f"{self.listener} refuses connections", is_vacant=told)
         if not self.ends:
             self.network.connections.append(self)
         ours = SimWire(self, self.dialler, self.listener, self._wires.is_private)

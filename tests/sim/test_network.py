@@ -127,6 +127,7 @@ class Chaos:
         """Everybody finds everybody, whatever was."""
         self.network.heal()
         self.network.faults.reset_chance = 0.0
+        await asyncio.sleep(self.network.faults.latency_max)  # both ends know of all resets
         self.network.faults.latency_max = 0.01
         pairs = [(one, two) for one in NODES for two in NODES if one != two]
         await until(lambda: all(is_up(self.nodes[one], self.nodes[two]) for one, two in pairs))

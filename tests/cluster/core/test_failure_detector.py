@@ -30,6 +30,7 @@ from perdure.core.limits import (
     FD_REPORT_TICKS,
     FD_RESET_TICKS,
     FD_SUSPECT_TICKS,
+    FD_VACANT_TICKS,
 )
 
 ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
@@ -133,6 +134,28 @@ def test_a_long_silence_ends_when_the_connection_is_lost() -> None:
     detector.on_gossip(_beat(2, 1))
     _pass(detector, FD_RESET_TICKS)
     assert _changes(detector.on_link(TWO, False)) == [(2, NodeState.DEAD)]
+
+
+def test_a_port_where_nobody_listens_shortens_it_further() -> None:
+    detector = _detector()
+    detector.on_gossip(_beat(2, 1))
+    _pass(detector, 1)
+    detector.on_link(TWO, False)
+    assert detector.on_vacant(TWO) == []
+    assert _changes(_pass(detector, FD_VACANT_TICKS - 1)) == [(2, NodeState.DEAD)]
+
+
+def test_who_is_heard_of_is_not_dead_for_a_port_where_nobody_listens() -> None:
+    detector = _detector()
+    detector.on_gossip(_beat(2, 1))
+    for count in range(2, 30):
+        detector.on_vacant(TWO)
+        detector.on_gossip(Gossip((Beat(_writer(3), count, Mood.WELL), *_beat(2, count).beats)))
+        _pass(detector, 1)
+        assert detector.state(TWO) is NodeState.ALIVE
+    detector.on_link(TWO, True)
+    _pass(detector, FD_VACANT_TICKS)
+    assert detector.state(TWO) is NodeState.ALIVE
 
 
 def test_a_connection_made_again_gives_the_whole_respite_back() -> None:
