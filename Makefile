@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 KILLS ?= 200
+ROUNDS ?= 3
 
-.PHONY: help links install demo cluster-demo check test compat proto bench chaos crash sim sim-cluster soak-http
+.PHONY: help links install demo cluster-demo check test compat proto bench chaos crash grow sim sim-cluster soak-http
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -63,6 +64,9 @@ sim: install  ## The power-loss simulation over SEEDS seeds (or SEED=n for one).
 sim-cluster: install  ## Whole clusters in JOBS processes: SEEDS of them, FROM the first one on.
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.sim.cluster_run --seeds $(SEEDS) \
 		--from $(or $(FROM),0) $(if $(JOBS),--jobs $(JOBS))
+
+grow: install  ## One node to three, five and three again under load, ROUNDS times, with deaths on the way.
+	GROW_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/process/test_growth.py -s
 
 soak-http: install  ## A million HTTP streams through one client and server.
 	SOAK_STREAMS=1000000 $(BIN)/python -m pytest tests/node/http -k soak -s

@@ -108,7 +108,7 @@ FABRIC_PIECE_BYTES_MAX = 512 * KIB
 # What is gathered into one frame as long as more waits; a few of these keep a connection busy.
 FABRIC_FRAME_BYTES_TARGET = 256 * KIB
 # What a wire reads ahead of whoever takes its frames; beyond it the network holds the rest.
-FABRIC_READ_AHEAD_BYTES_MAX = 1 * MIB
+FABRIC_READ_AHEAD_BYTES_MAX = 256 * KIB
 # What was written to a wire may still leave for so long once it is closed.
 FABRIC_LINGER_MS = 1_000
 # A batch of log records of one segment fits, whatever it is made of.
@@ -310,6 +310,9 @@ METADATA_DUMP_PIECE_BYTES = 64 * KIB
 # What a member proposes at the same time; a message carries all that a peer hasn't confirmed.
 METADATA_WRITES_UNDER_WAY_MAX = 8
 METADATA_IMPORT_BYTES_MAX = 16 * MIB
+METADATA_MEMBERS_MAX = 5
+# How long an operator waits for other members to hold the metadata.
+QUORUM_MOVE_MS = 20_000
 # Keys remembered for those who watch; whoever is further behind hears of all keys.
 METADATA_CHANGES_KEPT = 1_024
 METADATA_TICK_MS = 20

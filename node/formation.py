@@ -12,7 +12,7 @@ Where an etcd holds the metadata there are no members: the first two steps fall 
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -23,7 +23,6 @@ from perdure.cluster.core.membership import (
     CLUSTER_FORMAT_VERSION,
     Addresses,
     ClusterMeta,
-    MemberState,
     NodeProfile,
     NodeRole,
 )
@@ -32,13 +31,12 @@ from perdure.cluster.fabric import Fabric
 from perdure.cluster.membership import Joined, join, probing, provision, read_cluster
 from perdure.cluster.metadata.client import Door, RaftMetadata
 from perdure.cluster.metadata.fabric_door import VisitorDoor, serve_questions
-from perdure.cluster.metadata.local_door import LocalDoor
 from perdure.cluster.metadata.provision import draw_storages, read_identity
 from perdure.cluster.metadata.provision import provision as make_storage
+from perdure.cluster.metadata.quorum import QUORUM_KEY, Quorums, decode_quorums
 from perdure.cluster.metadata.raft_links import MemberIdentity
-from perdure.cluster.metadata.server import FOLDER, MemberSettings, encode_settings
+from perdure.cluster.metadata.server import FOLDER, MemberSettings
 from perdure.cluster.metadata.store import Versioned
-from perdure.cluster.metadata.supervisor import MemberProcess
 from perdure.cluster.registers import Registers
 from perdure.cluster.security import TlsFiles, check_exposure, read_secret
 from perdure.cluster.transport import Answer
@@ -68,6 +66,7 @@ from perdure.node.promotion import (
     read_note,
     write_note,
 )
+from perdure.node.quorum import QuorumKeeper
 from perdure.node.snapshots import open_store
 from perdure.storage.disk import Disk, OsDisk
 
@@ -76,6 +75,10 @@ T = TypeVar("T")
 log = logger("cluster")
 
 _ASK_S = 5.0
+
+
+class _Followed(Exception):
+    """The first quorum is gone, and this node is no member of the present one."""
 
 
 class Adopted(Message, frozen=True, tag=0x0311):
@@ -146,6 +149,16 @@ class Formation:
         is_trusted = self._secret is not None or config.cluster.insecure
         check_exposure(self._listen_at(), tls=self._tls, is_trusted=is_trusted)
         self._way: Fabric
+        self._keeper = QuorumKeeper(
+            config.node_name,
+            disk,
+            folder,
+            self._members,
+            self._settings,
+            chances,
+            supervisor,
+            lambda: self._way,
+        )
 
     async def form(self) -> Formed:
         """Everything up to the point where the transport may listen.
@@ -166,7 +179,7 @@ class Formation:
                 software=perdure.__version__,
                 incarnation=self._entropy.bits(60),
                 fresh_uuid=f"{self._entropy.bits(128):032x}",
-                metadata=MemberState.STANDBY if self._number is None else MemberState.VOTER,
+                metadata=self._keeper.state,
             )
             name = self._config.cluster_name
             joined = await join(registers, self._disk, name, profile, probing(guest))
@@ -174,8 +187,9 @@ class Formation:
             await guest.aclose()
         fabric = self._make_fabric(joined.peer(), bytes.fromhex(joined.cluster.fingerprint))
         self._way = fabric
-        if self._number is not None:
-            serve_questions(fabric, LocalDoor(self._member_folder))
+        if not self._config.etcd.endpoints:
+            serve_questions(fabric, self._keeper.door)
+            self._keeper.serve(fabric)
         return Formed(registers, joined, fabric)
 
     async def _open_registers(self, guest: Fabric) -> OpenRegisters:
@@ -183,23 +197,26 @@ class Formation:
             from perdure.node.etcd import open_etcd
 
             return open_etcd(self._config, self._clock)
-        return RaftMetadata(await self._find_metadata(guest), self._clock, self._entropy)
+        keeper = self._keeper
+        if self._number is not None and keeper.known.current is None:
+            await self._find_member(guest, self._number)
+        keeper.start_member()
+        if keeper.known.following is not None:  # all may be here, and can't join before it is done
+            keeper.serve(guest)
+            await guest.listen()
+        registers = keeper.open_registers()
+        self._supervisor.start("metadata.quorum", keeper.run())
+        return registers
 
     # --- The metadata quorum --------------------------------------------------------------------
 
-    async def _find_metadata(self, guest: Fabric) -> list[Door]:
-        others = self._doors_to_others()
-        if self._number is None:
-            return others
+    async def _find_member(self, guest: Fabric, number: int) -> None:
+        """Have storage for our member of the first quorum, unless that has long been followed."""
         self._disk.make_folder(FOLDER)
         member_disk = OsDisk(self._member_folder)
-        identity = read_identity(member_disk)
-        if identity is None:
-            identity = await self._make_member(guest, member_disk, self._number)
-        settings = self._settings(identity)
-        process = MemberProcess(encode_settings(settings), self._clock, self._entropy)
-        self._supervisor.start("metadata.process", process.run())
-        return [LocalDoor(self._member_folder), *others]
+        if read_identity(member_disk) is None:
+            with contextlib.suppress(_Followed):
+                await self._make_member(guest, member_disk, number)
 
     async def _make_member(self, guest: Fabric, disk: Disk, number: int) -> MemberIdentity:
         """Give out storages, or wait to be given one."""
@@ -277,14 +294,22 @@ class Formation:
             with contextlib.suppress(PerdureError):
                 found = await read_cluster(registers)
                 if found is not None and found.fingerprint != ours:
+                    await self._check_followed(registers)
                     break
             await asyncio.sleep(FORMATION_RETRY_MS / 1000)
         raise DataDirectoryDamaged(
             f"{self._config.node_name} is one of the first members of a cluster that is there, but "
             f"{self._member_folder} is empty: it has forgotten its votes. Restore the data "
-            "directory as it was; or leave that member away, which the others can do without, and "
-            "start this node under another --node-name"
+            "directory as it was; or name others with `perdure cluster voters`, at a node that "
+            "runs, then start this one again; or start it under another --node-name"
         )
+
+    async def _check_followed(self, registers: RaftMetadata) -> None:
+        found = await registers.get(QUORUM_KEY)
+        current = decode_quorums(found.value).current if found is not None else None
+        if current is not None and self._config.node_name not in current.members:
+            self._keeper.note(Quorums(current))
+            raise _Followed
 
     def _doors_to_others(self) -> list[Door]:
         return [
@@ -305,6 +330,7 @@ class Formation:
         """Where this node holds metadata, or nobody does: have the cluster's register put there, by
         the first."""
         is_elsewhere = bool(self._config.etcd.endpoints)
+        is_first = self._number == 1 and self._keeper.known.current is None
         if self._number is None and not is_elsewhere:
             return
         told_at = self._clock.monotonic()
@@ -313,7 +339,7 @@ class Formation:
             try:
                 if await read_cluster(registers) is not None:
                     return
-                if self._number == 1 or is_elsewhere:
+                if is_first or is_elsewhere:
                     await self._put_first(registers)
                     return
                 awaited, reason = next(iter(self._members.values())), "it has to form the cluster"
@@ -368,16 +394,13 @@ class Formation:
         failpoint("restore.filled")
         log.info("cluster.restored", fingerprint=wanted.fingerprint, set=document.name)
 
-    def _settings(self, identity: MemberIdentity) -> MemberSettings:
+    def _settings(self, folder: str, members: Mapping[int, str]) -> MemberSettings:
         config = self._config.cluster
         tls = self._tls
         return MemberSettings(
-            folder=str(self._member_folder),
+            folder=folder,
             listen=_next_port(config.bind_address),
-            members={
-                number: _next_port(parse_address(address))
-                for number, address in enumerate(self._members.values(), start=1)
-            },
+            members={place: _next_port(parse_address(at)) for place, at in members.items()},
             cluster_name=self._config.cluster_name,
             secret_file=str(config.secret_file) if config.secret_file else None,
             certificate=str(tls.certificate) if tls else None,
@@ -395,8 +418,6 @@ class Formation:
         return self._make_fabric(Peer(GUEST, 0, self._entropy.bits(60), b""), b"")
 
     def _make_fabric(self, me: Peer, fingerprint: bytes) -> Fabric:
-        # Not imported by a single node: it costs 10 MB and 40 ms.
-
         return Fabric(
             me=me,
             cluster=ClusterIdentity(

@@ -33,6 +33,7 @@ from perdure.core.errors import (
 from perdure.core.failpoint import failpoint
 from perdure.core.ids import PartitionId
 from perdure.node.config.model import Config
+from perdure.node.quorum import NOTE as QUORUM_NOTE
 from perdure.storage.data_directory import (
     PARTITIONS_FOLDER,
     check_owner,
@@ -82,7 +83,7 @@ def check_single(disk: Disk) -> None:
     Raises:
         DataDirectoryForeign: it is.
     """
-    if disk.exists(MEMBER_FOLDER):
+    if disk.exists(MEMBER_FOLDER) or disk.exists(QUORUM_NOTE):
         raise DataDirectoryForeign(
             "the data directory is that of a node in a cluster: set cluster.members as it was"
         )

@@ -400,7 +400,7 @@ def holds(nodes: Nodes, node: NodeId, partitions: Partitions) -> list[str]:
         found.append(f"its storage is {value.storage.value}, not disabled")
     found.extend(_log_holds(node, partitions))
     if value.metadata is not MemberState.STANDBY:
-        found.append("it votes in the metadata quorum: replace it there")
+        found.append("it holds metadata: name others with `perdure cluster voters`")
     return found
 
 

@@ -14,7 +14,11 @@ from perdure.cluster.metadata.messages import (
     Ask,
     Changes,
     Done,
+    Elsewhere,
+    Export,
+    Exported,
     Fill,
+    Halt,
     Look,
     Read,
     Registers,
@@ -23,7 +27,15 @@ from perdure.cluster.metadata.messages import (
     Write,
 )
 from perdure.cluster.metadata.places import PlaceStanding
-from perdure.cluster.metadata.raft_state import Conflicting, Expired, Outcome, Refused, Written
+from perdure.cluster.metadata.quorum import QUORUM_KEY
+from perdure.cluster.metadata.raft_state import (
+    Conflicting,
+    Expired,
+    Outcome,
+    Passed,
+    Refused,
+    Written,
+)
 from perdure.cluster.metadata.store import (
     CasOutcome,
     Conflict,
@@ -33,7 +45,12 @@ from perdure.cluster.metadata.store import (
 )
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
-from perdure.core.errors import MetadataNotEmpty, MetadataTooLarge, MetadataUnavailable
+from perdure.core.errors import (
+    MetadataConflict,
+    MetadataNotEmpty,
+    MetadataTooLarge,
+    MetadataUnavailable,
+)
 from perdure.core.limits import (
     METADATA_CALL_MS,
     METADATA_IMPORT_BYTES_MAX,
@@ -68,6 +85,7 @@ class RaftMetadata:
 
     def __init__(self, doors: Sequence[Door], clock: Clock, entropy: Entropy) -> None:
         self._doors = list(doors)
+        self._members = len(self._doors)
         self._door = 0
         self._clock = clock
         self._client = entropy.bits(62)
@@ -76,6 +94,20 @@ class RaftMetadata:
         self._closed = ""  # why a door was, the last time
         self._hints: list[tuple[str, Callable[[str], None]]] = []
         self._watcher: asyncio.Task[None] | None = None
+        self.on_elsewhere: Callable[[bytes], None] = lambda register: None
+
+    def set_doors(self, doors: Sequence[Door], spare: Sequence[Door] = ()) -> None:
+        """Ask there from now on; the ones before are closed by whoever made them.
+
+        ``spare``: ways to nodes that may have a member. It may be of a quorum that was stopped: it
+        says so then, and the next one is asked.
+        """
+        self._doors = [*doors, *spare]
+        self._members = len(doors)
+        self._door = 0
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watch()
 
     # --- The port ---------------------------------------------------------------------------------
 
@@ -124,9 +156,7 @@ class RaftMetadata:
         entry = (prefix, hint)
         self._hints.append(entry)
         if self._watcher is None:
-            self._watcher = asyncio.get_running_loop().create_task(
-                self._poll(), name="metadata-watch"
-            )
+            self._watch()
 
         def forget() -> None:
             if entry in self._hints:
@@ -144,7 +174,9 @@ class RaftMetadata:
             MetadataTooLarge: they are more than one import takes; none was put.
             MetadataUnavailable: no quorum answered in time; they may have been put.
         """
-        rows = [(key, at.version, at.value) for key, at in sorted(registers.items())]
+        # Who held the ones that these are a copy of is not who holds these.
+        kept = {key: at for key, at in registers.items() if key != QUORUM_KEY}
+        rows = [(key, at.version, at.value) for key, at in sorted(kept.items())]
         for key, _, value in rows:
             check_size(key, value)
         if sum(len(key) + len(value) for key, _, value in rows) > METADATA_IMPORT_BYTES_MAX:
@@ -173,9 +205,37 @@ class RaftMetadata:
             return answer
         raise MetadataUnavailable(f"no metadata member answers{self._closed}")
 
+    async def halt(self, quorum: int, key: str, version: int) -> None:
+        """Stop the quorum of this number for good, if the register ``key`` has this version.
+
+        Raises:
+            MetadataConflict: it has another.
+            MetadataUnavailable: it could not be stopped in time, or was.
+        """
+        self._number += 1
+        number = self._number
+        outcome = await self._write(
+            lambda is_first: Halt(self._client, number, quorum, key, version, METADATA_TRY_MS)
+        )
+        if isinstance(outcome, Conflicting):
+            raise MetadataConflict(f"metadata key {key} has changed: version {outcome.version}")
+        if not isinstance(outcome, Passed):
+            raise MetadataUnavailable("the metadata quorum could not be stopped in time")
+
+    async def export(self, quorum: int) -> bytes:
+        """All that the quorum of this number was when it was stopped.
+
+        Raises:
+            MetadataUnavailable: none of its members answers, or it was not stopped.
+        """
+        answer = await self._ask(lambda is_first: Export(quorum))
+        if isinstance(answer, Exported):
+            return answer.content
+        raise MetadataUnavailable("no member of the quorum that was stopped answers")
+
     async def look_each(self) -> list[PlaceStanding]:
         """How each member is, the nearest first."""
-        return list(await asyncio.gather(*map(self._look_at, range(len(self._doors)))))
+        return list(await asyncio.gather(*map(self._look_at, range(self._members))))
 
     async def aclose(self) -> None:
         """Stop watching and close the doors."""
@@ -205,6 +265,9 @@ class RaftMetadata:
             + (f", a commit {ago} ms ago" if ago is not None else ", no commit seen yet"),
         )
 
+    def _watch(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._poll(), name="metadata-watch")
+
     async def _read(self, key: str, *, is_prefix: bool) -> dict[str, Versioned]:
         answer = await self._ask(lambda is_first: Read(key, is_prefix, METADATA_TRY_MS))
         if not isinstance(answer, Registers):
@@ -227,7 +290,7 @@ class RaftMetadata:
             door = self._doors[self._door % len(self._doors)]
             ask = make(is_first)
             is_first = False
-            own_ms = ask.timeout_ms if not isinstance(ask, Look) else METADATA_TRY_MS
+            own_ms = METADATA_TRY_MS if isinstance(ask, Look | Export) else ask.timeout_ms
             try:
                 answer = await door.ask(ask, min(left, (own_ms + _ANSWER_SLACK_MS) / 1000))
             except DoorClosed as closed:
@@ -235,9 +298,13 @@ class RaftMetadata:
                 self._door += 1
                 await asyncio.sleep(METADATA_PAUSE_MS / 1000)
                 continue
-            if isinstance(answer, Registers | Done | Standing):
+            if isinstance(answer, Registers | Done | Standing | Exported):
                 return answer
             self._door += 1
+            if isinstance(answer, Elsewhere):
+                self.on_elsewhere(answer.register)
+            if isinstance(answer, Elsewhere) or isinstance(ask, Export):
+                await asyncio.sleep(METADATA_PAUSE_MS / 1000)  # it came at once
         return None
 
     async def _poll(self) -> None:

@@ -54,7 +54,24 @@ class Look(msgspec.Struct, frozen=True, tag=5, array_like=True):
     """How the member is."""
 
 
-Ask = Read | Write | Fill | Watch | Look
+class Halt(msgspec.Struct, frozen=True, tag=6, array_like=True):
+    """Stop the quorum of this number, if the register ``key`` still has ``version``."""
+
+    client: int
+    number: int
+    quorum: int
+    key: str
+    version: int
+    timeout_ms: int
+
+
+class Export(msgspec.Struct, frozen=True, tag=7, array_like=True):
+    """All that the quorum of this number was when it was stopped."""
+
+    quorum: int
+
+
+Ask = Read | Write | Fill | Watch | Look | Halt | Export
 
 
 class Registers(msgspec.Struct, frozen=True, tag=1, array_like=True):
@@ -97,7 +114,19 @@ class Unanswered(msgspec.Struct, frozen=True, tag=5, array_like=True):
     """No quorum in time; a write may still happen."""
 
 
-Answer = Registers | Done | Changes | Standing | Unanswered
+class Elsewhere(msgspec.Struct, frozen=True, tag=6, array_like=True):
+    """The quorum was stopped; ``register`` says who goes on. Nothing was read or written."""
+
+    register: bytes
+
+
+class Exported(msgspec.Struct, frozen=True, tag=7, array_like=True):
+    """The whole map, encoded."""
+
+    content: bytes
+
+
+Answer = Registers | Done | Changes | Standing | Unanswered | Elsewhere | Exported
 
 
 class MetadataTold(Message, frozen=True, tag=0x0302):

@@ -1,8 +1,9 @@
 """The birth of a metadata member, and moving registers from one store to another.
 
 A member's storage is made once, under a name drawn for it, and every member knows the names of all.
-A member without storage never makes it by itself: it would have forgotten its votes. Members are
-fixed; replacing one means a backup, new members, and an import.
+A member without storage never makes it by itself: it would have forgotten its votes. The members of
+a quorum are fixed; others make up another quorum, which begins with what the first one was when it
+was stopped (``base``).
 
 A backup is one file: a line of text that says what it is, the CRC u32 of the rest, then msgpack of
 the cluster's fingerprint and all registers.
@@ -23,6 +24,7 @@ from perdure.storage.disk import Disk
 
 _NAME = "member"
 _STARTS = "starts"
+_BASE = "base"
 _BACKUP_HEAD = b"perdure metadata backup 1\n"
 
 
@@ -30,6 +32,7 @@ class _Member(msgspec.Struct, frozen=True):
     cluster: str
     node: int
     storages: dict[int, str]
+    quorum: int = 1
 
 
 class _Backup(msgspec.Struct, frozen=True, array_like=True):
@@ -47,8 +50,10 @@ def provision(
     identity: MemberIdentity,
     entropy: Entropy,
     journal_bytes: int = METADATA_JOURNAL_BYTES,
+    base: bytes | None = None,
 ) -> None:
-    """Make a member's storage; again with the same identity is fine.
+    """Make a member's storage; again with the same identity is fine. ``base``: what its quorum, if
+    it isn't the first, begins with; the same for all its members.
 
     Raises:
         DataDirectoryForeign: there is storage of another member already.
@@ -60,8 +65,10 @@ def provision(
                 f"the metadata folder belongs to member {known.node} of cluster {known.cluster}"
             )
         return
+    if base is not None:
+        disk.replace(_BASE, zlib.crc32(base).to_bytes(4, "little") + base)
     create_journal(disk, entropy, journal_bytes)
-    member = _Member(identity.cluster, identity.node, identity.storages)
+    member = _Member(identity.cluster, identity.node, identity.storages, identity.quorum)
     disk.replace(_NAME, _checked(msgspec.json.encode(member)))
 
 
@@ -77,7 +84,21 @@ def read_identity(disk: Disk) -> MemberIdentity | None:
         member = msgspec.json.decode(_unchecked(disk.read_file(_NAME)), type=_Member)
     except (msgspec.MsgspecError, ValueError) as error:
         raise DataDirectoryDamaged(f"the metadata member's file {_NAME} is damaged") from error
-    return MemberIdentity(member.cluster, member.node, member.storages)
+    return MemberIdentity(member.cluster, member.node, member.storages, member.quorum)
+
+
+def read_base(disk: Disk) -> bytes | None:
+    """What the member's quorum began with; None: with nothing, it is the first.
+
+    Raises:
+        DataDirectoryDamaged: the file is not what was written.
+    """
+    if not disk.exists(_BASE):
+        return None
+    content = disk.read_file(_BASE)
+    if zlib.crc32(content[4:]).to_bytes(4, "little") != content[:4]:
+        raise DataDirectoryDamaged(f"the metadata member's file {_BASE} is damaged")
+    return content[4:]
 
 
 def count_start(disk: Disk) -> int:

@@ -17,6 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
+from perdure.cluster.metadata.provision import read_base
 from perdure.cluster.metadata.raft_journal import DurableJournal
 from perdure.cluster.metadata.raft_links import MemberIdentity, PeerConnection, PeerHooks
 from perdure.cluster.metadata.raft_messages import PeerMessage
@@ -277,7 +280,21 @@ class RaftMember:
                 f"the metadata member's dump is missing: its journal starts at entry "
                 f"{self._journal[0][1]}"
             )
+        else:
+            self._begin()
         self._barrier()
+
+    def _begin(self) -> None:
+        """All members of a quorum that isn't the first begin alike, before its first entry."""
+        base = read_base(self._ports.disk)
+        if base is None:
+            if self.identity.quorum > 1:
+                raise DataDirectoryDamaged("the metadata member lacks what its quorum began with")
+            return
+        try:
+            self.state.begin(base)
+        except msgspec.MsgspecError as error:
+            raise DataDirectoryDamaged("what the quorum began with makes no sense") from error
 
     def _connection(self, peer: int) -> PeerConnection:
         def on_message(message: PeerMessage) -> None:

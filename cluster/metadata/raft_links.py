@@ -49,11 +49,13 @@ _encoder = msgspec.msgpack.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class MemberIdentity:
-    """A member as it was provisioned; ``storages`` names every member's storage."""
+    """A member as it was provisioned; ``storages`` names every member's storage. ``quorum``: the
+    how manieth of its cluster; each later one goes on from where the one before was stopped."""
 
     cluster: str
     node: int
     storages: dict[int, str]
+    quorum: int = 1
 
 
 @dataclass(frozen=True, slots=True)

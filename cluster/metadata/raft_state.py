@@ -6,6 +6,9 @@ nonsense is refused with the same answer on all members.
 A request carries its client, its number, and ``since``: how many entries had been applied when it
 was first sent. The outcomes of the last requests are kept, so a repeated request finds its own. One
 that is so old that its outcome may have been dropped is answered ``Expired``, never executed again.
+
+A map can be stopped, for good: what it is then is the beginning of another quorum's (``begin``).
+From there on it answers what it had answered, and ``Moved`` to everything else.
 """
 
 from collections import deque
@@ -44,7 +47,16 @@ class Import(msgspec.Struct, frozen=True, tag=3, array_like=True):
     registers: list[tuple[str, int, bytes]]
 
 
-Command = Cas | Barrier | Import
+class Stop(msgspec.Struct, frozen=True, tag=4, array_like=True):
+    """Change nothing any more, if the register ``key`` has ``version``: it says who goes on."""
+
+    client: int
+    number: int
+    key: str
+    version: int
+
+
+Command = Cas | Barrier | Import | Stop
 
 
 class Written(msgspec.Struct, frozen=True, tag=1, array_like=True):
@@ -73,7 +85,11 @@ class Refused(msgspec.Struct, frozen=True, tag=5, array_like=True):
     reason: str
 
 
-Outcome = Written | Conflicting | Passed | Expired | Refused
+class Moved(msgspec.Struct, frozen=True, tag=6, array_like=True):
+    """The map was stopped before: another quorum has it now, and has not seen this request."""
+
+
+Outcome = Written | Conflicting | Passed | Expired | Refused | Moved
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):
@@ -89,6 +105,7 @@ class _Encoded(msgspec.Struct, frozen=True, array_like=True):
     dropped_count: int
     registers: list[tuple[str, int, bytes]]
     outcomes: list[tuple[int, Applied]]
+    is_stopped: bool = False
 
 
 _command_decoder = msgspec.msgpack.Decoder(Command)
@@ -105,6 +122,7 @@ class RegisterMap:
 
     def __init__(self) -> None:
         self._changed: set[str] = set()
+        self.is_stopped = False
         self.registers: dict[str, Versioned] = {}
         self.applied_count = 0
         self.bytes_held = 0  # keys and values
@@ -114,10 +132,11 @@ class RegisterMap:
 
     def apply(self, blob: bytes) -> Applied:
         """Execute an entry. The same entries in the same order give the same map everywhere."""
-        self.applied_count += 1
+        if not self.is_stopped:
+            self.applied_count += 1
         try:
             command = _command_decoder.decode(blob)
-            return self._execute(command)
+            return self._turn_away(command) if self.is_stopped else self._execute(command)
         except Exception as error:  # bulkhead: an entry that raised would stop every member
             return Applied(0, 0, Refused(type(error).__name__))
 
@@ -126,7 +145,7 @@ class RegisterMap:
         registers = sorted((key, at.version, at.value) for key, at in self.registers.items())
         outcomes = [(count, self._outcomes[request]) for count, request in self._order]
         return _encoder.encode(
-            _Encoded(self.applied_count, self._dropped_count, registers, outcomes)
+            _Encoded(self.applied_count, self._dropped_count, registers, outcomes, self.is_stopped)
         )
 
     def load(self, content: bytes) -> None:
@@ -141,11 +160,17 @@ class RegisterMap:
         self.bytes_held = _bytes_of(self.registers)
         self.applied_count = encoded.applied_count
         self._dropped_count = encoded.dropped_count
+        self.is_stopped = encoded.is_stopped
         self._order = deque((count, (at.client, at.number)) for count, at in encoded.outcomes)
         self._outcomes = {(at.client, at.number): at for _, at in encoded.outcomes}
         self._changed.update(
             key for key, register in self.registers.items() if before.get(key) != register
         )
+
+    def begin(self, content: bytes) -> None:
+        """Go on from where another quorum's map was stopped. Raises: as ``load``."""
+        self.load(content)
+        self.is_stopped = False
 
     def take_changed(self) -> list[str]:
         """The keys written since the last call, sorted."""
@@ -157,6 +182,8 @@ class RegisterMap:
         if isinstance(command, Barrier):
             return Applied(command.client, command.number, Passed())
         request = (command.client, command.number)
+        if isinstance(command, Stop):
+            return Applied(*request, self._stop(command))
         known = self._outcomes.get(request)
         if known is not None:
             return known
@@ -170,6 +197,21 @@ class RegisterMap:
             self._dropped_count, oldest = self._order.popleft()
             del self._outcomes[oldest]
         return applied
+
+    def _turn_away(self, command: Command) -> Applied:
+        request = (command.client, command.number)
+        if isinstance(command, Stop):
+            return Applied(*request, Passed())
+        return self._outcomes.get(request) or Applied(*request, Moved())
+
+    def _stop(self, command: Stop) -> Outcome:
+        known = self.registers.get(command.key)
+        version = known.version if known is not None else None
+        if version != command.version:
+            return Conflicting(version)
+        self.is_stopped = True
+        self._changed.add(command.key)
+        return Passed()
 
     def _write(self, command: Cas) -> Outcome:
         known = self.registers.get(command.key)

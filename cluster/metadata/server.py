@@ -23,6 +23,7 @@ from perdure.cluster.fabric import Fabric
 from perdure.cluster.metadata.local_door import LocalServer
 from perdure.cluster.metadata.peer_link import FabricLink, serve_peers
 from perdure.cluster.metadata.provision import count_start, read_identity
+from perdure.cluster.metadata.quorum import FIRST
 from perdure.cluster.metadata.raft import MemberPorts, RaftMember, Timing
 from perdure.cluster.metadata.raft_links import MemberIdentity
 from perdure.cluster.metadata.service import MemberService
@@ -40,7 +41,19 @@ from perdure.storage.disk import FolderLock, OsDisk
 log = telemetry.logger("metadata")
 
 FOLDER = "metadata-member"
-"""Below the data directory of the node."""
+"""Below the data directory of the node: a member of the first quorum."""
+
+
+def folder_of(quorum: int) -> str:
+    """Where a member of a quorum is kept, below the data directory. No longer than the first one's:
+    its socket's path must fit too."""
+    return FOLDER if quorum == FIRST else f"metadata-{quorum}"
+
+
+def fingerprint_of(identity: MemberIdentity) -> bytes:
+    """What a quorum's members show each other: those of another one are strangers."""
+    suffix = "" if identity.quorum == FIRST else f"/{identity.quorum}"
+    return f"{identity.cluster}{suffix}".encode()
 
 
 class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +182,6 @@ async def _wait(
 def _fabric(
     settings: MemberSettings, identity: MemberIdentity, start: int, supervisor: Supervisor
 ) -> Fabric:
-
     entropy = SystemEntropy()
     secret = read_secret(Path(settings.secret_file)) if settings.secret_file else None
     return Fabric(
@@ -180,7 +192,7 @@ def _fabric(
             bytes.fromhex(identity.storages[identity.node]),
         ),
         cluster=ClusterIdentity(
-            name=settings.cluster_name, fingerprint=identity.cluster.encode(), secret=secret
+            name=settings.cluster_name, fingerprint=fingerprint_of(identity), secret=secret
         ),
         wires=make_wires(
             settings.listen,

@@ -17,7 +17,11 @@ from perdure.cluster.metadata.messages import (
     Ask,
     Changes,
     Done,
+    Elsewhere,
+    Export,
+    Exported,
     Fill,
+    Halt,
     Look,
     Read,
     Registers,
@@ -26,6 +30,7 @@ from perdure.cluster.metadata.messages import (
     Watch,
     Write,
 )
+from perdure.cluster.metadata.quorum import QUORUM_KEY
 from perdure.cluster.metadata.raft import RaftMember
 from perdure.cluster.metadata.raft_state import (
     Applied,
@@ -33,7 +38,9 @@ from perdure.cluster.metadata.raft_state import (
     Cas,
     Command,
     Import,
+    Moved,
     Refused,
+    Stop,
 )
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
@@ -129,6 +136,17 @@ class MemberService:
                 return await self._wait_changes(ask)
             case Look():
                 return self._standing()
+            case Halt():
+                if ask.quorum != self._member.identity.quorum:
+                    return Unanswered()
+                return await self._write(
+                    Stop(ask.client, ask.number, ask.key, ask.version), ask.timeout_ms
+                )
+            case Export():
+                state = self._member.state
+                if ask.quorum != self._member.identity.quorum or not state.is_stopped:
+                    return Unanswered()
+                return Exported(state.encode())
 
     def _since(self, ask: Write | Fill) -> int:
         # What was never sent can't have been executed before now.
@@ -140,6 +158,8 @@ class MemberService:
                 await self._fresh()
         except TimeoutError:
             return Unanswered()
+        if self._member.state.is_stopped:
+            return self._elsewhere()
         registers = self._member.state.registers
         if ask.is_prefix:
             keys = sorted(key for key in registers if key.startswith(ask.key))
@@ -156,7 +176,12 @@ class MemberService:
                 applied = await self._commit(command)
         except TimeoutError:
             return Unanswered()
+        if isinstance(applied.outcome, Moved):
+            return self._elsewhere()
         return Done(self._member.state.applied_count, applied)
+
+    def _elsewhere(self) -> Elsewhere:
+        return Elsewhere(self._member.state.registers[QUORUM_KEY].value)
 
     async def _wait_changes(self, ask: Watch) -> Changes:
         if ask.boot == self._boot and ask.position == self._position:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from typing import cast
+from urllib.parse import quote
 
 import click
 
@@ -114,6 +115,30 @@ def promote(loaded: Loaded, undo: bool) -> None:
         f"{config.node_name} is the first of a cluster from its next start on, which waits for all "
         f"of {members}. --undo takes it back until then."
     )
+
+
+@cluster.command()
+@click.argument("names", metavar="[NODE]...", nargs=-1)
+@admin_options
+def voters(session: Session, names: tuple[str, ...]) -> None:
+    """Show which nodes hold the metadata, or have these NODEs hold it: one, three or five.
+
+    They take all of it over from those that hold it now, of which a majority must be there. It
+    takes a second or two, in which nobody can become leader; calls go on.
+    """
+    if not names:
+        document = session.client.get("/perdure/metadata/voters")
+    else:
+        query = "names=" + ",".join(quote(name, safe="") for name in names)
+        document = session.client.request("PATCH", f"/perdure/metadata/voters?{query}").document
+
+    def show() -> None:
+        facts = [("voters", ", ".join(str(name) for name in _names(document, "voters")))]
+        if following := _names(document, "following"):
+            facts.append(("moving to", ", ".join(str(name) for name in following)))
+        emit_facts(facts)
+
+    session.emit(document, show)
 
 
 def emit_nodes(rows: Iterable[Document]) -> None:

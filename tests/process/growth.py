@@ -1,4 +1,5 @@
 """One node that becomes three, then five, then three again, under load, and loses a disk between.
+So does the quorum that holds the metadata: one, three, five, three.
 
 The load is that of the crash test: what clients were told is held against what the service did.
 Every change is made with the command, as an operator would.
@@ -11,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ _KILLED = -signal.SIGKILL
 
 # Where the first node dies while it makes a cluster of itself, one start after the other.
 DEATHS = ("formation.given:1", "promotion.filled:1")
+# Where a node dies on its way to become one that holds metadata, another one in each round.
+QUORUM_DEATHS = ("quorum.stored:1", "quorum.noted:1", "quorum.stopped:1")
 
 
 class GrowingServers(ClusterServers):
@@ -41,10 +45,10 @@ class GrowingServers(ClusterServers):
         members = ", ".join(f"n{number}=127.0.0.1:{bases[number]}" for number in (1, 2, 3))
         self.all_nodes = [ClusterNode(folder, n, at, members, {}) for n, at in bases.items()]
         self.first = self.all_nodes[0]
-        self.first.command = [
-            "tests.process.dying_server" if word == "perdure" else word
-            for word in self.first.command
-        ]
+        for node in self.all_nodes:
+            node.command = [
+                "tests.process.dying_server" if word == "perdure" else word for word in node.command
+            ]
         self._members = self.first.environment.pop(_MEMBERS)
         self.nodes = [self.first]
 
@@ -73,9 +77,10 @@ class GrowthRun(ClusterRun):
 
 
 class Growth:
-    """What is done to them meanwhile. ``rounds``: how often they grow and shrink."""
+    """What is done to them meanwhile. ``rounds``: how often they grow and shrink, with a node that
+    dies while it begins to hold metadata; 0: once, and it doesn't."""
 
-    def __init__(self, run: GrowthRun, rounds: int = 1) -> None:
+    def __init__(self, run: GrowthRun, rounds: int) -> None:
         self._run = run
         self._servers = run.servers
         self._rounds = rounds
@@ -87,8 +92,10 @@ class Growth:
             for number in range(2):
                 pulses.create_task(self._run.pulse(cell_key(number)))
             await self._timed("promote", self._promote)
-            for _ in range(self._rounds):
+            for number in range(max(self._rounds, 1)):
                 await self._timed("grow", self._grow)
+                place = QUORUM_DEATHS[number % len(QUORUM_DEATHS)] if self._rounds else None
+                await self._timed("five voters", partial(self._vote_all, place))
                 await self._timed("replace", self._replace)
                 await self._timed("shrink", self._shrink)
             self._run.calm.set()
@@ -117,7 +124,7 @@ class Growth:
         first.start()
         servers.nodes = [first, *others]
         await servers.wait_healthy(_STEP_SECONDS)
-        await self._wait("three nodes have all tables", lambda seen: not seen["problems"])
+        await self._wait("three nodes have all tables", is_whole)
 
     async def _grow(self) -> None:
         fresh = self._servers.all_nodes[3:]
@@ -125,25 +132,54 @@ class Growth:
             node.start()
         names = {node.node_name for node in fresh}
         await self._wait("new nodes hold tables", lambda seen: _holding(seen) >= names)
-        await self._wait("all is well", lambda seen: not seen["problems"])
+        await self._wait("all is well", is_whole)
         for node in fresh:
             await self._lead(node)
         self._servers.nodes = list(self._servers.all_nodes)
 
+    async def _vote_all(self, place: str | None) -> None:
+        """All five hold the metadata."""
+        names = [each.node_name for each in self._servers.all_nodes]
+        if place is None:
+            await self._on_node("cluster", "voters", *names)
+        else:
+            await self._vote_with_death(self._servers.all_nodes[3], place, names)
+        await self._wait("all five vote", lambda seen: _voting(seen) == set(names))
+        await self._wait("all is well", is_whole)
+
+    async def _vote_with_death(self, node: ClusterNode, place: str, names: list[str]) -> None:
+        """One of them dies meanwhile, and goes on when it is back."""
+        node.kill()
+        node.environment[VARIABLE] = place
+        node.start()
+        await node.wait_healthy(_STEP_SECONDS)
+        await self._wait("it is back", lambda seen: _has_joined(seen, node))
+        voting = asyncio.create_task(self._on_node("cluster", "voters", *names))
+        code = await asyncio.to_thread(node.wait_exit, _STEP_SECONDS)
+        self._run.expect(code == _KILLED, f"at {place} it ended with {code}{node.log_tail()}")
+        del node.environment[VARIABLE]
+        node.start()
+        await voting
+        await node.wait_healthy(_STEP_SECONDS)
+
     async def _replace(self) -> None:
-        """One is killed and its disk is gone; it comes back under its name with an empty one."""
+        """One is killed and its disk is gone; it comes back under its name with an empty one. It
+        has held metadata: others do so now."""
         node = self._servers.all_nodes[4]
         name = node.node_name
         node.kill()
         self._servers.nodes.remove(node)
         shutil.rmtree(node.data)
         await self._wait(f"{name} is dead", lambda seen: row_of(seen, name)["state"] == "dead")
+        voters = [each.node_name for each in self._servers.all_nodes[:3]]
+        await self._on_node("cluster", "voters", *voters)
+        await self._wait("three vote", lambda seen: _voting(seen) == set(voters))
         await self._on_node("nodes", "mark-lost", name, "--yes")
         node.start()
         await node.wait_healthy(_STEP_SECONDS)
         await self._wait(
             f"{name} stores again",
-            lambda seen: (row_of(seen, name)["storage"], seen["problems"]) == ("read_write", []),
+            lambda seen: row_of(seen, name)["storage"] == "read_write" and is_whole(seen),
         )
         await self._lead(node)
         self._servers.nodes.append(node)
@@ -161,7 +197,7 @@ class Growth:
             await self._on_node("nodes", "remove", node.node_name, "--yes")
             shutil.rmtree(node.data)
         await self._wait("three are left", lambda seen: len(seen["nodes"]) == 3)
-        await self._wait("all is well", lambda seen: not seen["problems"])
+        await self._wait("all is well", is_whole)
         await self._servers.wait_led(self._servers.nodes)
 
     async def _lead(self, node: ClusterNode) -> None:
@@ -221,6 +257,28 @@ class Growth:
 def row_of(seen: Any, name: str) -> Any:
     """A node in the document of the cluster."""
     return next(row for row in seen["nodes"] if row["name"] == name)
+
+
+def is_whole(seen: Any) -> bool:
+    """All nodes are there, all partitions led, with three tables each that are used."""
+    usable = [
+        [row["role"] in ("leader", "follower") and not row["is_coming"] for row in part["replicas"]]
+        for part in seen["partitions"]
+    ]
+    return bool(
+        all(row["state"] == "alive" for row in seen["nodes"])
+        and all(part["leader"] for part in seen["partitions"])
+        and all(sum(roles) >= 3 for roles in usable)
+    )
+
+
+def _voting(seen: Any) -> set[str]:
+    return {row["name"] for row in seen["nodes"] if row["metadata"] == "voter"}
+
+
+def _has_joined(seen: Any, node: ClusterNode) -> bool:
+    row = row_of(seen, node.node_name)
+    return bool(row["state"] == "alive" and row["generation"] == node.starts)
 
 
 def _holding(seen: Any) -> set[str]:

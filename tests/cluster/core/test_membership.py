@@ -312,7 +312,7 @@ def test_what_holds_a_node_is_listed() -> None:
         "it leads partition 3",
         "its storage is read_write, not disabled",
         "segment 0 of partition 3 names its log",
-        "it votes in the metadata quorum: replace it there",
+        "it holds metadata: name others with `perdure cluster voters`",
     ]
     with pytest.raises(MembershipRefused, match="can't be removed: it takes part"):
         membership.remove(nodes, ONE, partitions)

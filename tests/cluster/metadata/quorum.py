@@ -124,6 +124,19 @@ class SimQuorum:
         fabric.set_directory({peer: Place(address=f"member-{peer}:5123") for peer in self.nodes})
         service.start()
 
+    async def follow(self, base: bytes) -> None:
+        """Members of another quorum take the places of these, and begin with what they were."""
+        number = self.identities[self.nodes[0]].quorum + 1
+        storages = draw_storages(self.nodes, self.entropy)
+        for node in self.nodes:
+            await self.lose_power(node)
+            self.identities[node] = MemberIdentity("ab" * 8, node, storages, number)
+            self.disks[node] = SimDisk(self.dice)
+            disk, identity = self.disks[node], self.identities[node]
+            provision(disk, identity, self.entropy, 64 * 512, base)
+        for node in self.nodes:
+            await self.boot(node)
+
     async def lose_power(self, node: NodeId) -> None:
         """The process is gone at once, and what its disk had not synced."""
         life = self.lives.pop(node)

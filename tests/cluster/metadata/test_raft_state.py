@@ -15,9 +15,11 @@ from perdure.cluster.metadata.raft_state import (
     Conflicting,
     Expired,
     Import,
+    Moved,
     Passed,
     Refused,
     RegisterMap,
+    Stop,
     Written,
     encode_command,
 )
@@ -113,3 +115,53 @@ def test_an_import_keeps_versions_and_needs_an_empty_map() -> None:
         empty = RegisterMap()
         assert isinstance(empty.apply(encode_command(Import(1, 3, 0, bad))).outcome, Refused)
         assert empty.registers == {}
+
+
+# --- Stopping -----------------------------------------------------------------------------------
+
+
+def _stop(number: int, version: int) -> bytes:
+    return encode_command(Stop(2, number, "k", version))
+
+
+def test_a_map_is_stopped_at_just_this_version_of_a_register() -> None:
+    state = RegisterMap()
+    assert state.apply(_stop(1, 1)) == Applied(2, 1, Conflicting(None))
+    state.apply(_cas(1, None, b"a"))
+    assert state.apply(_stop(2, 2)) == Applied(2, 2, Conflicting(1))
+    assert not state.is_stopped
+    assert state.apply(_stop(3, 1)) == Applied(2, 3, Passed())
+    assert state.is_stopped
+
+
+def test_a_stopped_map_never_changes_and_repeats_only_what_it_had_answered() -> None:
+    state = RegisterMap()
+    first = state.apply(_cas(1, None, b"a"))
+    conflict = state.apply(_cas(2, None, b"b"))
+    state.apply(_stop(1, 1))
+    known = state.encode()
+    assert state.apply(_cas(1, None, b"a")) == first
+    assert state.apply(_cas(2, None, b"b")) == conflict
+    assert state.apply(_cas(3, 1, b"c")) == Applied(1, 3, Moved())
+    assert state.apply(encode_command(Barrier(1, 4))) == Applied(1, 4, Moved())
+    assert state.apply(encode_command(Import(1, 5, 0, []))) == Applied(1, 5, Moved())
+    assert state.apply(_stop(9, 7)) == Applied(2, 9, Passed())
+    assert isinstance(state.apply(b"nonsense").outcome, Refused)
+    assert state.encode() == known
+    loaded = RegisterMap()
+    loaded.load(known)
+    assert loaded.is_stopped
+
+
+def test_another_quorum_goes_on_where_it_was_stopped() -> None:
+    state = RegisterMap()
+    first = state.apply(_cas(1, None, b"a"))
+    state.apply(_stop(1, 1))
+    following = RegisterMap()
+    following.begin(state.encode())
+    assert not following.is_stopped
+    assert following.registers == state.registers
+    assert following.applied_count == state.applied_count
+    assert following.apply(_cas(1, None, b"a")) == first  # it has seen this request
+    assert following.apply(_cas(3, 1, b"c")) == Applied(1, 3, Written(2))
+    assert following.take_changed() == ["k"]

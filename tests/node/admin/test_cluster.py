@@ -223,6 +223,7 @@ def test_a_single_node_tells_how_it_stands_and_refuses_to_move_anything(world: S
         ("PATCH", f"/perdure/nodes/{node['name']}/drain"),
         ("PATCH", f"/perdure/nodes/{node['name']}/mark-lost"),
         ("DELETE", f"/perdure/nodes/{node['name']}"),
+        ("PATCH", f"/perdure/metadata/voters?names={node['name']}"),
         ("PATCH", f"/perdure/partitions/0/lead?to={node['name']}"),
         ("PATCH", "/perdure/partitions/0/freeze"),
     ):
