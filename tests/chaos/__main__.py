@@ -43,6 +43,7 @@ class Row:
     operations: int
     programs: int
     invocations: int
+    segments: int
     longest_seconds: float
     took_seconds: float
 
@@ -50,7 +51,8 @@ class Row:
         return (
             f"{self.fault:17} seed {self.seed:<7} {self.strikes:3} strikes  "
             f"{self.operations:6} operations  {self.programs:5} programs  "
-            f"{self.invocations:5} invocations  longest wait {self.longest_seconds:5.1f} s  "
+            f"{self.invocations:5} invocations  {self.segments:3} segments  "
+            f"longest wait {self.longest_seconds:5.1f} s  "
             f"exactly right, {self.took_seconds:.0f} s"
         )
 
@@ -102,6 +104,7 @@ async def play(folder: Path, fault: str, seed: int, seconds: float) -> Row:
         len(run.numbers.history),
         run.figures.programs,
         run.figures.invocations,
+        run.compared,
         max(waits, default=0.0),
         time.monotonic() - began,
     )

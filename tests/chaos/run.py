@@ -35,6 +35,7 @@ _POLL_SECONDS = 0.1
 _FORMED_SECONDS = 90.0
 # Until everything is as if nothing had happened, from the end of a fault on.
 _HEALED_SECONDS = 120.0
+_COMPARED_SECONDS = 60.0
 _DISK_BYTES = 1 << 30
 
 
@@ -51,6 +52,7 @@ class ChaosRun(CrashRun):
         self.nodes = [item for item in self.machine.containers.values() if item.service.is_built]
         self.absent: set[str] = set()
         self.numbers = NumberClients(self)
+        self.compared = 0  # segments of logs
         self._turns = count()
 
     # --- What the crash run asks for ------------------------------------------------------------
@@ -183,9 +185,26 @@ class ChaosRun(CrashRun):
         self.expect(await self.read_cells() == cells, "requests that came again had an effect")
         for verdict in check(self.numbers.history, Number()):
             self.expect(verdict.is_linearizable, str(verdict))
+        await self._compare_replicas()
         self.check_alive()
         for node in self._present():
             await self._stop(node)
+
+    async def _compare_replicas(self) -> None:
+        """No two replicas of a log may differ, and nothing of it may be on none of them."""
+        port = self._present()[0].ports[ADMIN]
+        seen = await request(port, "GET", "/perdure/logs")
+        for log in seen.json()["logs"]:
+            path = f"/perdure/logs/{log['partition']}/verify"
+            answer = await request(port, "POST", path)
+            async with asyncio.timeout(_COMPARED_SECONDS):
+                while answer.status in (200, 202) and answer.json()["is_under_way"]:
+                    await self.breathe()
+                    answer = await request(port, "GET", path)
+            found = answer.json()
+            ill = [row for row in found["segments"] if row["diverging"] or row["missing"]]
+            self.expect("failure" not in found and not ill, f"the log is not sound: {found}")
+            self.compared += len(found["segments"])
 
     async def _stop(self, node: Container) -> None:
         code = await asyncio.to_thread(node.stop)
