@@ -36,7 +36,7 @@ FENCES = {
     "boto3": ("storage/s3_store.py",),
     "botocore": ("node/invoker/aws.py", "storage/s3_store.py"),
     "zstandard": ("node/invoker/lambda_payload.py",),
-    "cryptography": ("node/invoker/identity.py",),
+    "cryptography": ("node/invoker/identity.py", "node/doctor/certificates.py"),
     "jwt": ("node/invoker/identity.py",),
     "datafusion": ("node/query/",),
     "click": ("node/cli/",),

@@ -93,8 +93,9 @@ def provision(loaded: Loaded, as_json: bool) -> None:
 
 @cluster.command()
 @click.option("--undo", is_flag=True, help="Take it back, before the node has been started again.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 @settings_options
-def promote(loaded: Loaded, undo: bool) -> None:
+def promote(loaded: Loaded, undo: bool, as_json: bool) -> None:
     """Make the stopped single node here the first node of a cluster.
 
     Give it the settings that the node is to run with from then on: it comes first in
@@ -107,9 +108,14 @@ def promote(loaded: Loaded, undo: bool) -> None:
     config = loaded.config
     if undo:
         promotion.undo(config)
+        if as_json:
+            emit_json({"name": config.node_name, "is_promoted": False})
         say(f"{config.node_name} is a single node again.")
         return
-    asyncio.run(promotion.promote(config, SystemEntropy()))
+    intent = asyncio.run(promotion.promote(config, SystemEntropy()))
+    if as_json:
+        row = {"name": config.node_name, "is_promoted": True, "fingerprint": intent.cluster}
+        emit_json(row)
     members = ", ".join(name for name, _ in config.cluster.members)
     say(
         f"{config.node_name} is the first of a cluster from its next start on, which waits for all "

@@ -44,7 +44,7 @@ VERBS = {
     ),
     "cluster": (
         "perdure.node.cli.cluster:cluster",
-        "Show how a cluster stands: what is wrong first.",
+        "Show how a cluster stands: what is wrong first; make one of a single node.",
     ),
     "nodes": (
         "perdure.node.cli.nodes:nodes",
