@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from tests.sim.cluster_machine import Door
+from tests.sim.cluster_monitor import Monitor
 from tests.sim.node_world import NodeWorld, Request, Violation
 
 from perdure.core.errors import PerdureError
@@ -30,7 +31,9 @@ class Outside:
         happened: Counter[str],
         doors: Callable[[], list[Door]],
         seconds: float,
+        monitor: Monitor,
     ) -> None:
+        self._monitor = monitor
         self._dice = dice
         self._work = work
         self._happened = happened
@@ -76,6 +79,7 @@ class Outside:
         if was_acknowledged and not isinstance(outcome, Existing):
             raise Violation(f"{request.command.id.hex()} was acknowledged and then forgotten")
         request.is_acknowledged = True
+        self._monitor.on_acknowledged(request.command.id)
         if isinstance(outcome, Existing) and outcome.result is not None:
             _tell(told, outcome.result)
         else:

@@ -54,6 +54,7 @@ class Machine:
 
     def get_disk(self) -> None:
         """An empty one; what was on the one before is gone."""
+        self.world.monitor.on_wiped(self)
         self.disk = SimDisk(random.Random(self.world.dice.getrandbits(64)), CAPACITY)
         self.tables = [SimTables(self.disk) for _ in range(PARTITIONS)]
 
@@ -70,6 +71,7 @@ class Machine:
                 await life.fall()
                 await asyncio.sleep(0.3)
             else:
+                self.world.monitor.on_boot(life)
                 return
 
     async def end(self, how: str) -> None:

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import msgspec
-from tests.cluster.flaky_registers import FlakyRegisters
 from tests.sim.cluster_clients import Outside
 from tests.sim.cluster_faults import PLAIN, draw_plan, seconds_of
 from tests.sim.cluster_machine import ClusterLife, Door, Machine
+from tests.sim.cluster_monitor import Monitor, watching
+from tests.sim.cluster_registers import WatchedRegisters
 from tests.sim.cluster_suffering import Suffering
 from tests.sim.loop import SimLoop
 from tests.sim.network import SimNetwork
@@ -95,7 +96,8 @@ class ClusterWorld:
         self.work.leave_out(less.requests)
         self.is_flaky = self.dice.random() < 0.5
         self.network = SimNetwork(random.Random(self.dice.getrandbits(64)))
-        self.registers = FlakyRegisters(random.Random(self.dice.getrandbits(64)))
+        self.monitor = Monitor()
+        self.registers = WatchedRegisters(random.Random(self.dice.getrandbits(64)), self.monitor)
         self.machines = [Machine(self, number + 1) for number in range(shape.nodes)]
         self.happened = Counter[str]()
 
@@ -132,7 +134,7 @@ class ClusterWorld:
         victim = max(self.machines, key=_led_by)
         for tables in victim.tables:
             tables.refusals = _FOR_EVER
-        outside = Outside(self.dice, self.work, self.happened, self.doors, 5.0)
+        outside = Outside(self.dice, self.work, self.happened, self.doors, 5.0, self.monitor)
         clients = [asyncio.ensure_future(outside.insist(item)) for item in self.work.requests]
         helper = asyncio.ensure_future(outside.complete_awakeables())
         try:
@@ -147,9 +149,19 @@ class ClusterWorld:
 
     async def run(self) -> None:
         """Live under faults, then heal: everything must come to its end."""
+        with watching(self.monitor):
+            await self._run()
+        self.monitor.raise_found()
+
+    async def _run(self) -> None:
         await self.start()
         outside = Outside(
-            self.dice, self.work, self.happened, self.doors, 2.0 + seconds_of(self.plan)
+            self.dice,
+            self.work,
+            self.happened,
+            self.doors,
+            2.0 + seconds_of(self.plan),
+            self.monitor,
         )
         clients = [asyncio.ensure_future(outside.insist(item)) for item in self.work.requests]
         helper = asyncio.ensure_future(outside.complete_awakeables())
@@ -195,6 +207,7 @@ class ClusterWorld:
 
     def check_lives(self) -> None:
         """No partition was halted or broken, and nobody acts who doesn't lead (I-14)."""
+        self.monitor.raise_found()
         for life in self.lives():
             for led in life.host.led:
                 partition = led.processor.partition

@@ -227,6 +227,10 @@ class SimDisk:
         if offset < len(inode.platter):
             inode.platter[offset] ^= mask
 
+    def is_dirty(self, prefix: str) -> bool:
+        """Whether a file of which the name begins so has content that was not synced."""
+        return any(node.dirty for name, node in self._names.items() if name.startswith(prefix))
+
     def overwrite(self, name: str, content: bytes) -> None:
         """Put a file's content, durably and at once."""
         self._names[name] = self._platter_names[name] = self._new_inode(content, is_durable=True)
