@@ -1,4 +1,4 @@
-"""``perdure snapshots``: take, list, check and restore snapshots of all state.
+"""``perdure snapshots``: take, list, show, check and restore snapshots of all state.
 
 ``create`` asks a running node; the others read the destination itself, so they work when there is
 no node any more.
@@ -60,7 +60,13 @@ def list_(store: ObjectStore, loaded: Loaded, as_json: bool) -> None:
     found = list(list_sets(store, owner.fingerprint)) if owner is not None else []
     rows = [set_row(document) for document in found]
     if as_json:
-        emit_json({"cluster": owner.name if owner is not None else None, "sets": rows})
+        emit_json(
+            {
+                "cluster": owner.name if owner is not None else None,
+                "fingerprint": owner.fingerprint if owner is not None else None,
+                "sets": rows,
+            }
+        )
     elif rows:
         emit_table(
             ["SET", "CREATED", "PARTITIONS", "BYTES", "CLUSTER", "SOFTWARE"],
@@ -78,6 +84,29 @@ def list_(store: ObjectStore, loaded: Loaded, as_json: bool) -> None:
         )
     else:
         say("There is no set of snapshots here.")
+
+
+@snapshots.command()
+@click.argument("set_name", metavar="[SET]", required=False)
+@destination_options
+def show(store: ObjectStore, loaded: Loaded, set_name: str | None, as_json: bool) -> None:
+    """Show what SET, or the newest one, has of each partition."""
+    from perdure.node.restore import find_set
+
+    row = set_row(find_set(store, set_name))
+    if as_json:
+        emit_json(row)
+        return
+    facts = [("set", row["name"]), ("created", row["created_at"]), ("cluster", row["cluster"])]
+    emit_facts([*facts, ("software", row["software"]), ("bytes", row["size"])])
+    click.echo()
+    emit_table(
+        ["PARTITION", "LSN", "SNAPSHOT", "BYTES"],
+        (
+            [item[key] for key in ("partition", "lsn", "snapshot", "size")]
+            for item in rows_of(row, "partitions")
+        ),
+    )
 
 
 @snapshots.command()

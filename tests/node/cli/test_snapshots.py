@@ -84,6 +84,21 @@ def test_an_empty_destination_has_no_sets(terminal: Terminal, tmp_path: Path) ->
     assert not (tmp_path / "data").exists()
 
 
+def test_a_set_is_shown_partition_by_partition(terminal: Terminal, bucket: str) -> None:
+    name = terminal.type("snapshots", "list", "--destination", bucket, "--json").json["sets"][0][
+        "name"
+    ]
+    shown = terminal.type("snapshots", "show", "--destination", bucket, "--json").json
+    assert shown["name"] == name
+    assert [row["lsn"] for row in shown["partitions"]] == [5, 5, 5]
+    out = terminal.type("snapshots", "show", name, "--destination", bucket).out
+    assert name in out
+    assert "PARTITION" in out
+    done = terminal.type("snapshots", "show", "other", "--destination", bucket)
+    assert done.code == exits.FAILED
+    assert "SNAP0003" in done.err
+
+
 def test_damage_is_found(terminal: Terminal, bucket: str, tmp_path: Path) -> None:
     chunk = next((tmp_path / "bucket" / "p" / "1").rglob("data.*"))
     chunk.write_bytes(b"rotten")
