@@ -69,7 +69,8 @@ class MemberProcess:
         log.info("metadata.process.started", process=child.pid, starts=self.starts)
         try:
             assert child.stdin is not None
-            with contextlib.suppress(ConnectionError):
+            # A child may die before it is told anything; uvloop has a word of its own for that.
+            with contextlib.suppress(ConnectionError, RuntimeError):
                 child.stdin.write(self._settings + b"\n")
                 await child.stdin.drain()
             return await child.wait()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from msgspec import structs
 from tests.cluster.metadata.backends import free_ports
 
@@ -256,3 +257,23 @@ def test_a_process_that_ends_at_once_is_started_with_growing_pauses() -> None:
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def test_a_child_that_dies_before_it_is_told_anything_is_started_again() -> None:
+    async def play() -> None:
+        children = [
+            MemberProcess(b"{}", SystemClock(), SystemEntropy(), ("true",)) for _ in range(20)
+        ]
+        tasks = [asyncio.create_task(child.run()) for child in children]
+        try:
+            async with asyncio.timeout(30):
+                while any(child.starts < 3 for child in children):
+                    assert not any(task.done() for task in tasks), "the others go on"
+                    await asyncio.sleep(0.01)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play())
