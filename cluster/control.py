@@ -66,7 +66,8 @@ class NodeStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ControlStatistics:
-    """``conflicts``: beats of a second process with a generation that is taken."""
+    """``conflicts``: beats of a second process with a generation that is taken. ``claims_lost``:
+    take-overs in which somebody else was faster."""
 
     nodes: tuple[NodeStatistics, ...]
     partitions: tuple[LeadershipStatistics, ...]
@@ -75,6 +76,7 @@ class ControlStatistics:
     loop_lag_ms: int
     conflicts: int
     refusals: tuple[Refusal, ...] = ()
+    claims_lost: int = 0
 
 
 class ControlPlane:
@@ -163,6 +165,7 @@ class ControlPlane:
             self.gossiper.loop_lag_ms,
             self.detector.conflicts,
             self._ports.transport.statistics().refusals,
+            self.leaderships.claims_lost,
         )
 
     def hand_over(self, partition: int, to: NodeId) -> None:

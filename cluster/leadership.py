@@ -33,7 +33,12 @@ from perdure.cluster.core.types import NodeId
 from perdure.cluster.transport import Answer, Transport
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
-from perdure.core.errors import MetadataRegressed, PerdureError, StoreAheadOfLog
+from perdure.core.errors import (
+    MetadataConflict,
+    MetadataRegressed,
+    PerdureError,
+    StoreAheadOfLog,
+)
 from perdure.core.tasks import Supervisor
 from perdure.core.telemetry import logger
 
@@ -146,6 +151,7 @@ class Leaderships:
         self._open_replica = open_replica
         self._slots: dict[int, _Slot] = {}
         self._is_settled = asyncio.Event()
+        self.claims_lost = 0  # somebody else was faster
         transport.serve(Nominated, self._hear)
         transport.serve(HandOver, self._hear)
         transport.serve(Offered, self._hear)
@@ -354,6 +360,7 @@ class Leaderships:
         except MetadataRegressed:
             raise  # nothing that this node would do is safe (I-19)
         except PerdureError as failure:
+            self.claims_lost += isinstance(failure, MetadataConflict)
             log.info("leadership.claim.failed", partition=slot.core.partition, failure=str(failure))
             draw = self._entropy.bits(_DRAW_BITS) / (1 << _DRAW_BITS)
             self._perform(slot, slot.core.on_takeover_failed(self._now(), draw))

@@ -50,6 +50,7 @@ from perdure.core.limits import (
     WAITING_BYTES_MAX,
     WAITING_PROPOSALS_MAX,
 )
+from perdure.core.summary import Summary
 from perdure.core.telemetry import logger
 
 log = logger("log")
@@ -86,6 +87,7 @@ class LogBatcher:
     def __init__(self, writer: WalWriter, links: ReplicaLinks | None = None) -> None:
         self._writer = writer
         self.links = links
+        self.commits = Summary()  # one append in a round trip is timed, of each partition
         self._dirty: list[Callable[[], None]] = []
         writer.before_flush(self._collect)
 
@@ -138,6 +140,9 @@ class SegmentLog(Generic[C]):
         self._is_draining = False
         self._drained: asyncio.Event | None = None
         self._waits_since: float | None = None
+        self._timed_lsn = 0  # of the append that is timed; 0: the next one is
+        self._timed_since = 0.0
+        self._loop = asyncio.get_running_loop()
         if self._links is not None:
             self._links.attach(self)
 
@@ -314,6 +319,8 @@ class SegmentLog(Generic[C]):
 
     def _sequence(self, proposal: Proposal, context: C) -> None:
         lsn = self._core.propose(proposal)
+        if not self._timed_lsn:
+            self._timed_lsn, self._timed_since = lsn, self._loop.time()
         self._in_flight.append(CommittedRecord(lsn, proposal, context))
         if not self._is_dirty:
             self._is_dirty = True
@@ -389,6 +396,9 @@ class SegmentLog(Generic[C]):
             tail_lsn=committed.tail_lsn,
             last=records[-1].lsn,
         )
+        if 0 < self._timed_lsn < committed.tail_lsn:
+            self._batcher.commits.add(self._loop.time() - self._timed_since)
+            self._timed_lsn = 0
         if self._links is not None:
             self._waits_since = self._links.clock.monotonic() if self._in_flight else None
             self._links.committed(self)

@@ -13,6 +13,7 @@ from perdure.cluster.core.chain import PartitionMeta
 from perdure.cluster.core.log_messages import Extent, Records, TailState
 from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import (
+    REFUSED_WRONG_WRITER,
     Member,
     Refused,
     SealOk,
@@ -24,7 +25,10 @@ from perdure.cluster.core.types import (
 )
 from perdure.cluster.wal_writer import WalWriter
 from perdure.core.limits import READ_CHUNK_BYTES_MAX
+from perdure.core.telemetry import logger
 from perdure.storage.wal_format import Frame
+
+log = logger("log")
 
 AckReceiver = Callable[[StoreAck | Refused], None]
 
@@ -36,6 +40,7 @@ class LogServer:
         self._core = core
         self._writer = writer
         self._watchers: dict[SegmentKey, set[asyncio.Event]] = {}
+        self.pin_conflicts = 0  # stores of a second writer of a segment, which must never be (I-20)
 
     @property
     def member(self) -> Member:
@@ -64,6 +69,8 @@ class LogServer:
         if self._watchers:
             self._tell((item.partition, item.segment))
         if not isinstance(answer, Frame):
+            if isinstance(answer, Refused) and answer.reason == REFUSED_WRONG_WRITER:
+                self._on_pin_conflict(item, answer)
             reply(answer)
             return
         tail = answer.first_offset + answer.record_count
@@ -226,6 +233,15 @@ class LogServer:
                 lower = end if following is None else min(following, end)
 
     # --- Inside ---------------------------------------------------------------------------------
+
+    def _on_pin_conflict(self, item: Store, refused: Refused) -> None:
+        self.pin_conflicts += 1
+        log.error(
+            "log.writer.refused",
+            partition=item.partition,
+            segment=item.segment,
+            pinned=refused.detail,
+        )
 
     def _stored(self, key: SegmentKey, tail: int, reply: AckReceiver) -> None:
         ack = self._core.on_durable(key, tail)

@@ -21,6 +21,9 @@ class SummaryFigures:
     quantiles: tuple[float, ...]
 
 
+NO_DURATIONS = SummaryFigures(0, 0.0, ())
+
+
 class Summary:
     """Durations since the process started."""
 
@@ -44,7 +47,7 @@ class Summary:
         """What was added, summed up."""
         ordered = sorted(self._recent)
         if not ordered:
-            return SummaryFigures(0, 0.0, ())
+            return NO_DURATIONS
         last = len(ordered) - 1
         values = tuple(ordered[round(last * quantile)] for quantile in QUANTILES)
         return SummaryFigures(self._count, self._seconds, values)

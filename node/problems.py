@@ -85,6 +85,13 @@ def _of_this_node(seen: ClusterStanding) -> Iterator[Problem]:
             f"a second process runs as {name} with the same generation",
             "a data directory was copied: stop the copy, and give it a name and a directory",
         )
+    if seen.pin_conflicts:
+        yield Problem(
+            Severity.CRITICAL,
+            f"{name} was sent records by a second writer of a segment, {seen.pin_conflicts} times, "
+            "and refused them",
+            "metadata has given one segment to two nodes: keep all data directories, report it",
+        )
     for refusal in seen.refusals:
         if refusal.code in _REFUSED_ADVICE:
             who = seen.name_of(refusal.node) if refusal.node is not None else refusal.address

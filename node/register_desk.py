@@ -11,6 +11,7 @@ from perdure.cluster.core.membership import CLUSTER_KEY, NODES_PREFIX, ClusterMe
 from perdure.cluster.membership import PARTITIONS_PREFIX
 from perdure.cluster.metadata.places import PlaceStanding
 from perdure.cluster.metadata.provision import encode_backup
+from perdure.cluster.metadata.quorum import QUORUM_KEY, Quorums
 from perdure.cluster.metadata.store import MetadataStore, Versioned
 from perdure.core.errors import MetadataUnavailable, NotFound
 from perdure.core.limits_telling import METADATA_LOOK_MS
@@ -22,6 +23,7 @@ _TYPES: tuple[tuple[str, type], ...] = (
     (CLUSTER_KEY, ClusterMeta),
     (NODES_PREFIX, NodeMeta),
     (PARTITIONS_PREFIX, PartitionMeta),
+    (QUORUM_KEY, Quorums),
 )
 
 

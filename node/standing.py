@@ -97,7 +97,8 @@ class Findings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStanding:
     """All of it. ``conflicts``: beats of a second process that runs as this node. ``refusals``: who
-    this node doesn't get on with."""
+    this node doesn't get on with. ``claims_lost``: take-overs in which others were faster.
+    ``pin_conflicts``: stores that this node refused to a second writer of a segment."""
 
     cluster: ClusterMeta
     seen_by: NodeId
@@ -108,6 +109,8 @@ class ClusterStanding:
     is_isolated: bool = False
     conflicts: int = 0
     refusals: tuple[Refusal, ...] = ()
+    claims_lost: int = 0
+    pin_conflicts: int = 0
     findings: Findings = field(default_factory=Findings)
 
     @property
@@ -132,7 +135,11 @@ def look(
         seen = standing(host.plane, own, host.waiting())
     else:
         seen = standing_alone(host.identity, own, host.metas, addresses, host.is_disk_full)
-    return replace(seen, findings=findings or Findings())
+    return replace(
+        seen,
+        findings=findings or Findings(),
+        pin_conflicts=host.log_server.pin_conflicts,
+    )
 
 
 def standing(
@@ -177,6 +184,7 @@ def standing(
         is_isolated=figures.is_isolated,
         conflicts=figures.conflicts,
         refusals=figures.refusals,
+        claims_lost=figures.claims_lost,
     )
 
 

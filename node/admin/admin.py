@@ -28,6 +28,7 @@ from perdure.node.admin import (
     services,
     snapshots,
     state,
+    voters,
 )
 from perdure.node.admin.api_document import api_document
 from perdure.node.admin.context import (
@@ -61,6 +62,7 @@ ROUTES: list[Route[Endpoint]] = [
     *cluster.ROUTES,
     *logs.ROUTES,
     *metadata.ROUTES,
+    *voters.ROUTES,
     *inert.ROUTES,
 ]
 

@@ -192,8 +192,8 @@ def plane_of(context: Context) -> ControlPlane:
     """
     if context.cluster.plane is None:
         raise MembershipRefused(
-            "this is a single node: there is nobody to move anything to. cluster.members makes "
-            "nodes form a cluster, when they are started with empty data directories"
+            "this is a single node: there is nobody to move anything to. `perdure cluster promote` "
+            "makes it the first of several"
         )
     return context.cluster.plane
 

@@ -79,4 +79,22 @@ OPERATOR_OPERATIONS: dict[tuple[str, str], Operation] = {
         successes={200: Success("A file, in base64.", "MetadataBackup")},
         refusals=(503,),
     ),
+    ("GET", "/perdure/metadata/voters"): Operation(
+        id="get_voters",
+        group=_METADATA,
+        summary="The nodes that hold the metadata, and those that are to.",
+        successes={200: Success("They.", "Voters")},
+        refusals=(409, 503),
+    ),
+    ("PATCH", "/perdure/metadata/voters"): Operation(
+        id="set_voters",
+        group=_METADATA,
+        summary="Have one, three or five nodes hold the metadata, all of which are there.",
+        successes={
+            200: Success("They do.", "Voters"),
+            202: Success("They will, and it takes longer.", "Voters"),
+        },
+        refusals=(400, 404, 409, 503),
+        query={"names": {"type": "string"}},
+    ),
 }

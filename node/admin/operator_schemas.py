@@ -100,4 +100,5 @@ OPERATOR_SCHEMAS: dict[str, Schema] = {
     "Registers": _object({"registers": _list(_of("Register"))}),
     "Register": _object({"key": _TEXT, "version": _NUMBER, "value": {}}),
     "MetadataBackup": _object({"cluster": _TEXT, "fingerprint": _TEXT, "content": _TEXT}),
+    "Voters": _object({"quorum": _NUMBER, "voters": _list(_TEXT)}, {"following": _list(_TEXT)}),
 }

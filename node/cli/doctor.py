@@ -31,10 +31,10 @@ _COLOURS = {Level.CRITICAL: "red", Level.WARNING: "yellow", Level.OK: "green"}
 @click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 @settings_options
 def doctor(loaded: Loaded, admin_url: str | None, shows_all: bool, as_json: bool) -> int:
-    """Look for what is wrong: settings, data directory, disk, ports, certificates, clocks, the
-    other members, etcd, the object store, and what a running node says of its cluster.
+    """Look for what is wrong with a node and its surroundings.
 
-    Give it the settings that the node runs with, on the node's machine. Each finding says what is
+    Settings, data directory, disk, ports, certificates, clocks, the other members, etcd, the object
+    store, and what a running node says of its cluster are looked at. Give it the settings that the node runs with, on the node's machine. Each finding says what is
     wrong, where, and the next step. Ends with code 1 if something is critical or a warning.
     """
     config = loaded.config

@@ -56,7 +56,7 @@ VERBS = {
     ),
     "log": (
         "perdure.node.cli.log:log",
-        "Look at the logs of partitions; compare their replicas.",
+        "Look at the logs of partitions; compare their replicas, end segments.",
     ),
     "metadata": (
         "perdure.node.cli.metadata:metadata",

@@ -101,9 +101,9 @@ def backup(session: Session, file: Path) -> None:
 
 @metadata.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@confirm_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 @settings_options
+@confirm_option
 def restore(loaded: Loaded, file: Path, yes: bool, as_json: bool) -> None:
     """Put the registers of FILE into the empty etcd that the settings name.
 

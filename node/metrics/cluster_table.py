@@ -54,6 +54,16 @@ CLUSTER: tuple[Row[ClusterFigures], ...] = (
         "Signs of a second process that runs as this node: must be 0.",
         lambda c: c.standing.conflicts,
     ),
+    counter(
+        "perdure_cluster_pin_conflicts_total",
+        "Stores that this node refused to a second writer of a segment: must be 0.",
+        lambda c: c.standing.pin_conflicts,
+    ),
+    counter(
+        "perdure_cluster_claims_lost_total",
+        "Take-overs of this node in which another one was faster.",
+        lambda c: c.standing.claims_lost,
+    ),
     gauge(
         "perdure_cluster_loop_lag_seconds",
         "How long this node's event loop stood still lately.",
@@ -138,6 +148,12 @@ CLUSTER: tuple[Row[ClusterFigures], ...] = (
         "perdure_fabric_refused_total",
         "Connections that were turned down, by this node or by others.",
         lambda c: c.transport.refused_in + c.transport.refused_out,
+    ),
+    gauge(
+        "perdure_fabric_refusals",
+        "Nodes that this one turned away, or that turned this one away, these moments: another "
+        "secret, certificate, cluster or release. Must be 0.",
+        lambda c: len(c.transport.refusals),
     ),
     counter(
         "perdure_fabric_slow_cut_total",

@@ -9,12 +9,19 @@ from collections.abc import Iterator
 import perdure
 from perdure.cluster.core.failure_detector import NodeState
 from perdure.node.invoker.tally import AttemptEnd
-from perdure.node.metrics import cluster_table, table
+from perdure.node.metrics import cluster_table, finding_table, table
 from perdure.node.metrics.cluster_table import read_cluster, read_trims, states
+from perdure.node.metrics.finding_table import read_findings
 from perdure.node.metrics.samples import Kind, Metric, Sample
 from perdure.node.metrics.statistics import NodeStatistics
 from perdure.node.partition.host import PartitionStatistics
 
+COMMIT_SECONDS = Metric(
+    "perdure_log_commit_seconds",
+    Kind.SUMMARY,
+    "From an append to its commit on as many disks as it takes; one append of each partition is "
+    "timed at a time.",
+)
 BUILD = Metric("perdure_build_info", Kind.GAUGE, "Always 1; what runs here.", ("version", "python"))
 REQUESTS = Metric(
     "restate_ingress_requests_total",
@@ -98,11 +105,13 @@ METRICS: tuple[Metric, ...] = (
     APPLIED,
     ADMIN_ANSWERS,
     ARCHIVED,
+    COMMIT_SECONDS,
     *(row.metric for row in (*table.NODE, *table.SLOTS)),
     *(row.metric for row in table.PARTITION),
     *(row.metric for row in table.LISTENER),
     *(row.metric for row in table.SNAPSHOTS),
     *cluster_table.METRICS,
+    *finding_table.METRICS,
 )
 """Every metric there is."""
 
@@ -123,6 +132,7 @@ def read(node: NodeStatistics) -> Iterator[Sample]:
         yield Sample(APPLIED, (str(partition.partition),), partition.processor.applied_count)
     for kind, count in sorted(node.admin.answered.items()):
         yield Sample(ADMIN_ANSWERS, (f"{kind}xx",), count)
+    yield Sample(COMMIT_SECONDS, (), node.host.commits)
     for row in (*table.NODE, *table.SLOTS):
         yield Sample(row.metric, (), row.read(node))
     for item in table.PARTITION:
@@ -135,6 +145,7 @@ def read(node: NodeStatistics) -> Iterator[Sample]:
     if node.cluster is not None:
         yield from read_cluster(node.cluster)
         yield from read_trims(node.host.trims)
+        yield from read_findings(node.cluster.standing)
 
 
 def _snapshots(node: NodeStatistics) -> Iterator[Sample]:

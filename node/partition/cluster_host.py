@@ -137,6 +137,7 @@ class ClusterHost:
         )
         self.plane = ControlPlane(cluster.joined, control)
         self._links = ReplicaLinks(self._transport, ports.clock)
+        self._batcher = LogBatcher(self.writer, self._links)
         self._replica_ports = ReplicaPorts(
             me=self._assembly.me,
             member=self._assembly.member,
@@ -145,7 +146,7 @@ class ClusterHost:
             server=self.log_server,
             replicas=replicas,
             links=self._links,
-            batcher=LogBatcher(self.writer, self._links),
+            batcher=self._batcher,
             nodeset=lambda partition: self.plane.nodeset(partition),
             replication=self._replication,
             announcement=self._assembly.announcement,
@@ -245,6 +246,7 @@ class ClusterHost:
             tuple(map(partition_statistics, self.led)),
             is_alone=False,
             trims=self._trimmer.statistics(),
+            commits=self._batcher.commits.figures(),
         )
 
     def leader_of(self, partition: PartitionId) -> NodeId | None:

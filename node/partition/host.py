@@ -24,6 +24,7 @@ from perdure.core.errors import (
 )
 from perdure.core.ids import PartitionId
 from perdure.core.invariant import invariant
+from perdure.core.summary import NO_DURATIONS, SummaryFigures
 from perdure.core.telemetry import logger
 from perdure.node.identity import Identity
 from perdure.node.partition.assembly import Assembly
@@ -68,6 +69,7 @@ class HostStatistics:
     partitions: tuple[PartitionStatistics, ...]
     is_alone: bool = True
     trims: tuple[TrimStatistics, ...] = ()
+    commits: SummaryFigures = NO_DURATIONS
 
 
 def partition_statistics(led: LedPartition) -> PartitionStatistics:
@@ -92,6 +94,7 @@ class Host:
         self._wal: Wal | None = None
         self.writer: WalWriter
         self.log_server: LogServer
+        self._batcher: LogBatcher
         self.led: list[LedPartition] = []
         self.gateway = LocalGateway(self.led)
         self.figures = BootFigures(0, 0, None)
@@ -200,7 +203,7 @@ class Host:
             if waiting == 0:
                 decided.set()
 
-        batcher = LogBatcher(self.writer)
+        batcher = self._batcher = LogBatcher(self.writer)
         for led, takeover in zip(self.led, takeovers, strict=True):
             self._stand(led, takeover, batcher, on_decided)
         await decided.wait()
@@ -247,7 +250,11 @@ class Host:
         assert self._wal is not None
         partitions = tuple(map(partition_statistics, self.led))
         return HostStatistics(
-            self._wal.statistics(), self.writer.statistics(), self.figures, partitions
+            self._wal.statistics(),
+            self.writer.statistics(),
+            self.figures,
+            partitions,
+            commits=self._batcher.commits.figures(),
         )
 
     def _route_message(

@@ -9,7 +9,7 @@ from tests.cluster.nodes import Life, World, simulate
 
 from perdure.cluster.core.recovery import Wait
 from perdure.cluster.core.sequencer import Contested, Lost
-from perdure.cluster.core.types import NodeId
+from perdure.cluster.core.types import REFUSED_WRONG_WRITER, NodeId, Refused, Store
 from perdure.cluster.metadata.store import CasOutcome, MetadataStore, Unknown, Versioned
 from perdure.cluster.takeover import decode_meta, partition_key
 from perdure.core.errors import MetadataConflict, OutcomeUnknown
@@ -215,6 +215,38 @@ def test_recovery_waits_for_an_f_majority(caplog: pytest.LogCaptureFixture) -> N
         await world.until(taking.done)
         assert taking.result().opened.base_lsn == 2
         assert waits[-1] is None
+
+    simulate(body)
+
+
+def test_a_second_writer_of_a_segment_is_refused_and_counted() -> None:
+    async def body(world: World) -> None:
+        one = world.nodes[0].up
+        taken = await one.lead()
+        await one.write(b"1")
+        opened = taken.opened
+        answers: list[object] = []
+        one.server.store(
+            Store(0, opened.index, opened.epoch, opened.writer.incarnation + 1, 1, 1, (b"x" * 20,)),
+            answers.append,
+        )
+        assert answers == [
+            Refused(0, opened.index, REFUSED_WRONG_WRITER, opened.writer.incarnation)
+        ]
+        assert (one.server.pin_conflicts, world.nodes[1].up.server.pin_conflicts) == (1, 0)
+
+    simulate(body)
+
+
+def test_commits_are_timed() -> None:
+    async def body(world: World) -> None:
+        one = world.nodes[0].up
+        await one.lead()
+        for number in range(5):
+            await one.write(b"%d" % number)
+        figures = one.batcher.commits.figures()
+        assert figures.count == 5
+        assert 0 < figures.quantiles[0] <= figures.quantiles[-1] < 1
 
     simulate(body)
 

@@ -77,6 +77,8 @@ _REQUESTS: list[tuple[str, str, str, object]] = [
     ("GET", "/perdure/metadata/registers/{register}", "/perdure/metadata/registers/cluster", None),
     ("GET", "/perdure/metadata/registers/{register}", "/perdure/metadata/registers/no", None),
     ("GET", "/perdure/metadata/backup", "/perdure/metadata/backup", None),
+    ("GET", "/perdure/metadata/voters", "/perdure/metadata/voters", None),
+    ("PATCH", "/perdure/metadata/voters", "/perdure/metadata/voters?names=n1", None),
     ("GET", "/kafka-clusters", "/kafka-clusters", None),
     ("GET", "/kafka-clusters/{name}", "/kafka-clusters/x", None),
     ("GET", "/subscriptions", "/subscriptions", None),

@@ -93,6 +93,7 @@ def test_nothing_is_wrong_with_a_cluster_that_is_well() -> None:
         (cluster(node(ONE, is_disk_full=True), node(TWO), node(THREE)), 1, "disk of node-1"),
         (cluster(node(ONE, loop_lag_ms=4000), node(TWO), node(THREE)), 1, "for 4000 ms"),
         (cluster(is_isolated=True), 0, "hears no other node"),
+        (cluster(pin_conflicts=3), 0, "a second writer of a segment, 3 times"),
         (cluster(conflicts=2), 0, "second process runs as node-1"),
         (
             cluster(refusals=(Refusal("h9:5122", TWO, "FAB0004", "no such secret", 7),)),
@@ -219,7 +220,7 @@ def test_nodes_are_listed_and_changed(terminal: Terminal, answers: Answers) -> N
     answers.documents["GET", "/perdure/nodes/node-3"] = (200, detail)
     shown = terminal.type("nodes", "describe", "node-3", *where).out
     assert "held by" in shown
-    assert "it votes in the metadata quorum" in shown
+    assert "it holds metadata" in shown
     for verb in ("drain", "undrain", "resume"):
         answers.documents["PATCH", f"/perdure/nodes/node-3/{verb}"] = (200, detail)
         done = terminal.type("nodes", verb, "node-3", "--json", *where)

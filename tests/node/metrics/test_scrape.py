@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tests.node.metrics.world import DEADLINE_SECONDS, PARTITION_COUNT, Scrape, Stage
 
-from perdure.node.metrics import cluster_table
+from perdure.node.metrics import cluster_table, finding_table
 from perdure.node.metrics.readings import METRICS
 from perdure.node.metrics.samples import Kind
 
@@ -50,7 +50,8 @@ DASHBOARD_NAMES = (
 TASKS = "restate_invoker_invocation_tasks_total"
 
 # A node without others has nothing to tell of them.
-_OF_ONE_NODE = [metric for metric in METRICS if metric not in cluster_table.METRICS]
+_OF_SEVERAL = (*cluster_table.METRICS, *finding_table.METRICS)
+_OF_ONE_NODE = [metric for metric in METRICS if metric not in _OF_SEVERAL]
 
 
 def grown(before: Scrape, after: Scrape, name: str, **labels: str) -> float:
