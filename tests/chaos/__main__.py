@@ -116,6 +116,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=40.0, help="how long to go on striking")
     parser.add_argument("--seed", type=int, default=None, help="default: a fresh one")
     parser.add_argument("--rounds", type=int, default=1, help="of each fault, with seeds in a row")
+    parser.add_argument("--keep", action="store_true", help="logs and ledgers of all rounds")
     arguments = parser.parse_args()
     faults: list[str] = arguments.fault or list(FAULTS)
     seed = random.SystemRandom().randrange(100_000) if arguments.seed is None else arguments.seed
@@ -137,7 +138,8 @@ def main() -> int:
                 print(f"what is left is in {folder}", flush=True)
                 return 1
             print(row, flush=True)
-            shutil.rmtree(folder)
+            if not arguments.keep:
+                shutil.rmtree(folder)
     return 0
 
 
