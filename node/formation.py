@@ -48,6 +48,7 @@ from perdure.core.errors import (
     DataDirectoryForeign,
     InvalidConfiguration,
     MetadataNotEmpty,
+    MetadataUnavailable,
     PerdureError,
 )
 from perdure.core.failpoint import failpoint
@@ -181,8 +182,7 @@ class Formation:
                 fresh_uuid=f"{self._entropy.bits(128):032x}",
                 metadata=self._keeper.state,
             )
-            name = self._config.cluster_name
-            joined = await join(registers, self._disk, name, profile, probing(guest))
+            joined = await self._join(registers, profile, guest)
         finally:
             await guest.aclose()
         fabric = self._make_fabric(joined.peer(), bytes.fromhex(joined.cluster.fingerprint))
@@ -350,6 +350,16 @@ class Formation:
                 reason = str(failure)
             told_at = self._tell(told_at, awaited, reason)
             await asyncio.sleep(FORMATION_RETRY_MS / 1000)
+
+    async def _join(self, registers: OpenRegisters, profile: NodeProfile, guest: Fabric) -> Joined:
+        """However long the metadata takes to answer."""
+        told_at = self._clock.monotonic()
+        while True:
+            try:
+                name = self._config.cluster_name
+                return await join(registers, self._disk, name, profile, probing(guest))
+            except MetadataUnavailable as failure:
+                told_at = self._tell(told_at, "metadata", str(failure))
 
     async def _put_first(self, registers: OpenRegisters) -> None:
         intent = read_note(self._disk)

@@ -96,7 +96,9 @@ class Growth:
                 await self._timed("grow", self._grow)
                 place = QUORUM_DEATHS[number % len(QUORUM_DEATHS)] if self._rounds else None
                 await self._timed("five voters", partial(self._vote_all, place))
-                await self._timed("replace", self._replace)
+                # One of the first nodes, and one that came later.
+                victim = self._servers.all_nodes[2 if number % 2 == 0 else 4]
+                await self._timed("replace", partial(self._replace, victim))
                 await self._timed("shrink", self._shrink)
             self._run.calm.set()
 
@@ -140,12 +142,15 @@ class Growth:
     async def _vote_all(self, place: str | None) -> None:
         """All five hold the metadata."""
         names = [each.node_name for each in self._servers.all_nodes]
-        if place is None:
-            await self._on_node("cluster", "voters", *names)
-        else:
+        if place is not None:
             await self._vote_with_death(self._servers.all_nodes[3], place, names)
-        await self._wait("all five vote", lambda seen: _voting(seen) == set(names))
+        await self._vote(self._servers.all_nodes)
         await self._wait("all is well", is_whole)
+
+    async def _vote(self, nodes: list[ClusterNode]) -> None:
+        names = [node.node_name for node in nodes]
+        await self._on_node("cluster", "voters", *names)
+        await self._wait(f"{names} vote", lambda seen: _voting(seen) == set(names))
 
     async def _vote_with_death(self, node: ClusterNode, place: str, names: list[str]) -> None:
         """One of them dies meanwhile, and goes on when it is back."""
@@ -162,18 +167,15 @@ class Growth:
         await voting
         await node.wait_healthy(_STEP_SECONDS)
 
-    async def _replace(self) -> None:
+    async def _replace(self, node: ClusterNode) -> None:
         """One is killed and its disk is gone; it comes back under its name with an empty one. It
         has held metadata: others do so now."""
-        node = self._servers.all_nodes[4]
         name = node.node_name
         node.kill()
         self._servers.nodes.remove(node)
         shutil.rmtree(node.data)
         await self._wait(f"{name} is dead", lambda seen: row_of(seen, name)["state"] == "dead")
-        voters = [each.node_name for each in self._servers.all_nodes[:3]]
-        await self._on_node("cluster", "voters", *voters)
-        await self._wait("three vote", lambda seen: _voting(seen) == set(voters))
+        await self._vote([each for each in self._servers.all_nodes if each is not node][:3])
         await self._on_node("nodes", "mark-lost", name, "--yes")
         node.start()
         await node.wait_healthy(_STEP_SECONDS)
@@ -186,6 +188,7 @@ class Growth:
 
     async def _shrink(self) -> None:
         leaving = self._servers.all_nodes[3:]
+        await self._vote(self._servers.all_nodes[:3])
         for node in leaving:
             await self._on_node("nodes", "drain", node.node_name)
         for node in leaving:
