@@ -184,7 +184,8 @@ async def wiped_disk(blow: Blow) -> None:
     await _expect_refused(blow, victim)
     run.absent.add(victim.name)
     await run.wait_healed()
-    await blow.hold(*_CUT_SECONDS)
+    await blow.hold(*_CALM_SECONDS)
+    await _replace(blow, victim)
 
 
 async def rolled_back_disk(blow: Blow) -> None:
@@ -246,6 +247,37 @@ async def _expect_refused(blow: Blow, node: Container) -> None:
     code = await asyncio.to_thread(node.wait_exit, _START_SECONDS)
     blow.run.expect(code == EXIT_START, f"{node.name} ended with {code}: {tail(node)}")
     blow.expect_logged(node, "DIR0004", known)
+
+
+async def _replace(blow: Blow, node: Container) -> None:
+    """As the operator's manual says: others hold the metadata, what it stored counts no more, it
+    starts on its empty disk; and holds metadata again in the end."""
+    run = blow.run
+    await _move_voters(run, node, [blow.dice.choice(blow.others(node))])
+    ask = run.others_admin(node)
+    answer = await run.insist(lambda: ask("PATCH", f"/perdure/nodes/{node.name}/mark-lost"))
+    run.expect(answer.status in (200, 202), f"giving up {node.name} gave {answer}")
+    node.start()
+    run.absent.discard(node.name)
+    await run.wait_healed()
+    await blow.hold(*_CALM_SECONDS)
+    await _move_voters(run, node, run.nodes)
+
+
+async def _move_voters(run: ChaosRun, node: Container, voters: list[Container]) -> None:
+    """Have these hold the metadata; asks another node than ``node``."""
+    ask = run.others_admin(node)
+    path = "/perdure/metadata/voters"
+    names = [voter.name for voter in voters]
+    asked = await run.insist(lambda: ask("PATCH", f"{path}?names={','.join(names)}"))
+    run.expect(asked.status in (200, 202), f"naming {names} gave {asked}")
+    async with asyncio.timeout(_START_SECONDS):
+        while True:
+            answer = await run.insist(lambda: ask("GET", path))
+            found = answer.json()
+            if found["voters"] == sorted(names) and not found.get("following"):
+                return
+            await run.breathe()
 
 
 async def _resume(run: ChaosRun, node: Container) -> None:
