@@ -181,24 +181,28 @@ class ClusterLife:
             metadata=world.registers,
             clock=clock,
             entropy=entropy,
-            log_thread=self._offload(dice),
-            housekeeping_thread=self._offload(dice),
-            storage_thread=self._offload(dice),
+            log_thread=self.offload(dice),
+            housekeeping_thread=self.offload(dice),
+            storage_thread=self.offload(dice),
             caller=caller,
             catalogue=lambda: catalogue,
             on_failure=self.supervisor.fail,
             wal_sizes=SIZES,
         )
-        cluster = ClusterPorts(
-            joined=joined,
-            registers=world.registers,
-            transport=self.fabric,
-            listen=self.fabric.listen,
-            supervisor=self.supervisor,
+        cluster = world.equip(
+            self,
+            ClusterPorts(
+                joined=joined,
+                registers=world.registers,
+                transport=self.fabric,
+                listen=self.fabric.listen,
+                supervisor=self.supervisor,
+            ),
         )
         self.host = ClusterHost(identity, ports, HostOptions(slots=4, software="sim"), cluster)
         self.has_opened = True
         await self.host.open()
+        world.on_opened(self)
         self.is_up = True
 
     def die(self, *, is_power_lost: bool) -> None:
@@ -227,7 +231,8 @@ class ClusterLife:
         for thread in self._threads:
             thread.delay_ms_max = delay_ms_max
 
-    def _offload(self, dice: random.Random) -> SimOffload:
+    def offload(self, dice: random.Random) -> SimOffload:
+        """A thread of this process."""
         thread = SimOffload(random.Random(dice.getrandbits(64)), delay_ms_max=THREAD_MS)
         self._threads.append(thread)
         return thread

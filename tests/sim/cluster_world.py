@@ -37,6 +37,7 @@ from perdure.cluster.membership import provision
 from perdure.cluster.takeover import partition_key
 from perdure.core.hashing import key_partition_key
 from perdure.core.ids import partition_of
+from perdure.node.partition.cluster_host import ClusterPorts
 from perdure.node.partition.gateway import LedPartition
 from perdure.storage.keys import object_group, state_suffix
 
@@ -86,6 +87,7 @@ class ClusterWorld:
         less: Less | None = None,
     ) -> None:
         self.loop = loop
+        self.fingerprint = FINGERPRINT
         self.shape = shape
         self.context = copy_context()
         less = less or Less()
@@ -96,24 +98,39 @@ class ClusterWorld:
         self.work.leave_out(less.requests)
         self.is_flaky = self.dice.random() < 0.5
         self.network = SimNetwork(random.Random(self.dice.getrandbits(64)))
-        self.monitor = Monitor()
+        self.monitor = self.make_monitor()
         self.registers = WatchedRegisters(random.Random(self.dice.getrandbits(64)), self.monitor)
         self.machines = [Machine(self, number + 1) for number in range(shape.nodes)]
         self.happened = Counter[str]()
 
+    def make_monitor(self) -> Monitor:
+        """Who looks on."""
+        return Monitor()
+
+    def equip(self, life: ClusterLife, ports: ClusterPorts) -> ClusterPorts:
+        """What a process has besides; called within it."""
+        return ports
+
+    def on_opened(self, life: ClusterLife) -> None:
+        """A process takes part; called within it."""
+
     async def start(self) -> None:
         """Make the cluster, and start all machines."""
+        await self.make()
+        for machine in self.machines:
+            await machine.start()
+
+    async def make(self) -> None:
+        """Put the cluster's registers there."""
         wanted = ClusterMeta(
             format=CLUSTER_FORMAT_VERSION,
             name="sim",
-            fingerprint=FINGERPRINT,
+            fingerprint=self.fingerprint,
             partition_count=PARTITIONS,
             replication=self.shape.replication,
             partition_replicas=self.shape.replicas,
         )
         await provision(self.registers, wanted)
-        for machine in self.machines:
-            await machine.start()
 
     async def lose_a_leader_for_good(self) -> None:
         """Kill who leads most, as soon as everything is led: the others must lead it all."""
