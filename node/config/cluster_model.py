@@ -31,8 +31,8 @@ class ClusterConfig:
         (),
         MEMBERS,
         "The first nodes, an odd number, by name, with the addresses where the others reach them "
-        "(`cluster.bind-address` as seen from outside); the same list on every node. They hold the "
-        "metadata, at the port after the one named here.",
+        "(`cluster.bind-address` as seen from outside); the same list on every node. At first they "
+        "hold the metadata, at the port after the one named here.",
     )
     bind_address: Address = _setting(
         Address("127.0.0.1", 5123), ADDRESS, "Where the other nodes connect to."
