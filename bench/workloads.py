@@ -148,7 +148,9 @@ def run_payload(session: Session) -> None:
 def run_sleep(session: Session) -> None:
     """A crowd that sleeps until the same moment: what it holds, how late it wakes, how fast."""
     system, sizes = session.system, session.sizes
-    session.timed("/Bench/steps", 1, 50, sizes.warm_seconds)
+    # What the traffic itself leaves behind is not the sleepers': the same traffic goes ahead.
+    ahead = session.load("/Bench/hold/send", 0, sizes.crowd, 50, seconds_max=sizes.fill_seconds / 5)
+    _wait_woken(session, ahead.answered)
     until_quiet(system)
     before = system.memory_bytes()
     wake_ms, count = _send_crowd(session)

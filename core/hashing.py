@@ -5,8 +5,10 @@ u64 is eight little-endian bytes. Deterministic invocation uuids are the head of
 random seed of an invocation is SipHash-1-3 under the zero key. Golden vectors: tests/core.
 """
 
+import _imp
 import hashlib
 import struct
+from collections.abc import Callable
 
 import xxhash
 
@@ -14,7 +16,7 @@ _U64 = 0xFFFF_FFFF_FFFF_FFFF
 _SEPARATOR = b","
 _SERVICE_BUCKETS = 512
 _SERVICE_DOMAIN = "unscoped/service"
-_SEED_DOMAIN = 24
+_SEED_PREFIX = (24).to_bytes(8, "little")
 
 
 def hash_parts(*parts: str | int) -> int:
@@ -55,7 +57,7 @@ def idempotent_uuid(service: str, key: str | None, handler: str, idempotency_key
 
 def random_seed(invocation_id: bytes) -> int:
     """The u64 seed that SDKs draw their deterministic randomness from."""
-    return siphash13(struct.pack("<Q", _SEED_DOMAIN) + invocation_id)
+    return _fast_siphash13(_SEED_PREFIX + invocation_id)
 
 
 def siphash13(message: bytes) -> int:
@@ -95,3 +97,21 @@ def _sip_round(v0: int, v1: int, v2: int, v3: int) -> tuple[int, int, int, int]:
 def _sha_uuid(*parts: str) -> int:
     digest = hashlib.sha256(_SEPARATOR.join(part.encode() for part in parts)).digest()
     return int.from_bytes(digest[:16])
+
+
+def _native_siphash13(message: bytes) -> int:
+    """As ``siphash13``, by what CPython hashes source files with: every attempt starts with one."""
+    return int.from_bytes(_imp.source_hash(0, message), "little")
+
+
+def _choose_siphash13() -> Callable[[bytes], int]:
+    """The native one, if this interpreter's is of the same kind."""
+    samples = (b"", b"perdure", bytes(range(32)))
+    try:
+        is_same = all(_native_siphash13(each) == siphash13(each) for each in samples)
+    except (AttributeError, TypeError, ValueError):
+        is_same = False  # nobody promises that it stays
+    return _native_siphash13 if is_same else siphash13
+
+
+_fast_siphash13 = _choose_siphash13()

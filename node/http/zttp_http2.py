@@ -169,9 +169,14 @@ class Client(_Http2):
                     case zttp.Settings():
                         is_writable = True
                         self._set_limit(event)
+                    case zttp.EndOfMessage() | zttp.RstStream():
+                        if (known := pieces.pop(event.stream_id, None)) is not None:
+                            events.append(_whole(event.stream_id, known))
+                        self._translate(event, events)
+                    case zttp.GoAway():
+                        _put_together(pieces, events)
+                        self._translate(event, events)
                     case _:
-                        if pieces:
-                            _put_together(pieces, events)
                         self._translate(event, events)
         except zttp.ProtocolError as error:
             _put_together(pieces, events)
@@ -409,9 +414,12 @@ class Server(_Http2):
 
 def _put_together(pieces: dict[int, list[bytes]], events: list[Event]) -> None:
     """One event per stream for what came in many frames: most of a frame's cost is its event's."""
-    for stream, data in pieces.items():
-        events.append(Body(stream, data[0] if len(data) == 1 else b"".join(data)))
+    events += [_whole(stream, data) for stream, data in pieces.items()]
     pieces.clear()
+
+
+def _whole(stream: int, data: list[bytes]) -> Body:
+    return Body(stream, data[0] if len(data) == 1 else b"".join(data))
 
 
 def _say_http(head: bytes) -> bytes:

@@ -233,3 +233,8 @@ def test_uuid_of_a_workflow_run_ignores_the_handler() -> None:
 
 def test_absent_key_and_empty_key_differ() -> None:
     assert idempotent_uuid("S", None, "h", "i") != idempotent_uuid("S", "", "h", "i")
+
+
+@given(st.binary(min_size=24, max_size=24))
+def test_the_seed_is_siphash_of_domain_and_id_however_it_is_computed(invocation_id: bytes) -> None:
+    assert random_seed(invocation_id) == siphash13((24).to_bytes(8, "little") + invocation_id)
