@@ -34,8 +34,9 @@ def doctor(loaded: Loaded, admin_url: str | None, shows_all: bool, as_json: bool
     """Look for what is wrong with a node and its surroundings.
 
     Settings, data directory, disk, ports, certificates, clocks, the other members, etcd, the object
-    store, and what a running node says of its cluster are looked at. Give it the settings that the node runs with, on the node's machine. Each finding says what is
-    wrong, where, and the next step. Ends with code 1 if something is critical or a warning.
+    store, and what a running node says of its cluster are looked at. Give it the settings that the
+    node runs with, on the node's machine. Each finding says what is wrong, where, and the next
+    step. Ends with code 1 if something is critical or a warning.
     """
     config = loaded.config
     found = worst_first(_examine(config, admin_url))

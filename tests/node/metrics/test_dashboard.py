@@ -1,14 +1,17 @@
-"""The Grafana dashboard asks only for metrics and labels that a node has."""
+"""The Grafana dashboards ask only for metrics and labels that a node has."""
 
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from perdure.node.metrics.readings import METRICS
 from perdure.node.metrics.samples import Kind, Metric
 
-DASHBOARD = Path(__file__).resolve().parents[3] / "deploy" / "grafana" / "perdure.json"
+FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "grafana"
+each_dashboard = pytest.mark.parametrize("name", [path.name for path in FOLDER.glob("*.json")])
 
 _COMMON = {"cluster_name", "node_name"}
 _NAME = re.compile(r"\b(?:restate|perdure|process)_\w+")
@@ -17,8 +20,8 @@ _MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"")
 _LEGEND = re.compile(r"\{\{(\w+)\}\}")
 
 
-def load() -> Any:
-    return json.loads(DASHBOARD.read_text())
+def load(name: str) -> Any:
+    return json.loads((FOLDER / name).read_text())
 
 
 def series() -> dict[str, Metric]:
@@ -34,47 +37,56 @@ def series() -> dict[str, Metric]:
     return found
 
 
-def targets() -> list[tuple[str, dict[str, Any]]]:
-    return [(p["title"], t) for p in load()["panels"] for t in p.get("targets", ())]
+def targets(name: str) -> list[tuple[str, dict[str, Any]]]:
+    return [(p["title"], t) for p in load(name)["panels"] for t in p.get("targets", ())]
 
 
-def test_every_metric_exists_with_the_labels_asked_for() -> None:
+@each_dashboard
+def test_every_metric_exists_with_the_labels_asked_for(name: str) -> None:
     known = series()
-    assert targets()
-    for title, target in targets():
+    assert targets(name)
+    for title, target in targets(name):
         expression = target["expr"]
         names = _NAME.findall(expression)
         assert names, title
         labels = {*_MATCHER.findall(expression), *_LEGEND.findall(target["legendFormat"])}
         for group in _BY.findall(expression):
             labels |= {label.strip() for label in group.split(",")}
-        for name in names:
-            assert name in known, (title, name)
-            metric = known[name]
+        for asked in names:
+            assert asked in known, (title, asked)
+            metric = known[asked]
             extra = {"quantile"} if metric.kind is Kind.SUMMARY else set[str]()
-            assert labels <= {*metric.labels, *_COMMON, *extra}, (title, name, labels)
+            assert labels <= {*metric.labels, *_COMMON, *extra}, (title, asked, labels)
 
 
-def test_counters_are_shown_as_rates_and_gauges_are_not() -> None:
+@each_dashboard
+def test_counters_are_shown_as_rates_and_gauges_are_not(name: str) -> None:
     known = series()
-    for title, target in targets():
+    for title, target in targets(name):
         expression = target["expr"]
         rated = set(re.findall(r"rate\((\w+)\{", expression))
-        for name in _NAME.findall(expression):
-            metric = known[name]
-            grows = metric.kind in (Kind.COUNTER, Kind.COUNT) or name != metric.name
-            assert (name in rated) == grows, (title, name)
+        for asked in _NAME.findall(expression):
+            metric = known[asked]
+            grows = metric.kind in (Kind.COUNTER, Kind.COUNT) or asked != metric.name
+            assert (asked in rated) == grows, (title, asked)
 
 
-def test_the_variables_are_read_from_a_metric_that_exists() -> None:
-    queries = [v["definition"] for v in load()["templating"]["list"] if v["type"] == "query"]
+@each_dashboard
+def test_the_variables_are_read_from_a_metric_that_exists(name: str) -> None:
+    queries = [v["definition"] for v in load(name)["templating"]["list"] if v["type"] == "query"]
     assert len(queries) == 2
     for query in queries:
         assert set(_NAME.findall(query)) <= set(series())
 
 
-def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
-    panels = load()["panels"]
+def test_dashboards_have_names_of_their_own() -> None:
+    found = [load(path.name) for path in FOLDER.glob("*.json")]
+    assert len({item["uid"] for item in found}) == len({item["title"] for item in found}) == 2
+
+
+@each_dashboard
+def test_panels_have_ids_of_their_own_and_do_not_overlap(name: str) -> None:
+    panels = load(name)["panels"]
     ids = [panel["id"] for panel in panels]
     assert len(ids) == len(set(ids))
     taken: set[tuple[int, int]] = set()
