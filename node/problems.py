@@ -283,7 +283,7 @@ def _of_partitions(seen: ClusterStanding) -> Iterator[Problem]:
             "it isn't trimmed, or leaders keep changing: look at replicas that are behind or gone, "
             "at snapshots, and at perdure_cluster_partition_epoch",
         )
-    lossy = [part.partition for part in seen.partitions if _is_under_replicated(part)]
+    lossy = [part.partition for part in seen.partitions if _is_thin(seen, part)]
     if lossy:
         yield Problem(
             Severity.WARNING,
@@ -309,8 +309,13 @@ def _of_partitions(seen: ClusterStanding) -> Iterator[Problem]:
                 )
 
 
-def _is_under_replicated(part: PartitionStanding) -> bool:
-    return any(segment.is_under_replicated for segment in part.meta.chain)
+def _is_thin(seen: ClusterStanding, part: PartitionStanding) -> bool:
+    """Whether some of its log has fewer copies than it should: disks were lost, or a single node
+    wrote it before it was promoted."""
+    return any(
+        segment.is_under_replicated or segment.replication < seen.cluster.replication
+        for segment in part.meta.chain
+    )
 
 
 def _is_long(part: PartitionStanding) -> bool:

@@ -2,6 +2,7 @@
 ask for. The answers are those of the rows that the admin API makes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -50,6 +51,15 @@ def chained(count: int) -> ClusterStanding:
         for n in range(count - 1)
     ]
     meta = msgspec.structs.replace(part.meta, chain=(*closed, segment))
+    return cluster(part=replace(part, meta=meta))
+
+
+def promoted() -> ClusterStanding:
+    """A partition whose log a single node has begun."""
+    part = partition()
+    segment = part.meta.chain[0]
+    alone = SegmentMeta(0, 1, 2, 1, Writer(ONE, 4, 7), segment.nodeset[:1], 1)
+    meta = msgspec.structs.replace(part.meta, chain=(alone, segment))
     return cluster(part=replace(part, meta=meta))
 
 
@@ -113,6 +123,7 @@ def test_nothing_is_wrong_with_a_cluster_that_is_well() -> None:
             0,
             "partition 0 can't be recovered without node-2: too few answer",
         ),
+        (promoted(), 1, "partition 0: log records are on fewer nodes"),
         (chained(CHAIN_SEGMENTS_MANY), 1, "partition 0: the log has 200 segments or more"),
         (
             cluster(findings=Findings(StoreStanding(failure="no etcd endpoint answered"))),
@@ -234,6 +245,27 @@ def test_nodes_are_listed_and_changed(terminal: Terminal, answers: Answers) -> N
     done = terminal.type("nodes", "remove", "node-3", "--yes", *where)
     assert done.code == exits.FAILED
     assert "[MEMB0001] it leads partition 0" in done.err
+
+
+def test_voters_are_shown_and_named(terminal: Terminal, answers: Answers) -> None:
+    where = ("--admin-url", answers.url)
+    path = "/perdure/metadata/voters"
+    answers.documents["GET", path] = (200, {"quorum": 1, "voters": ["node-1"]})
+    assert ["voters", "node-1"] in terminal.type("cluster", "voters", *where).table
+    moving = {"quorum": 1, "voters": ["node-1"], "following": ["node-1", "node-2", "node-3"]}
+    answers.documents["PATCH", f"{path}?names=node-1,node-2,node-3"] = (202, moving)
+    named = terminal.type("cluster", "voters", "node-1", "node-2", "node-3", *where)
+    assert "node-1, node-2, node-3" in named.out
+    assert "moving to" in named.out
+
+
+def test_a_promotion_needs_a_data_directory(terminal: Terminal, tmp_path: Path) -> None:
+    members = "cluster.members=n1=127.0.0.1:1,n2=127.0.0.1:2,n3=127.0.0.1:3"
+    typed = ("cluster", "promote", "--base-dir", str(tmp_path), "--node-name", "n1")
+    refused = terminal.type(*typed, "--set", members)
+    assert (refused.code, "DIR0002" in refused.err) == (exits.START, True)
+    refused = terminal.type(*typed)
+    assert (refused.code, "comes first" in refused.err) == (exits.CONFIGURATION, True)
 
 
 def test_partitions_are_listed_and_moved(terminal: Terminal, answers: Answers) -> None:
