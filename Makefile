@@ -8,7 +8,7 @@ SEEDS ?= 2000
 KILLS ?= 200
 ROUNDS ?= 3
 
-.PHONY: help links install demo cluster-demo check test compat proto bench chaos crash grow sim sim-cluster soak-http
+.PHONY: help links install demo cluster-demo check test compat proto bench bench-cluster chaos crash grow sim sim-cluster soak-http
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -49,6 +49,9 @@ proto: install  ## Regenerate the bindings beside their .proto files.
 
 bench: install  ## Beside its peers: page, pictures, JSON in bench/results/ (QUICK=1: a glance).
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
+
+bench-cluster: install  ## Three nodes beside three of the reference server: latency, rates, failover.
+	$(BIN)/python -m bench.cluster $(BENCH)
 
 crash: install  ## kill -9 under random load, KILLS times, and a boot with 100,000 invocations.
 	CRASH_KILLS=$(KILLS) $(BIN)/python -m pytest tests/process -m 'slow or not slow' -s

@@ -5,6 +5,7 @@ server's. A load ends by itself: after its requests, its time, or its deadline.
 """
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing import get_context
 from time import perf_counter
@@ -157,6 +158,15 @@ def drive(load: Load) -> Outcome:
     return uvloop.run(main())
 
 
+def drive_together(loads: Sequence[Load]) -> list[Outcome]:
+    """Run several loads at the same time."""
+
+    async def main() -> list[Outcome]:
+        return await asyncio.gather(*(_Driver(load).run() for load in loads))
+
+    return uvloop.run(main())
+
+
 class Generator:
     """A process that runs loads, one after the other."""
 
@@ -165,6 +175,9 @@ class Generator:
 
     def drive(self, load: Load) -> Outcome:
         return self._pool.apply(drive, (load,))
+
+    def drive_together(self, loads: Sequence[Load]) -> list[Outcome]:
+        return self._pool.apply(drive_together, (loads,))
 
     def close(self) -> None:
         self._pool.terminate()

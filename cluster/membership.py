@@ -302,6 +302,10 @@ class Membership:
         """This process has read or written the partition's register itself."""
         self._cache.note(f"{PARTITIONS_PREFIX}{partition}", found)
 
+    def found(self, partition: int) -> Versioned | None:
+        """The partition's register as it was seen last; it may have changed since."""
+        return self._cache.get(f"{PARTITIONS_PREFIX}{partition}")
+
     def version_of(self, partition: int) -> int:
         """The version of the partition's register as it was seen last; 0: never."""
         found = self._cache.get(f"{PARTITIONS_PREFIX}{partition}")

@@ -43,7 +43,8 @@ class Plan:
     """How to take over in a cluster.
 
     ``nodeset`` and ``replication`` are the new segment's. Only an epoch ``seen_epoch`` is overtaken
-    (None: any). ``on_claimed`` hears of the epoch as soon as the register shows the claim.
+    (None: any). ``known``: the register as it was seen last, which saves a question if it is still
+    so. ``on_claimed`` hears of the epoch as soon as the register shows the claim.
     ``on_waiting`` hears what recovery waits for, and None when it goes on.
     ``is_degraded_allowed``: close the old segment also when fewer replicas than it asks for are
     left to hold its last records. ``trim_below``: closed segments below this LSN leave the chain.
@@ -54,6 +55,7 @@ class Plan:
     replication: int
     reason: str
     seen_epoch: int | None = None
+    known: Versioned | None = None
     on_claimed: Callable[[int], None] = field(default=lambda epoch: None)
     on_waiting: Callable[[Wait | None], None] = field(default=lambda wait: None)
     is_degraded_allowed: bool = False
@@ -140,19 +142,28 @@ class _Attempt:
         self._server = server
         self._plan = plan
         self._version: int | None = None
+        self._meta = chain.empty()  # what that version says
 
     async def claim(self, writer: Writer, trim_below: int) -> tuple[PartitionMeta, Claim]:
         """Write our claim."""
+        plan = self._plan
+        seen = plan.seen_epoch if plan is not None else None
+        reason = plan.reason if plan is not None else "start"
+        if plan is not None and plan.known is not None:
+            self._note(plan.known)
+            if self._meta.epoch == seen and (mine := await self._claim(writer, trim_below, reason)):
+                return self._meta, mine
         meta = await self._read()
-        seen = self._plan.seen_epoch if self._plan is not None else None
         if seen is not None and meta.epoch != seen:
             raise MetadataConflict(f"{self._key} has epoch {meta.epoch}, not {seen} any more")
-        reason = self._plan.reason if self._plan is not None else "start"
-        claimed = chain.claim(chain.trim_prefix(meta, trim_below), writer, reason)
-        if not await self._cas(claimed):
+        if (mine := await self._claim(writer, trim_below, reason)) is None:
             raise MetadataConflict(f"metadata key {self._key} changed while this node claimed it")
-        assert claimed.claim is not None
-        return claimed, claimed.claim
+        return self._meta, mine
+
+    async def _claim(self, writer: Writer, trim_below: int, reason: str) -> Claim | None:
+        """None: the register is not as it was."""
+        claimed = chain.claim(chain.trim_prefix(self._meta, trim_below), writer, reason)
+        return claimed.claim if await self._cas(claimed) else None
 
     async def recover(self, mine: Claim, last: SegmentMeta | None) -> Recovered:
         """Seal the open segment, find its tail, repair it."""
@@ -187,8 +198,12 @@ class _Attempt:
     async def extend(
         self, mine: Claim, found: Recovered, nodeset: tuple[Member, ...], replication: int
     ) -> tuple[PartitionMeta, int]:
-        """Close the old segment and open ours, if the claim is still ours."""
-        meta = await self._read()
+        """Close the old segment and open ours, if the claim is still ours.
+
+        Most often the register is as our claim left it: only if the write says that it isn't, it
+        is read again.
+        """
+        meta = self._meta
         while True:
             opened = chain.open_segment(meta)
             if meta.claim == mine and opened is not None and opened.epoch == mine.epoch:
@@ -205,13 +220,15 @@ class _Attempt:
         return meta, self._version
 
     async def _read(self) -> PartitionMeta:
-        found = await self._metadata.get(self._key)
+        return self._note(await self._metadata.get(self._key))
+
+    def _note(self, found: Versioned | None) -> PartitionMeta:
         version = found.version if found is not None else None
         invariant(
             (version or 0) >= (self._version or 0), "registers don't go back (I-19)", key=self._key
         )
-        self._version = version
-        return decode_meta(found)
+        self._version, self._meta = version, decode_meta(found)
+        return self._meta
 
     async def _cas(self, value: PartitionMeta) -> bool:
         """Write the value over the version that was read; whether it is there now.
@@ -224,14 +241,14 @@ class _Attempt:
         while True:
             outcome = await self._metadata.cas(self._key, expected, encoded)
             if isinstance(outcome, Versioned):
-                self._version = outcome.version
+                self._version, self._meta = outcome.version, value
                 return True
             if not is_uncertain and not isinstance(outcome, Unknown):
                 return False
             is_uncertain = True
             found = await self._metadata.get(self._key)
             if found is not None and found.value == encoded:
-                self._version = found.version
+                self._version, self._meta = found.version, value
                 return True
             if (found.version if found is not None else None) != expected:
                 return False

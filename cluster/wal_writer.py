@@ -1,8 +1,9 @@
 """Group commit: collects the frames of a loop turn, writes and syncs them as one group.
 
 While a sync is under way the next group gathers, so batches grow with load by themselves. When
-syncs are short the loop does them inline, because handing over to a thread costs as much as the
-sync; when they are long, or a lot is staged, the writer thread does. Acks run only after the sync.
+syncs are short, or rare, the loop does them inline, because handing over to a thread and back costs
+as much as a short sync, and on a busy machine more than a long one; when they are long and often,
+or a lot is staged, the writer thread does. Acks run only after the sync.
 
 Called on the event loop. A failed write or sync stops the log for good (``on_failure``); a full
 disk only keeps the group waiting until there is room for a new file.
@@ -19,6 +20,7 @@ from perdure.core.errors import LogFailed
 from perdure.core.limits import (
     DISK_FULL_RETRY_MS,
     WAL_GROUP_BYTES_MAX,
+    WAL_INLINE_RARE_SYNC_MS_MAX,
     WAL_INLINE_SYNC_MS_MAX,
     WAL_MARK_IDLE_MS,
 )
@@ -33,6 +35,9 @@ log = logger("wal")
 # Inline only while a group is small: writing megabytes holds the loop as long as a slow sync.
 _INLINE_BYTES_MAX = 256 * 1024
 _SMOOTHING = 0.1
+# Syncs are rare while the loop, doing them itself, would have most of its time left.
+_SHARE_MAX = 0.4
+_BETWEEN_MS_MAX = 100.0
 # A sync now and then takes ten times as long as all others: it says nothing about the next ones.
 _SAMPLE_MS_MAX = 4 * WAL_INLINE_SYNC_MS_MAX
 
@@ -85,6 +90,8 @@ class WalWriter:
         self._full_timer: asyncio.TimerHandle | None = None
         self._last_group_at = 0.0
         self._sync_ms = 0.0
+        self._last_sync_ms = 0.0
+        self._between_ms = 0.0  # from one group to the next, as a moving average
         self._groups = self._inline_groups = 0
         self._before_flush: list[Callable[[], None]] = []
         self.is_full = False
@@ -161,8 +168,12 @@ class WalWriter:
 
     def _is_quick(self, size: int) -> bool:
         """Whether the loop can afford to write and sync the group itself."""
+        is_rare = (
+            self._last_sync_ms <= WAL_INLINE_RARE_SYNC_MS_MAX
+            and self._sync_ms <= _SHARE_MAX * self._between_ms
+        )
         return (
-            self._sync_ms <= WAL_INLINE_SYNC_MS_MAX
+            (self._sync_ms <= WAL_INLINE_SYNC_MS_MAX or is_rare)
             and size <= _INLINE_BYTES_MAX
             and not self._wal.must_roll(size)
         )
@@ -195,6 +206,9 @@ class WalWriter:
         sample_ms = min(elapsed_ms, _SAMPLE_MS_MAX)
         self._sync_ms += (sample_ms - self._sync_ms) * (_SMOOTHING if self._groups else 1.0)
         self._groups += 1
+        passed_ms = min((self._loop.time() - self._last_group_at) * 1000, _BETWEEN_MS_MAX)
+        self._last_sync_ms = elapsed_ms
+        self._between_ms += (passed_ms - self._between_ms) * _SMOOTHING
         self._last_group_at = self._loop.time()
         self._is_marked = group[-1].frame.type == FrameType.MARK and all(
             item.frame.type == FrameType.MARK for item in group

@@ -38,6 +38,8 @@ WAL_GROUP_BYTES_MAX = 4 * MIB
 WAL_MARK_IDLE_MS = 5
 # Above this, syncing inline would stall the loop longer than handing over to the writer thread.
 WAL_INLINE_SYNC_MS_MAX = 0.5
+# As long as syncs are rare, they may stall it for longer.
+WAL_INLINE_RARE_SYNC_MS_MAX = 4.0
 # Held by a file that is given up when the disk is full: room for the flushes that free log files.
 DISK_RESERVE_BYTES = 16 * MIB
 # The log grows by a file only while this much stays free for everything else.

@@ -108,6 +108,10 @@ class SdkCluster(ABC):
         led = self.wait_settled()
         return max(self.nodes, key=lambda node: led.get(node.name, 0))
 
+    def move(self, partition: int) -> bool:
+        """Have a partition led by another node; returns when it is, or False if nobody can."""
+        return False
+
     def cpu_seconds(self) -> float:
         return sum(node.process.cpu_seconds() for node in self.nodes if node.process)
 
@@ -148,6 +152,12 @@ class PerdureCluster(SdkCluster):
         lines = _metrics(node.own_port, "perdure_partition_is_leading{")
         return sum(line.endswith(" 1.0") for line in lines)
 
+    def move(self, partition: int) -> bool:
+        url = f"http://127.0.0.1:{self.nodes[0].admin_port}/perdure/partitions/{partition}"
+        row = json.loads(_ask(url) or b"{}")
+        others = [each["node"] for each in row["replicas"] if each["node"] != row["leader"]]
+        return bool(others) and _ask(f"{url}/lead?to={others[0]}", method="PATCH") is not None
+
 
 class ReferenceCluster(SdkCluster):
     name = "reference"
@@ -184,13 +194,12 @@ def _answers(node: Node) -> bool:
     return _ask(f"http://127.0.0.1:{node.port}/Bench/steps", b"1") == b"1"
 
 
-def _ask(url: str, body: bytes | None = None) -> bytes | None:
+def _ask(url: str, body: bytes | None = None, method: str | None = None) -> bytes | None:
     """The body of a good answer; None for any other end."""
     headers = {"content-type": "application/json", "accept": "application/json"}
+    request = urllib.request.Request(url, body, headers, method=method)
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, body, headers), timeout=10
-        ) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return bytes(answer.read())
     except OSError:
         return None

@@ -15,10 +15,11 @@ from perdure.cluster.control import ControlPlane, ControlPorts
 from perdure.cluster.core import chain
 from perdure.cluster.core.chain import PartitionMeta
 from perdure.cluster.core.identity import Verdict
+from perdure.cluster.core.messages import Peer
 from perdure.cluster.core.recovery import Wait
 from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.trim import TrimPolicy
-from perdure.cluster.core.types import NodeId
+from perdure.cluster.core.types import NodeId, Writer
 from perdure.cluster.leadership import Replica
 from perdure.cluster.log import LogBatcher
 from perdure.cluster.log_reader import held_until_trimmed, restore_replicas
@@ -29,7 +30,7 @@ from perdure.cluster.metadata.store import Versioned
 from perdure.cluster.registers import Registers
 from perdure.cluster.replica_links import ReplicaLinks
 from perdure.cluster.takeover import Takeover
-from perdure.cluster.transport import Transport
+from perdure.cluster.transport import Answer, Transport
 from perdure.cluster.wal_writer import WalWriter
 from perdure.core.errors import PartitionUnavailable, Unreachable
 from perdure.core.ids import PartitionId
@@ -43,7 +44,7 @@ from perdure.node.partition.cluster_cut import CutDesk
 from perdure.node.partition.cluster_sets import ClusterSets, ClusterSetsPorts
 from perdure.node.partition.gateway import LedPartition
 from perdure.node.partition.host import BootFigures, HostStatistics, partition_statistics
-from perdure.node.partition.messages import Deliver, Delivered
+from perdure.node.partition.messages import Deliver, Delivered, Led
 from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.partition.remote import RemoteDesk
 from perdure.node.partition.replica import PartitionReplica, ReplicaPorts
@@ -95,6 +96,7 @@ class ClusterHost:
         self._stores: list[PartitionStore] = []
         self._replicas: dict[int, PartitionReplica] = {}
         self.led: list[LedPartition] = []
+        self._told: dict[PartitionId, tuple[int, Writer]] = {}  # epochs and leaders, as they say
         self.figures = BootFigures(0, 0, None)
         self._wal: Wal
         self.writer: WalWriter
@@ -120,6 +122,7 @@ class ClusterHost:
             self.led.append(self._assembly.assemble(store, partition))
         replicas = self._open_log()
         LogService(self.log_server, self._transport)
+        self._transport.serve(Led, self._hear_led)
         RemoteDesk(self.led, self._transport)
         TableDesk([led.processor for led in self.led], self._transport)
         cluster, ports = self._cluster, self._ports
@@ -150,7 +153,9 @@ class ClusterHost:
             nodeset=lambda partition: self.plane.nodeset(partition),
             replication=self._replication,
             announcement=self._assembly.announcement,
+            known=lambda partition: self.plane.membership.found(partition),
             opened=self._on_opened,
+            led=self._on_led,
             seat=lambda: self.plane.leaderships,
             is_short=self._is_short,
             begins=self._begins,
@@ -253,9 +258,14 @@ class ClusterHost:
         """Who leads, as far as registers and gossip tell this node."""
         meta = self.plane.membership.partitions.get(partition)
         opened = chain.open_segment(meta) if meta is not None else None
-        if opened is None or self.plane.detector.is_gone(opened.writer):
+        told = self._told.get(partition)
+        if told is not None and (opened is None or told[0] > opened.epoch):
+            writer = told[1]  # it was faster than the register's news
+        elif opened is not None:
+            writer = opened.writer
+        else:
             return None
-        return opened.writer.node
+        return None if self.plane.detector.is_gone(writer) else writer.node
 
     def waiting(self) -> dict[int, Wait]:
         """What take-overs of partitions here can't go on without."""
@@ -278,6 +288,21 @@ class ClusterHost:
     def _on_opened(self, partition: int, taken: Takeover) -> None:
         found = Versioned(taken.version, msgspec.msgpack.encode(taken.meta))
         self.plane.membership.note_partition(partition, found)
+
+    def _on_led(self, partition: int, epoch: int) -> None:
+        """This node leads from now on: nobody is to find out by asking around."""
+        self._note_led(partition, epoch, self._assembly.me)
+        for node in self.plane.membership.members():
+            if node != self.identity.node_id:
+                self._transport.send(node, Led(partition, epoch))
+
+    def _hear_led(self, peer: Peer, message: Led, _: Answer) -> None:
+        self._note_led(message.partition, message.epoch, peer.writer)
+
+    def _note_led(self, partition: int, epoch: int, writer: Writer) -> None:
+        if epoch > self._told.get(PartitionId(partition), (0, writer))[0]:
+            self._told[PartitionId(partition)] = epoch, writer
+            self.gateway.on_led(PartitionId(partition))
 
     def _replication(self) -> int:
         cluster = self.plane.membership.cluster

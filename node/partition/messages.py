@@ -130,6 +130,13 @@ class ReleaseCut(Message, frozen=True, tag=0x0411):
     token: int
 
 
+class Led(Message, frozen=True, tag=0x0412):
+    """The sender leads the partition from now on: who waits for a leader need wait no longer."""
+
+    partition: int
+    epoch: int
+
+
 def pack(outcome: Outcome) -> Applied:
     """An outcome as it travels. What an attempt is told stays on its node: it never does."""
     match outcome:

@@ -18,7 +18,7 @@ from perdure.cluster.follower import Follower, FollowerPorts
 from perdure.cluster.leadership import Positions
 from perdure.cluster.log import LogBatcher, SegmentLog
 from perdure.cluster.log_server import LogServer
-from perdure.cluster.metadata.store import MetadataStore
+from perdure.cluster.metadata.store import MetadataStore, Versioned
 from perdure.cluster.replica_links import ReplicaLinks
 from perdure.cluster.takeover import Plan, Takeover, take_over
 from perdure.cluster.transport import Transport
@@ -55,7 +55,8 @@ class Seat(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaPorts:
     """What all replicas of a node share. ``nodeset`` chooses where the next segment of a partition
-    is stored, ``announcement`` makes its first record, ``opened`` hears of the chain with it.
+    is stored, ``announcement`` makes its first record, ``opened`` hears of the chain with it and
+    ``led`` of the epoch once it leads. ``known``: the partition's register as it was seen last.
     ``is_short``: whether so many disks were given up that the open segment can't have all its
     copies again. ``begins``: where a partition's log begins, by its chain. ``archive``: snapshots
     of tables; ``holders``: other nodes that have a partition's tables. ``storage``: where they are
@@ -73,7 +74,9 @@ class ReplicaPorts:
     nodeset: Callable[[int], tuple[Member, ...]]
     replication: Callable[[], int]
     announcement: Callable[[int], Announce]
+    known: Callable[[int], Versioned | None]
     opened: Callable[[int, Takeover], None]
+    led: Callable[[int, int], None]
     seat: Callable[[], Seat]
     is_short: Callable[[int], bool]
     begins: Callable[[int], int]
@@ -135,6 +138,7 @@ class PartitionReplica:
             replication=ports.replication(),
             reason=reason,
             seen_epoch=seen_epoch,
+            known=ports.known(self._partition),
             on_claimed=on_claimed,
             on_waiting=self._on_waiting,
             is_degraded_allowed=ports.is_short(self._partition),
@@ -174,7 +178,8 @@ class PartitionReplica:
         self._leader.stand(self._log, ports.announcement(epoch), self._on_decided, fence)
 
     def lead(self, epoch: int) -> None:
-        """The leader took office when it read its announcement."""
+        """The leader took office when it read its announcement; others wait to hear of it."""
+        self._ports.led(self._partition, epoch)
 
     def pause(self, is_paused: bool) -> None:
         self._leader.invoker.hold(is_paused)

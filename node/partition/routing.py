@@ -82,6 +82,7 @@ class RoutedGateway:
         self._transport = transport
         self._tickets = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._news: dict[PartitionId, asyncio.Future[None]] = {}  # of leaders that are waited for
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -149,6 +150,11 @@ class RoutedGateway:
 
     def run_of(self, invocation: InvocationId) -> Run | None:
         return self._local.run_of(invocation)
+
+    def on_led(self, partition: PartitionId) -> None:
+        """Somebody leads the partition from now on: who waits for that asks at once."""
+        if (news := self._news.pop(partition, None)) is not None:
+            news.set_result(None)
 
     async def aclose(self) -> None:
         """Stop asking; whoever waits has been answered by now, or never will be."""
@@ -274,8 +280,18 @@ class RoutedGateway:
                 gives_up_at = max(gives_up_at, self._loop.time() + ROUTE_PATIENCE_MS / 1000)
             if self._loop.time() >= gives_up_at:
                 raise trouble
-            await asyncio.sleep(pause_ms / 1000)
-            pause_ms = min(2 * pause_ms, ROUTE_RETRY_MS_MAX)
+            if await self._wait_led(partition, pause_ms):
+                pause_ms = ROUTE_RETRY_MS_INITIAL
+            else:
+                pause_ms = min(2 * pause_ms, ROUTE_RETRY_MS_MAX)
+
+    async def _wait_led(self, partition: PartitionId, pause_ms: int) -> bool:
+        """Wait for news of a leader, for a while; whether there were any."""
+        news = self._news.get(partition)
+        if news is None:
+            news = self._news[partition] = self._loop.create_future()
+        await asyncio.wait((news,), timeout=pause_ms / 1000)
+        return news.done()
 
     def _led(self, partition: PartitionId) -> LedPartition | None:
         led = self._here.get(partition)

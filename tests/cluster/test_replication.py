@@ -327,3 +327,43 @@ def test_writes_with_unknown_outcomes_are_settled_by_looking(
         await world.nodes[1].up.write(b"2")
 
     simulate(body)
+
+
+class _Counted:
+    """Registers, and how often they are asked."""
+
+    def __init__(self, inner: MetadataStore) -> None:
+        self._inner = inner
+        self.reads = self.writes = 0
+
+    async def get(self, key: str) -> Versioned | None:
+        self.reads += 1
+        return await self._inner.get(key)
+
+    async def cas(self, key: str, expected: int | None, value: bytes) -> CasOutcome:
+        self.writes += 1
+        return await self._inner.cas(key, expected, value)
+
+    def watch(self, prefix: str, hint: Callable[[str], None]) -> Callable[[], None]:
+        return self._inner.watch(prefix, hint)
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_who_knows_the_register_takes_over_in_two_writes(is_stale: bool) -> None:
+    async def body(world: World) -> None:
+        one, two = world.nodes[0].up, world.nodes[1].up
+        await one.lead()
+        stale = await world.metadata.get(partition_key(0))
+        assert stale is not None
+        await one.write(b"1")
+        known = await world.metadata.get(partition_key(0))
+        if is_stale:
+            written = await world.metadata.cas(partition_key(0), stale.version, stale.value)
+            assert isinstance(written, Versioned)
+        counted = _Counted(world.metadata)
+        taken = await two.lead(metadata=counted, seen_epoch=1, known=known)
+        assert (counted.reads, counted.writes) == ((1, 3) if is_stale else (0, 2))
+        assert taken.opened.base_lsn == 2
+        await two.write(b"2")
+
+    simulate(body)

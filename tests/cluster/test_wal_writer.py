@@ -106,6 +106,23 @@ def test_one_slow_sync_among_quick_ones_changes_nothing_and_several_do() -> None
     _run(body)
 
 
+@pytest.mark.parametrize(("rest_ms", "is_inline"), [(20, True), (2, False)])
+def test_syncs_that_are_slow_but_rare_are_done_by_the_loop(rest_ms: int, is_inline: bool) -> None:
+    async def body(rig: Rig) -> None:
+        rig.sync_ms = 3.0
+        for number in range(40):
+            rig.writer.stage(store(number, b"x"), None)
+            await turn()
+            while rig.writing.jobs:
+                rig.writing.run_next()
+            await asyncio.sleep(rest_ms / 1000)
+        found = rig.writer.statistics()
+        assert found.groups >= 39
+        assert (found.inline_groups > found.groups // 2) is is_inline
+
+    _run(body)
+
+
 def test_a_flush_asked_for_during_a_write_is_not_forgotten() -> None:
     """Sequencers collect their batches at the flush: until then nothing is staged."""
 
