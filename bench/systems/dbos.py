@@ -18,7 +18,7 @@ class Dbos(System):
 
     name = "dbos-postgres"
     workloads = ALL_WORKLOADS - {"object", "replay", "growth"}  # no counterpart, or far too slow
-    runs_max = 3
+    runs_max = 2
     database: ClassVar[str] = "postgres"
 
     def __init__(self, folder: Path) -> None:
@@ -92,7 +92,6 @@ class Dbos(System):
 
 class DbosSqlite(Dbos):
     name = "dbos-sqlite"
-    runs_max = 2
     clients_max = 200
     database = "sqlite"
 

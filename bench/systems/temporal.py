@@ -17,7 +17,7 @@ class Temporal(System):
 
     name = "temporal"
     workloads = frozenset({"start", "latency", "throughput", "fan"})
-    runs_max = 3
+    runs_max = 2
     clients_max = 10
 
     def __init__(self, folder: Path) -> None:
