@@ -130,7 +130,7 @@ def _added(results: Results) -> list[str]:
     lines += ["A further step of one client, minus the same step of the SDK alone.", ""]
     head = ["", "added, ms", "a sync and a round trip, ms", "times these"]
     lines += [_row(head), _row(["---", *["---:"] * 3])]
-    for name in results.systems:
+    for name in _of_an_sdk(results):
         added, hops = added_ms(results, name), hops_ms(results, name)
         known = [value for value in added if not math.isnan(value)]
         if known:
@@ -153,12 +153,16 @@ def _shares(results: Results) -> list[str]:
     lines = ["## Throughput, as a share of the SDK alone", ""]
     lines.append(_row(["", *(f"{steps} steps, {clients} clients" for steps, clients in kinds)]))
     lines.append(_row(["---", *["---:"] * len(kinds)]))
-    for name in results.systems:
+    for name in _of_an_sdk(results):
         floor = FLOORS["typescript" if name.endswith("-ts") else "python"]
         shares = [results.ratio(_rate(*kind), name, floor) for kind in kinds]
-        if name.startswith(("perdure", "reference")):
-            lines.append(_row([name, *map(_plain, shares)]))
+        lines.append(_row([name, *map(_plain, shares)]))
     return [*lines, ""]
+
+
+def _of_an_sdk(results: Results) -> list[str]:
+    """The systems whose service is the one that was driven alone."""
+    return [name for name in results.systems if name.startswith(("perdure", "reference"))]
 
 
 def _rate(steps: int, clients: int) -> str:
