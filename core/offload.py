@@ -132,6 +132,11 @@ class PoolOffload:
 
 async def run_offloaded(offload: Offload, job: Callable[[], T]) -> T:
     """Await a job's outcome."""
+    return await offloaded(offload, job)
+
+
+def offloaded(offload: Offload, job: Callable[[], T]) -> "asyncio.Future[T]":
+    """A job's outcome; cancelling it doesn't stop the job."""
     future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
     def done(result: T) -> None:
@@ -143,4 +148,4 @@ async def run_offloaded(offload: Offload, job: Callable[[], T]) -> T:
             future.set_exception(failure)
 
     offload.submit(job, done, failed)
-    return await future
+    return future

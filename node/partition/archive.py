@@ -104,7 +104,7 @@ class Archive:
                 lower = rows[-1][0] + b"\0"
                 yield [self._adopt(row) for row in rows]
         finally:
-            await self._run(image.discard)
+            self._threads.submit(image.discard, _ignore, _ignore)  # nobody waits for it
 
     async def _find(self, partition: int, lsn_min: int) -> Unpacked:
         failure: PerdureError | None = None
@@ -150,6 +150,10 @@ class Archive:
 
     async def _run(self, job: Callable[[], T]) -> T:
         return await run_offloaded(self._threads, job)
+
+
+def _ignore(_: object) -> None:
+    """It was only tidied up."""
 
 
 def _tell(partition: int, snapshot: Retained, failure: PerdureError) -> None:

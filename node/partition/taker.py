@@ -16,7 +16,7 @@ from perdure.core.errors import ObjectStoreUnavailable, SnapshotForeign, Snapsho
 from perdure.core.ids import PartitionId
 from perdure.core.limits import DISK_FREE_BYTES_MIN
 from perdure.core.limits_snapshots import SNAPSHOT_GRACE_MS
-from perdure.core.offload import Offload, run_offloaded
+from perdure.core.offload import Offload, offloaded
 from perdure.node.partition.cut import HeldPartition, Hold
 from perdure.node.partition.processor import Processor
 from perdure.storage.snapshot_format import Latest, Retained, SetMember, SnapshotSet
@@ -132,7 +132,7 @@ class Taker:
 
     async def _copy_one(self, item: HeldPartition) -> TableImage:
         # A copy under way can't be stopped, and its tables not be let go before it ends.
-        copying = asyncio.ensure_future(run_offloaded(self.ports.copy_thread, item.tables.copy))
+        copying = offloaded(self.ports.copy_thread, item.tables.copy)
         try:
             image = await asyncio.shield(copying)
         except asyncio.CancelledError:

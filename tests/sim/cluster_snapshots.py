@@ -14,6 +14,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import msgspec
 from tests.sim.bucket_watch import BucketWatch
@@ -163,10 +164,14 @@ class SnapshotClusterWorld(ClusterWorld):
         return replace(
             ports,
             trim=self.trim,
-            archived=lambda partition: self.snapshotters[life].archived_lsn(partition),
+            archived=partial(self._archived_lsn, life),
             archive=WatchedArchive(life, [source], threads),
             taker=taker,
         )
+
+    def _archived_lsn(self, life: ClusterLife, partition: int) -> int | None:
+        snapshotter = self.snapshotters.get(life)
+        return snapshotter.archived_lsn(partition) if snapshotter is not None else None
 
     def on_opened(self, life: ClusterLife) -> None:
         luck = random.Random(self.luck.getrandbits(64))

@@ -9,7 +9,7 @@ import pytest
 from tests.storage.test_snapshots import FINGERPRINT, fill, take
 
 from perdure.core.errors import PerdureError, SnapshotDamaged, SnapshotForeign, SnapshotNotFound
-from perdure.core.offload import PoolOffload
+from perdure.core.offload import PoolOffload, run_offloaded
 from perdure.node.partition.archive import Archive, Row, Source
 from perdure.node.partition.table_copy import replace_tables
 from perdure.storage.env import LmdbEnv
@@ -70,8 +70,9 @@ def play(
         def unpack(partition: int, chunks: Iterator[bytes]) -> UnpackedTables:
             return UnpackedTables(chunks, tmp_path / "copies" / str(partition))
 
-        threads = PoolOffload("test", 2)
+        threads = PoolOffload("test", 1)
         await body(Archive(sources, threads, unpack, OURS))
+        await run_offloaded(threads, lambda: None)  # what was there to tidy up is done before
         threads.close()
 
     asyncio.run(main())
