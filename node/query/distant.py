@@ -224,7 +224,7 @@ async def open_all(
         opening.append(asyncio.create_task(reading.open(its_tables, its_live, timeout_s)))
     try:
         await asyncio.gather(*opening)
-    except BaseException:
+    except BaseException:  # bulkhead: whatever it is, nothing stays held
         for task in opening:
             task.cancel()
         await asyncio.gather(*opening, return_exceptions=True)

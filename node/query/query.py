@@ -228,7 +228,7 @@ class Query:
                 [each for each in tables if each not in led_elsewhere],
                 [each for each in live if each not in led_elsewhere],
             )
-        except BaseException:
+        except BaseException:  # bulkhead: whatever it is, nothing stays held
             for each in there:
                 each.close()
             raise
