@@ -133,6 +133,8 @@ class LiveAttempt:
         if self._is_half_closed or self._is_over:
             return
         limit = self._journal_length if self._is_bidirectional else attempt.known_entries
+        if not opening and attempt.cursor < limit and not self.run.may_tell():
+            return
         piece = [opening] if opening else []
         if attempt.cursor < limit and self._stream.is_writable():
             is_there_more = self._gather(piece, limit)

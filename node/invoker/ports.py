@@ -113,6 +113,10 @@ class Session(Protocol):
         """Put effects of the attempt into the log; False: refused, ``done`` won't be called."""
         ...
 
+    def may_tell(self) -> bool:
+        """Whether the attempt may be told more now; ``pump`` is called once it may again."""
+        ...
+
     def give_up_attempt(self) -> None:
         """Something the attempt did was not taken: drop the rest and try again."""
         ...

@@ -94,6 +94,7 @@ class Run:
         self._is_cut_short = False  # if it pauses then, no wait follows the attempt under way
         self._is_counted = True  # how the attempt under way ended; or there is none
         self._is_over = False
+        self._is_unsure = False  # whether others lead: there is something to tell
 
     @property
     def live(self) -> LiveAttempt | None:
@@ -199,6 +200,22 @@ class Run:
         """Notifications were appended."""
         if self._live is not None:
             self._live.journal_grew(journal_length)
+
+    def may_tell(self) -> bool:
+        """Whether the attempt under way may be told more: not while others may lead by now, who may
+        have recorded what the service would do next. Once that is ruled out, it is told."""
+        fence = self.ports.fence()
+        if fence is None or fence.is_fresh():
+            return True
+        if not self._is_unsure:
+            self._is_unsure = True
+            fence.wait(self._tell)
+        return False
+
+    def _tell(self) -> None:
+        self._is_unsure = False
+        if self._live is not None:
+            self._live.pump()
 
     def abort(self) -> None:
         """The invocation no longer runs, or this node no longer leads: drop everything."""

@@ -34,7 +34,7 @@ from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamListener
 from perdure.node.invoker.gate import Gates
 from perdure.node.invoker.invoker import Invoker
-from perdure.node.invoker.ports import RunPorts
+from perdure.node.invoker.ports import RunPorts, StartFence
 from perdure.node.invoker.validation import CatalogueResolver, new_invocation_id
 from perdure.node.registry.effective import Catalogue, Defaults, Route
 from perdure.node.registry.model import Deployment, OnMaxAttempts, Registry, Service
@@ -132,6 +132,7 @@ class Stage:
         self.is_refusing = False
         self.is_reading = True
         self.log_delay_ms = 0.0
+        self.fence: StartFence | None = None
         self._attempts: dict[str, int] = {}
         self._log: deque[tuple[Command, Callable[[Outcome], None] | None]] = deque()
         self._dice = Dice()
@@ -147,6 +148,7 @@ class Stage:
             entropy=self._dice,
             cluster_name="test",
             gates=Gates(busy_max),
+            fence=lambda: self.fence,
         )
         self.invoker = self.inside(lambda: Invoker(self.ports, slots))
 

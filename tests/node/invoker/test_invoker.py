@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -17,6 +17,7 @@ from perdure.core.limits import (
     RUN_HOLD_MS,
 )
 from perdure.engine.commands import Kill
+from perdure.node.invoker.gate import Place
 from perdure.node.invoker.invoker import Invoker
 from perdure.node.registry.effective import Defaults
 from perdure.proto.frames import MessageType
@@ -460,3 +461,30 @@ def test_large_entry_is_written_by_itself(book: Playbook) -> None:
     book.run(f"invoke a S/h body={body}", [])
     first, last = book.stage.streams["a"].sizes
     assert first < 1024 < PIECE_BYTES <= last
+
+
+class Doubt:
+    """A node that doesn't know whether it leads still."""
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+
+    def is_fresh(self) -> bool:
+        return False
+
+    def wait(self, start: Callable[[], None]) -> Place:
+        self.places.append(Place(start))
+        return self.places[-1]
+
+
+def test_a_node_that_may_lead_no_more_tells_nothing(book: Playbook) -> None:
+    book.run("invoke a S/h", [])
+    doubt = book.stage.fence = Doubt()
+    # What it had recorded before is applied now: others may have gone on from there long ago.
+    assert "RunCompletion" not in " ".join(say(book, "a", RUN, PROPOSAL))
+    assert journal(book) == ["Input", "Run(1)", "RunCompletion(1)"]
+    say(book, "a", "Run result_completion_id: 2")
+    (place,) = doubt.places
+    book.stage.fence = None
+    book.stage.inside(place.take)
+    assert "RunCompletion" in " ".join(book.run("wait 1", []))
