@@ -420,6 +420,15 @@ QUERY_DESK_THREADS = 2
 # How often a scan that waits for another node looks whether anybody still wants it.
 QUERY_LOOK_MS = 250
 
+# --- Workers ------------------------------------------------------------------------------------
+# On one machine, and the ports that each of them may have: its own, its fabric's, its metadata's.
+WORKERS_MAX = 64
+WORKER_PORTS_EACH = 10
+# A worker that died starts again after so long; it has so long to end, besides `shutdown-timeout`.
+WORKER_RESTART_MS_INITIAL = 100
+WORKER_RESTART_MS_MAX = 10_000
+WORKER_STOP_MS = 30_000
+
 # --- Traces -------------------------------------------------------------------------------------
 # Finished spans that wait to be sent; beyond it the oldest are dropped.
 TRACE_SPANS_WAITING_MAX = 8_192

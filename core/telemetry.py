@@ -67,9 +67,17 @@ def configure(level: str, log_format: LogFormat, colours: bool | None = None) ->
     root.propagate = False
 
 
+_process_fields: dict[str, object] = {}
+
+
+def name_process(**fields: object) -> None:
+    """Have these fields in every event of this process, for those that share one stderr."""
+    _process_fields.update(fields)
+
+
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     fields: dict[str, object] = getattr(record, "fields", {})
-    return fields
+    return {**_process_fields, **fields} if _process_fields else fields
 
 
 class _LineFormatter(logging.Formatter):

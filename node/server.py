@@ -92,10 +92,11 @@ class _Bound:
 
 
 class Node:
-    """Everything one process runs."""
+    """Everything one process runs. ``is_sharing``: ingress and admin ports, with other workers."""
 
-    def __init__(self, config: Config, supervisor: Supervisor) -> None:
+    def __init__(self, config: Config, supervisor: Supervisor, *, is_sharing: bool = False) -> None:
         self.config = config
+        self._is_sharing = is_sharing
         self._supervisor = supervisor
         self._clock = SystemClock()
         self._entropy = SystemEntropy()
@@ -328,7 +329,8 @@ class Node:
             application, partial(make_server_core, self.config.http_core.value), self._clock
         )
         try:
-            port = await server.listen(address.listen_host, address.port)
+            is_shared = self._is_sharing and name is not Listener.NODE
+            port = await server.listen(address.listen_host, address.port, is_shared=is_shared)
         except OSError as error:
             key = "bind-address" if name is Listener.NODE else f"{name.value}.bind-address"
             raise AddressInUse(
@@ -404,7 +406,12 @@ class Node:
         return info
 
 
-def run(config: Config, on_ready: Callable[[ReadyInfo], None] | None = None) -> int:
+def run(
+    config: Config,
+    on_ready: Callable[[ReadyInfo], None] | None = None,
+    *,
+    is_sharing: bool = False,
+) -> int:
     """Run a node until a signal or a failure; returns the exit code of the process.
 
     Raises:
@@ -414,10 +421,12 @@ def run(config: Config, on_ready: Callable[[ReadyInfo], None] | None = None) -> 
     telemetry.configure(config.log_level.value, config.log_format.value, colours)
     share_one_heap()
     sys.setswitchinterval(limits.THREAD_SWITCH_MS / 1000)
-    return uvloop.run(_serve(config, on_ready))
+    return uvloop.run(_serve(config, on_ready, is_sharing))
 
 
-async def _serve(config: Config, on_ready: Callable[[ReadyInfo], None] | None) -> int:
+async def _serve(
+    config: Config, on_ready: Callable[[ReadyInfo], None] | None, is_sharing: bool
+) -> int:
     loop = asyncio.get_running_loop()
     supervisor = Supervisor()
     loop.set_exception_handler(partial(_on_stray_exception, supervisor))
@@ -425,7 +434,7 @@ async def _serve(config: Config, on_ready: Callable[[ReadyInfo], None] | None) -
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    node = Node(config, supervisor)
+    node = Node(config, supervisor, is_sharing=is_sharing)
     try:
         info = await node.start()
     except PerdureError:

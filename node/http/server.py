@@ -68,14 +68,17 @@ class HttpServer:
         self._date_at = -1
         self._is_empty = asyncio.Event()
 
-    async def listen(self, host: str, port: int) -> int:
-        """Bind and accept; returns the port (of interest when 0 was asked for).
+    async def listen(self, host: str, port: int, *, is_shared: bool = False) -> int:
+        """Bind and accept; returns the port (of interest when 0 was asked for). ``is_shared``:
+        other processes may listen on it too, and the kernel gives each connection to one of them.
 
         Raises:
             OSError: the address is taken or not ours.
         """
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self._accept, host, port, backlog=_BACKLOG)
+        self._listener = await loop.create_server(
+            self._accept, host, port, backlog=_BACKLOG, reuse_port=is_shared or None
+        )
         self._check = loop.call_later(self.limits.check_ms / 1000, self._check_connections)
         return int(self._listener.sockets[0].getsockname()[1])
 

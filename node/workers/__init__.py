@@ -1,0 +1,1 @@
+"""Several workers on one machine: a node each, behind the same ports."""
