@@ -100,6 +100,8 @@ def _distances(results: Results, keys: list[str]) -> list[str]:
         for key in keys
         if key.startswith("latency") and any(results.values(f, key) for f in FLOORS.values())
     ]
+    if not floored:
+        return []
     lines = ["## Distance to the floor", ""]
     lines += ["Added: measured minus floor; in brackets how many times the floor.", ""]
     lines += [_row(["", *floored]), _row(["---", *["---:"] * len(floored)])]
@@ -117,7 +119,10 @@ def _distances(results: Results, keys: list[str]) -> list[str]:
 def _aims(results: Results) -> list[str]:
     lines = ["## What perdure aims at", "", _row(["", "aim", "measured", ""])]
     lines.append(_row(["---", "---:", "---:", "---"]))
-    for target in targets(results):
+    measured = [target for target in targets(results) if not math.isnan(target.value)]
+    if not measured:
+        return []
+    for target in measured:
         sign = "at most" if target.is_most else "at least"
         aim = f"{sign} {_plain(target.bound)} {target.unit}"
         lines.append(_row([target.what, aim, _plain(target.value), target.verdict]))
@@ -129,15 +134,15 @@ def _added(results: Results) -> list[str]:
     lines = ["## Added latency of a durable step", ""]
     lines += ["A further step of one client, minus the same step of the SDK alone.", ""]
     head = ["", "added, ms", "a sync and a round trip, ms", "times these"]
-    lines += [_row(head), _row(["---", *["---:"] * 3])]
+    rows: list[str] = []
     for name in _of_an_sdk(results):
         added, hops = added_ms(results, name), hops_ms(results, name)
         known = [value for value in added if not math.isnan(value)]
         if known:
             times = middle_ratio(added, hops)
             floor = [value for value in hops if not math.isnan(value)]
-            lines.append(_row([name, _cell(known), _cell(floor), _plain(times)]))
-    return [*lines, ""]
+            rows.append(_row([name, _cell(known), _cell(floor), _plain(times)]))
+    return [*lines, _row(head), _row(["---", *["---:"] * 3]), *rows, ""] if rows else []
 
 
 def _shares(results: Results) -> list[str]:
