@@ -28,6 +28,8 @@ from perdure.node.doctor.findings import Finding, Level, ok
 from perdure.storage.data_directory import check_owner, lock_folder, open_disk, read_marker
 
 _PROBE_BYTES = 4096
+_SOCKET = "metadata-member/socket"
+_SOCKET_PATH_MAX = 100
 
 
 def check_settings(config: Config) -> Iterator[Finding]:
@@ -86,6 +88,10 @@ def check_folder(config: Config) -> tuple[bool, list[Finding]]:
     """Whether a node runs on the data directory; and what is found there."""
     folder = config.base_dir / config.node_name
     where = str(folder)
+    if config.cluster.members and len(str(folder.absolute() / _SOCKET)) > _SOCKET_PATH_MAX:
+        what = "its path is too long for the socket of the metadata"
+        advice = "choose a --base-dir with a shorter path"
+        return False, [Finding(Level.CRITICAL, "data directory", what, where, advice)]
     if not folder.exists():
         parent = _existing(folder)
         if not os.access(parent, os.W_OK):

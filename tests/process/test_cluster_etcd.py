@@ -4,7 +4,10 @@ Needs ``etcd`` on the path (``apt-get install etcd-server``); without it there a
 """
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,8 @@ import pytest
 from tests.cluster.metadata.backends import EtcdServer
 from tests.process.calls import request
 from tests.process.cluster import ClusterServers
-from tests.process.processes import ManagedProcess
+from tests.process.commands import perdure
+from tests.process.processes import ROOT, ManagedProcess
 
 _PASSWORD = "correct horse"
 
@@ -67,6 +71,46 @@ def three_nodes_form_and_take_over(cluster: EtcdCluster) -> None:
     asyncio.run(main())
 
 
+def a_cluster_moves_its_metadata_there(cluster: EtcdCluster, tmp_path: Path) -> None:
+    """Nodes that kept it themselves are killed, and go on with a copy of it in the etcd."""
+    servers = ClusterServers(tmp_path)
+
+    async def form() -> None:
+        servers.start()
+        await servers.wait_healthy()
+        await servers.wait_wide()
+
+    async def go_on() -> None:
+        for node in servers.nodes:
+            node.environment |= cluster.settings
+        servers.start()
+        await servers.wait_healthy()
+        document = await request(servers.nodes[0].admin_port, "GET", "/perdure/metadata")
+        assert document.json()["backend"] == "etcd"
+
+    file = tmp_path / "copy"
+    try:
+        asyncio.run(form())
+        code, told = perdure(servers.nodes[0], "metadata", "backup", str(file))
+        assert code == 0, told
+        for node in servers.nodes:
+            node.kill()
+        done = subprocess.run(
+            [sys.executable, "-m", "perdure", "metadata", "restore", str(file), "--yes"],
+            cwd=ROOT,
+            env={**os.environ, **cluster.settings},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        asyncio.run(go_on())
+    finally:
+        for node in servers.nodes:
+            ManagedProcess.close(node)
+
+
 if shutil.which("etcd") is not None:
     cluster = pytest.fixture(cluster)
     test_three_nodes_form_and_take_over = pytest.mark.slow(three_nodes_form_and_take_over)
+    test_a_cluster_moves_its_metadata_there = pytest.mark.slow(a_cluster_moves_its_metadata_there)

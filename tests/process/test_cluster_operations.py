@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-import os
-import subprocess
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +12,14 @@ from typing import Any
 import pytest
 from tests.process.calls import request
 from tests.process.cluster import ClusterNode, ClusterServers
-from tests.process.processes import ROOT, ManagedProcess, free_port, wait_listening
+from tests.process.commands import perdure
+from tests.process.processes import ManagedProcess, free_port, wait_listening
 
 from perdure.node.metrics import cluster_table
 
 pytestmark = pytest.mark.slow
 
-_DEADLINE_SECONDS = 30.0
+_DEADLINE_SECONDS = 60.0
 _CALLS = 160
 _BODY = b"x" * 10_000
 _DRAIN_STATES = ("draining", "disabled")
@@ -43,21 +43,6 @@ def echo(tmp_path: Path) -> Iterator[ManagedProcess]:
     asyncio.run(wait_listening(service, port))
     yield service
     service.close()
-
-
-def perdure(node: ClusterNode, *arguments: str) -> tuple[int, Any]:
-    """Run the command against a node; its exit code and what it printed as JSON."""
-    where = ("--json", "--admin-url", f"http://127.0.0.1:{node.admin_port}")
-    done = subprocess.run(
-        [sys.executable, "-m", "perdure", *arguments, *where],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")},
-        capture_output=True,
-        text=True,
-        timeout=_DEADLINE_SECONDS,
-        check=False,
-    )
-    return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 
 
 def watch(node: ClusterNode, is_there: Callable[[Any], bool]) -> Any:
@@ -98,6 +83,8 @@ def test_a_cluster_is_operated_with_the_command(
     assert perdure(one, "partitions", "lead", "0", "--to", to)[1]["leader"] == to
     assert perdure(three, "partitions", "pin", "0", "--to", to)[1]["pinned"] == to
 
+    check_logs_and_metadata(servers)
+
     code, drained = perdure(one, "nodes", "drain", "n3")
     assert (code, drained["worker"] in _DRAIN_STATES) == (0, True)
     code, refused = perdure(one, "nodes", "remove", "n3", "--yes")
@@ -117,6 +104,35 @@ def test_a_cluster_is_operated_with_the_command(
     watch(one, lambda document: all(row["leader"] for row in document["partitions"]))
     three.start()
     watch(one, lambda document: _node(document, "n3")["state"] == "alive")
+
+
+def check_logs_and_metadata(servers: ClusterServers) -> None:
+    """Replicas agree, a log moves to a new segment, one is taken away, the registers are there."""
+    one, two, _ = servers.nodes
+    code, verified = perdure(two, "log", "verify", "0", "1")
+    assert code == 0, verified
+    assert [row["partition"] for row in verified["verifications"]] == [0, 1]
+    (first, *_) = verified["verifications"][0]["segments"]
+    # The very first segments may have begun before all nodes were there.
+    assert len(first["answered"]) >= 2
+    assert first["absent"] == first["missing"] == first["diverging"] == []
+    scrape = get(two.own_port, "/metrics").body.decode()
+    assert re.search(r'perdure_log_diverging_records{[^}]*partition="1"} 0.0', scrape)
+    assert re.search(r"perdure_metadata_places_reached{[^}]*} 3.0", scrape)
+
+    before = perdure(one, "log", "describe", "1")[1]
+    code, after = perdure(one, "log", "reconfigure", "1")
+    assert (code, after["epoch"] > before["epoch"]) == (0, True)
+    code, sealed = perdure(one, "log", "seal", "1", "--yes")
+    assert (code, sealed["absent"]) == (0, [])
+
+    code, status = perdure(two, "metadata", "status")
+    assert (code, status["backend"], len(status["places"])) == (0, "members", 3)
+    assert [place["state"] for place in status["places"]].count("leader") == 1
+    assert perdure(two, "metadata", "get", "cluster")[1]["value"]["partition_count"] == 8
+    keys = [row["key"] for row in perdure(one, "metadata", "list", "nodes/")[1]["registers"]]
+    assert keys == ["nodes/1", "nodes/2", "nodes/3"]
+    assert len(perdure(one, "partitions", "replicas", "0")[1]["partitions"][0]["replicas"]) == 3
 
 
 async def sql(node: ClusterNode, statement: str) -> list[dict[str, Any]]:

@@ -89,6 +89,13 @@ def test_a_data_directory_is_told_of(tmp_path: Path) -> None:
     assert only(local.check_folder(settings)[1], Level.CRITICAL)
 
 
+def test_a_path_may_be_too_long_for_a_socket(tmp_path: Path) -> None:
+    members = {"CLUSTER__MEMBERS": "node-1=10.0.0.1:5123"}
+    _, found = local.check_folder(config(tmp_path / ("x" * 90), **members))
+    assert "too long for the socket" in only(found, Level.CRITICAL)[0]
+    assert not only(local.check_folder(config(tmp_path / ("x" * 90)))[1], Level.CRITICAL)
+
+
 def test_ports_are_free_taken_or_silent(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
