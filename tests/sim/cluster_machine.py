@@ -77,7 +77,8 @@ class Machine:
     async def end(self, how: str) -> None:
         """``stop``: hand over first. ``kill``, ``power``: from one instant to the next."""
         life, self.life = self.life, None
-        assert life is not None
+        if life is None:
+            return  # another process of the cluster has failed, and everything is being ended
         failure = life.supervisor.failure
         if how == "stop":
             self.world.loop.continue_owner(life)

@@ -38,10 +38,10 @@ Applied = tuple[int, int, Command, Origin | None]
 class Monitor:
     """Of one seed. ``is_register_honest``: whether chains may be held against the log."""
 
-    def __init__(self, *, is_register_honest: bool = True) -> None:
+    def __init__(self) -> None:
+        self.is_register_honest = True
         self.found: list[Violation] = []
         self.applied_invocations: set[InvocationId] = set()
-        self._is_honest = is_register_honest
         self._history: dict[int, dict[int, Applied]] = defaultdict(dict)
         self._inbound: dict[tuple[int, int], int] = defaultdict(int)
         self._writers: dict[SegmentKey, tuple[int, int]] = {}
@@ -61,7 +61,7 @@ class Monitor:
     def on_stored(self, item: Store) -> None:
         """A replica takes records (I-1)."""
         key, writer = (item.partition, item.segment), (item.incarnation, item.epoch)
-        if self._is_honest and self._writers.setdefault(key, writer) != writer:
+        if self.is_register_honest and self._writers.setdefault(key, writer) != writer:
             self._find(f"I-1: segment {key} has two writers")
 
     def on_committed(self, core: SequencerCore) -> None:
@@ -73,7 +73,7 @@ class Monitor:
         self._readable[params.partition] = max(self._readable[params.partition], tail_lsn)
         closed = self._chained.get(key)
         end_lsn = closed.tail_lsn if closed is not None else None
-        if self._is_honest and end_lsn is not None and tail_lsn > end_lsn:
+        if self.is_register_honest and end_lsn is not None and tail_lsn > end_lsn:
             self._find(f"I-8: segment {key} ends at {end_lsn}, and is committed up to {tail_lsn}")
 
     def on_written(self, life: "ClusterLife") -> None:
@@ -84,7 +84,7 @@ class Monitor:
     def on_trimmed(self, core: ReplicaCore, key: SegmentKey, up_to: int) -> None:
         """A replica lets records go (I-24)."""
         segment, meta = self._chained.get(key), self._metas.get(key[0])
-        if segment is None or meta is None or not self._is_honest:
+        if segment is None or meta is None or not self.is_register_honest:
             return
         below = segment.base_lsn + up_to
         for node in meta.replicas.current:
@@ -99,7 +99,7 @@ class Monitor:
         after = msgspec.msgpack.decode(value, type=PartitionMeta)
         before = self._metas.get(partition)
         self._metas[partition] = after
-        if before is not None and self._is_honest:
+        if before is not None and self.is_register_honest:
             self._check_growth(partition, before, after)
         for segment in after.chain:
             self._chained[partition, segment.index] = segment

@@ -9,12 +9,16 @@ from typing import Any
 import msgspec
 from tests.sim.cluster_faults import DARK
 
+from perdure.cluster.core.log_messages import TailState
 from perdure.cluster.core.recovery import Recovered
+from perdure.cluster.core.types import SegmentKey, SegmentParams, SegmentState
+from perdure.cluster.log_server import LogServer
 from perdure.cluster.recoverer import Recoverer
 from perdure.cluster.wal_writer import WalWriter, _Staged
 from perdure.core.errors import PerdureError
 from perdure.core.ids import InvocationId
 from perdure.engine.actions import Outcome
+from perdure.engine.apply import Machine
 from perdure.engine.commands import Command, Invoke
 from perdure.node.partition.replica import PartitionReplica
 from perdure.node.partition.routing import RoutedGateway
@@ -25,7 +29,7 @@ class Mutation:
     """Methods and what they become; it is noticed within ``seeds`` under faults of these kinds."""
 
     name: str
-    patches: tuple[tuple[type, str, Callable[..., Any]], ...]
+    patches: tuple[tuple[type, str, Any], ...]
     seeds: range = range(12)
     kinds: tuple[str, ...] = DARK
 
@@ -66,14 +70,39 @@ def _lead_on(self: PartitionReplica, epoch: int, reason: str) -> None:
     self.follow()
 
 
+def _apply_again(self: Machine, *_: object) -> bool:
+    return True
+
+
+def _read_to_the_end(self: LogServer, key: SegmentKey) -> TailState | None:
+    state = self.state(key)
+    if state is None:
+        return None
+    return TailState(state.local_tail, state.tail_at_seal is not None, state.closed_tail)
+
+
+def _give_to_the_end(self: LogServer, state: SegmentState, for_repair: bool) -> int:
+    return state.local_tail
+
+
+def _seal_short(self: SegmentParams) -> int:
+    return max(1, len(self.nodeset) - self.replication)
+
+
 MUTATIONS = (
     Mutation("an ack without a sync", ((WalWriter, "_write", _write_unsynced),)),
     Mutation("a leader without the tail", ((PartitionReplica, "_read_until", _go_on_at_once),)),
     Mutation(
-        "a tail from one replica, unsealed",
-        ((Recoverer, "run", _believe_oneself),),
-        seeds=range(16, 28),  # it takes records that only others have
+        "a tail from one replica, unsealed", ((Recoverer, "run", _believe_oneself),), range(10, 40)
     ),
     Mutation("a repeat under another id", ((RoutedGateway, "propose", _rename_repeats),)),
     Mutation("a leader that acts after its term", ((PartitionReplica, "step_down", _lead_on),)),
+    Mutation("an outbox message counts again", ((Machine, "_is_next", _apply_again),)),
+    Mutation(
+        "followers read what isn't committed",
+        ((LogServer, "tail", _read_to_the_end), (LogServer, "_readable", _give_to_the_end)),
+    ),
+    Mutation(
+        "seal by n - R", ((SegmentParams, "seal_quorum", property(_seal_short)),), range(10, 40)
+    ),
 )

@@ -16,19 +16,27 @@ from perdure.cluster.metadata.store import CasOutcome, Versioned
 
 
 class WatchedRegisters(FlakyRegisters):
-    """``stale_chance``: that a reading is an older one. ``lost_chance``: that a write is undone."""
+    """``stale_chance``: that a reading is an older one. ``lost_chance``: that a write is undone.
+
+    While ``may_lie``.
+    """
 
     def __init__(self, dice: random.Random, monitor: Monitor) -> None:
         super().__init__(dice)
         self.stale_chance = 0.0
         self.lost_chance = 0.0
         self.lies = 0
+        self.may_lie = False
         self._monitor = monitor
         self._before: dict[str, Versioned | None] = {}
 
     async def get(self, key: str) -> Versioned | None:
         found = await super().get(key)
-        if key in self._before and self.dice.random() < self.stale_chance:
+        if (
+            self.may_lie
+            and self._before.get(key) is not None
+            and self.dice.random() < self.stale_chance
+        ):
             self.lies += 1
             return self._before[key]
         return found
@@ -40,13 +48,13 @@ class WatchedRegisters(FlakyRegisters):
             self._before[key] = before
             if key.startswith(PARTITIONS_PREFIX):
                 self._monitor.on_partition(int(key.removeprefix(PARTITIONS_PREFIX)), value)
-            if self.dice.random() < self.lost_chance:
+            if self.may_lie and self.dice.random() < self.lost_chance:
                 loop = asyncio.get_running_loop()
                 loop.call_later(self.dice.random() * 2, self._undo, key, outcome.version, before)
         return outcome
 
     def _undo(self, key: str, version: int, before: Versioned | None) -> None:
         found = self.found.get(key)
-        if found is not None and found.version == version and before is not None:
+        if self.may_lie and found is not None and found.version == version and before is not None:
             self.lies += 1
             self.found[key] = before

@@ -9,14 +9,28 @@ import random
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 from tests.sim import knobs
 from tests.sim.cluster_faults import DARK, PLAIN, ROUGH, Fault, draw_plan
-from tests.sim.cluster_world import FIVE, SPREAD, THREE, ClusterWorld, Less, Shape
+from tests.sim.cluster_world import (
+    FIVE,
+    SPREAD,
+    THREE,
+    ClusterWorld,
+    Less,
+    Shape,
+    StandsStill,
+)
 from tests.sim.loop import SimLoop, run
+from tests.sim.node_world import Violation
+
+from perdure.core.errors import PerdureError
+from perdure.core.invariant import InvariantViolation
 
 _SHAPES = (*(THREE,) * 16, *(FIVE,) * 2, *(SPREAD,) * 2)
 _FAULTS_COUNT = 8
+_WITH_LIES = ("kill", "power", "stop", "isolate", "rolling", "freeze")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +70,36 @@ def plan_of(setting: Setting) -> tuple[Fault, ...]:
     """The faults that are drawn first of all."""
     dice = random.Random(setting.seed)
     return draw_plan(dice, setting.shape.nodes, setting.kinds, setting.faults)
+
+
+def live_with_lies(seed: int) -> str | None:
+    """Registers break their promise: readings are old, writes that were told to be made are undone.
+
+    The cluster may end of it, or stand still, and says why; what it has promised stays kept.
+    Returns what it ended of.
+    """
+
+    async def main(loop: SimLoop) -> int:
+        world = ClusterWorld(loop, seed, kinds=_WITH_LIES)
+        world.monitor.is_register_honest = False
+        dice = random.Random(f"lies {seed}")
+        world.registers.stale_chance = dice.choice((0.0, 0.02, 0.2))
+        world.registers.lost_chance = dice.choice((0.02, 0.1, 0.4))
+        await world.run()
+        return world.registers.lies
+
+    try:
+        run(seed, main)
+    except BaseException as failure:
+        while isinstance(failure, BaseExceptionGroup):
+            group = cast("BaseExceptionGroup[BaseException]", failure)
+            failure = group.exceptions[0]
+        if isinstance(failure, Violation) and not isinstance(failure, StandsStill):
+            raise failure
+        if not isinstance(failure, Violation | InvariantViolation | PerdureError):
+            raise failure
+        return f"{type(failure).__name__}: {failure}"
+    return None
 
 
 def live(setting: Setting, less: Less | None = None, schedule: int = 0) -> Lived:

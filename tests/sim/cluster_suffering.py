@@ -19,6 +19,7 @@ from perdure.core.errors import MetadataUnavailable
 if TYPE_CHECKING:
     from tests.sim.cluster_world import ClusterWorld
 
+_PACE_SECONDS = 0.002
 _CLOCK_STEPS_MS = (-90_000, -30_000, -500, 500, 30_000, 90_000)
 
 
@@ -175,7 +176,7 @@ class Suffering:
             life.delay(1_000.0 * fault.level)
             disk.on_sync = partial(_spend, life, self._world.dice.random)
         await asyncio.sleep(fault.length)
-        loop.continue_owner(life)
+        loop.continue_owner(life, _PACE_SECONDS if fault.level < 0.5 else 0.0)
         disk.capacity = CAPACITY
         life.delay(THREAD_MS)
         disk.on_sync = _at_once

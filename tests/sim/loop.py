@@ -160,9 +160,19 @@ class SimLoop(asyncio.BaseEventLoop):
         """Let callbacks of ``owner`` wait until it goes on."""
         self._stopped.setdefault(owner, [])
 
-    def continue_owner(self, owner: object) -> None:
-        """Run what waited for ``owner``, in order."""
-        self._ready.extend(self._stopped.pop(owner, []))
+    def continue_owner(self, owner: object, pace_seconds: float = 0.0) -> None:
+        """Run what waited for ``owner``, in order: at once, or as fast as a process works it off.
+
+        While it does, what arrives anew is not behind that.
+        """
+        waiting = self._stopped.pop(owner, [])
+        if not pace_seconds:
+            self._ready.extend(waiting)
+            return
+        at = self._now
+        for handle in waiting:
+            at += pace_seconds * self._dice.random()
+            self.call_at(at, self._perform, handle)
 
     def bury_owner(self, owner: object) -> None:
         """The process is gone: what it still does against its machine ends there, unseen."""

@@ -10,8 +10,9 @@ import pytest
 from tests.sim import cluster_run
 from tests.sim.cluster_faults import DARK, PLAIN, ROUGH
 from tests.sim.cluster_mutations import MUTATIONS, Mutation
-from tests.sim.cluster_seed import Setting, live, plan_of, setting_of
+from tests.sim.cluster_seed import Setting, live, live_with_lies, plan_of, setting_of
 from tests.sim.cluster_world import THREE, ClusterWorld, Less
+from tests.sim.cost_curve import measure
 from tests.sim.loop import SimLoop, run
 from tests.sim.seeds import batches, chosen
 
@@ -19,7 +20,7 @@ from perdure.core.invariant import InvariantViolation
 from perdure.node.partition.routing import RoutedGateway
 
 # A broken promise, or a process that noticed in time and ended.
-NOTICED = (Exception, InvariantViolation, SystemExit)
+NOTICED = (Exception, BaseExceptionGroup, InvariantViolation, SystemExit)
 
 
 @pytest.mark.slow
@@ -83,6 +84,23 @@ def test_a_broken_promise_is_noticed(mutation: Mutation, monkeypatch: pytest.Mon
         except NOTICED:
             return
     raise AssertionError(f"{mutation.name}: nobody noticed")
+
+
+@pytest.mark.slow
+def test_metadata_that_lies_stops_a_cluster_and_loses_nothing() -> None:
+    """``live_with_lies`` raises what was lost or repeated."""
+    ends = [live_with_lies(seed) for seed in range(12)]
+    assert any(end is not None and end.startswith("MetadataRegressed") for end in ends)
+
+
+@pytest.mark.slow
+def test_what_a_control_plane_costs_is_measured() -> None:
+    costs = measure(4, 24)
+    assert costs.led_again_s < 10
+    assert costs.replaced_s < 60
+    assert 0 < costs.gossip_message_bytes <= costs.gossip_message_bytes_max < 1_000
+    assert 0 < costs.wire_bytes_per_round < 5_000
+    assert costs.register_bytes_each < 1_000
 
 
 @pytest.mark.slow
