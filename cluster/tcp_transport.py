@@ -68,10 +68,12 @@ class _Connection:
     async def open(self) -> "_TcpWire":
         host, _, port = self._address.rpartition(":")
         loop = asyncio.get_running_loop()
+        wire = _TcpWire(self._wires)
         try:
-            _, wire = await loop.create_connection(
-                lambda: _TcpWire(self._wires), host.strip("[]"), int(port)
-            )
+            await loop.create_connection(lambda: wire, host.strip("[]"), int(port))
+        except asyncio.CancelledError:
+            wire.give_up()
+            raise
         except (OSError, ValueError) as failure:
             code = failure.errno if isinstance(failure, OSError) else None
             is_vacant = code == errno.ECONNREFUSED
@@ -152,10 +154,19 @@ class _TcpWire(asyncio.Protocol):
             delay_s = limits.FABRIC_LINGER_MS / 1000
             self._lingering = self._loop.call_later(delay_s, transport.abort)
 
+    def give_up(self) -> None:
+        """Nobody dials any more: the loop may never say that the connection was lost."""
+        if self._transport is not None:
+            self._transport.abort()
+        self.connection_lost(None)
+
     # --- What the loop says ---------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
+        if self._is_over:
+            self._transport.abort()
+            return
         self._transport.set_write_buffer_limits(limits.FABRIC_FRAME_BYTES_MAX)
         self._siblings.add(self)
         peer = transport.get_extra_info("peername")
