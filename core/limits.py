@@ -383,6 +383,9 @@ INSPECTION_BYTES_PER_TURN = 1 * MIB
 # State shown of one object; an object with more is shown without its largest values.
 STATE_SHOWN_BYTES_MAX = 8 * MIB
 
+# How long another node may take with a request that it answers for this one.
+ADMIN_FORWARD_MS = 10_000
+
 # --- SQL ----------------------------------------------------------------------------------------
 # Statements worked on at once, a thread each, and those that may wait for their turn.
 QUERIES_MAX = 4

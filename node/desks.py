@@ -6,6 +6,7 @@
 import asyncio
 
 from perdure.cluster.core.membership import Addresses
+from perdure.cluster.core.types import NodeId
 from perdure.cluster.transport import Transport
 from perdure.core.clock import Clock
 from perdure.core.tasks import Supervisor
@@ -15,6 +16,7 @@ from perdure.node.log_desk import LogDesk
 from perdure.node.metrics.cluster_table import ClusterFigures
 from perdure.node.partition.cluster_host import ClusterHost
 from perdure.node.partition.host import Host
+from perdure.node.query.distant import Members
 from perdure.node.register_desk import Listable, RegisterDesk
 from perdure.node.standing import ClusterStanding, Findings, look
 
@@ -46,7 +48,13 @@ class Desks:
             logs=self.logs,
             registers=self.registers,
             backend=backend,
+            members=self._members(),
         )
+
+    def _members(self) -> Members | None:
+        if self._transport is None or not isinstance(self._host, ClusterHost):
+            return None
+        return Members(NodeId(self._host.identity.node_id), self._host, self._transport)
 
     def start(self, supervisor: Supervisor, ingress_url: str) -> None:
         """Look at what has to be asked for, now and then."""

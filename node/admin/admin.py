@@ -10,6 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import BodyTooLarge, PerdureError, TooManyRequests
@@ -38,6 +40,7 @@ from perdure.node.admin.context import (
     Endpoint,
     check_nothing,
 )
+from perdure.node.admin.elsewhere import Elsewhere, Forward, home_of
 from perdure.node.admin.requests import Pieces, Reply, Request, error_reply, json_reply
 from perdure.node.admin.routes import Match, Route, Router, WrongMethod
 from perdure.node.http.server import Exchange
@@ -111,6 +114,7 @@ class Admin:
             cluster=cluster,
             snapshots=snapshots,
             check_serving=check_serving,
+            elsewhere=Elsewhere(gateway, cluster.members, self._serve),
         )
         self._router: Router[Endpoint] = Router(ROUTES)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,28 +154,43 @@ class Admin:
         return AdminStatistics(len(self._tasks), dict(self._answered))
 
     async def _run(self, exchange: Exchange, match: Match[Endpoint]) -> None:
-        content_type = exchange.header(b"content-type")
-        accept = exchange.header(b"accept")
-        request = Request(
-            method=exchange.method,
-            version=match.version,
-            parameters=match.parameters,
-            query=match.query,
-            content_type=content_type.decode("latin-1") if content_type is not None else None,
-            body=exchange.body,
-            accept=accept.decode("latin-1") if accept is not None else None,
-        )
+        asked = _asked(exchange)
         try:
-            reply = await match.endpoint(self._context, request)
+            gateway, elsewhere = self._context.gateway, self._context.elsewhere
+            path = exchange.target.partition("?")[0]
+            home = home_of(path, match.parameters, match.query, gateway.partition_count)
+            if home is None or elsewhere.is_here(home):
+                reply = await self._answer(match, asked)
+            else:
+                reply = await elsewhere.ask(msgspec.structs.replace(asked, partition=home))
         except PerdureError as error:
             reply = error_reply(error)
-        except Exception as error:  # bulkhead: one request's bug must not take the node down
-            log.error("admin.request.failed", cause=error, target=exchange.target)
-            reply = error_reply(PerdureError("the server failed on this request: see its log"))
         if reply.rest is None:
             self._respond(exchange, reply)
         else:
             await self._stream(exchange, reply, reply.rest)
+
+    async def _serve(self, asked: Forward) -> Reply:
+        """What another node was asked, or this one about a partition that it leads."""
+        return await self._answer(self._router.match(asked.method, asked.target), asked)
+
+    async def _answer(self, match: Match[Endpoint], asked: Forward) -> Reply:
+        request = Request(
+            method=asked.method,
+            version=match.version,
+            parameters=match.parameters,
+            query=match.query,
+            content_type=asked.content_type,
+            body=asked.body,
+            accept=asked.accept,
+        )
+        try:
+            return await match.endpoint(self._context, request)
+        except PerdureError as error:
+            return error_reply(error)
+        except Exception as error:  # bulkhead: one request's bug must not take the node down
+            log.error("admin.request.failed", cause=error, target=asked.target)
+            return error_reply(PerdureError("the server failed on this request: see its log"))
 
     async def _stream(self, exchange: Exchange, reply: Reply, rest: Pieces) -> None:
         """Send a body piece by piece, as fast as the client takes it; cut it if it fails."""
@@ -203,6 +222,20 @@ class Admin:
         self._tasks.discard(task)
         if not task.cancelled():
             task.result()  # only a broken invariant gets here; the loop's handler takes it
+
+
+def _asked(exchange: Exchange) -> Forward:
+    """The request as it would travel."""
+    content_type = exchange.header(b"content-type")
+    accept = exchange.header(b"accept")
+    return Forward(
+        0,
+        exchange.method,
+        exchange.target,
+        content_type.decode("latin-1") if content_type is not None else None,
+        accept.decode("latin-1") if accept is not None else None,
+        exchange.body,
+    )
 
 
 async def _write(exchange: Exchange, data: bytes) -> None:

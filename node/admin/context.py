@@ -11,11 +11,13 @@ from perdure.core.errors import PerdureError
 from perdure.core.limits import ADMIN_BODY_BYTES_MAX
 from perdure.engine.actions import Outcome
 from perdure.engine.commands import Command
+from perdure.node.admin.elsewhere import Elsewhere
 from perdure.node.admin.requests import Reply, Request
 from perdure.node.invoker.discovery import Discovery
 from perdure.node.log_desk import LogDesk
 from perdure.node.partition.gateway import Gateway
 from perdure.node.partition.snapshotter import Snapshotter
+from perdure.node.query.distant import Members
 from perdure.node.query.query import Query
 from perdure.node.register_desk import RegisterDesk
 from perdure.node.registry.store import RegistryStore
@@ -35,13 +37,15 @@ class AdminOptions:
 @dataclass(frozen=True, slots=True)
 class ClusterAccess:
     """``standing``: how the cluster stands as this node sees it. ``plane``: None on a single node.
-    ``backend``: what keeps the metadata: ``local``, ``members`` or ``etcd``."""
+    ``backend``: what keeps the metadata: ``local``, ``members`` or ``etcd``. ``members``: the way
+    to the other nodes, if there may be any."""
 
     standing: Callable[[], ClusterStanding]
     plane: ControlPlane | None = None
     logs: LogDesk | None = None
     registers: RegisterDesk | None = None
     backend: str = "local"
+    members: Members | None = None
 
 
 def check_nothing() -> None:
@@ -63,6 +67,7 @@ class Context:
     cluster: ClusterAccess
     snapshots: Snapshotter | None = None
     check_serving: Callable[[], None] = check_nothing
+    elsewhere: Elsewhere
 
     async def propose(self, command: Command, partition_key: int) -> Outcome:
         """Have a command committed and applied; its outcome.

@@ -8,11 +8,17 @@ repeated.
 
 import asyncio
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from perdure.core.errors import BadRequest, NotFound
 from perdure.core.hashing import key_partition_key
-from perdure.core.ids import InvocationId, format_invocation_id, partition_key_of, partition_of
+from perdure.core.ids import (
+    InvocationId,
+    PartitionId,
+    format_invocation_id,
+    partition_key_of,
+    partition_of,
+)
 from perdure.core.limits import (
     INSPECTION_BYTES_PER_TURN,
     INSPECTION_PAGE_MAX,
@@ -21,6 +27,7 @@ from perdure.core.limits import (
 )
 from perdure.node.admin import invocation_rows as shapes
 from perdure.node.admin.context import Context, Endpoint
+from perdure.node.admin.elsewhere import PARTITION
 from perdure.node.admin.invocation_rows import ALIASES, STATUSES, Document
 from perdure.node.admin.requests import Reply, Request, json_reply, parse_invocation
 from perdure.node.admin.routes import Route
@@ -28,6 +35,7 @@ from perdure.node.invoker.run import RunStatistics
 from perdure.storage.keys import index_suffix, invocation_key
 from perdure.storage.tables.invocations import Completed, Inboxed, Invocation, Invoked, Scheduled
 
+_LISTED_AT = "/perdure/invocations"
 _PAGE_COUNT = 50
 _JOURNAL_PAGE_COUNT = 100
 _EVENTS_COUNT = 100
@@ -69,7 +77,7 @@ class Filter:
 
 async def list_invocations(context: Context, request: Request) -> Reply:
     """A page of invocations; ``cursor`` is there when there may be more."""
-    wanted = _filter(request)
+    wanted = _filter(request)  # what is wrong is told at once
     limit = request.number("limit", _PAGE_COUNT, 1, INSPECTION_PAGE_MAX)
     cursor = request.query.get("cursor")
     position, end = START, context.gateway.partition_count
@@ -79,6 +87,13 @@ async def list_invocations(context: Context, request: Request) -> Reply:
         position, end = Position(only, b""), only + 1
     if cursor is not None:
         position = max(position, _behind(context, parse_invocation(cursor)))
+    if PARTITION in request.query:
+        only = PartitionId(int(request.query[PARTITION]))
+        position, end = max(position, Position(only, b"")), min(end, only + 1)
+    else:
+        parts = range(position.partition, end)
+        if not all(context.elsewhere.is_here(PartitionId(each)) for each in parts):
+            return await _list_parts(context, request, parts, limit)
     found: list[Document] = []
     looked_at = 0
     last: InvocationId | None = None
@@ -100,6 +115,23 @@ async def list_invocations(context: Context, request: Request) -> Reply:
     if last is not None:
         page["cursor"] = format_invocation_id(last)
     return json_reply(200, page)
+
+
+async def _list_parts(context: Context, request: Request, partitions: range, limit: int) -> Reply:
+    """A page of what several nodes lead, partition by partition."""
+    found: list[object] = []
+    query = {name: text for name, text in request.query.items() if name != "limit"}
+    for partition in partitions:
+        asked = {**query, "limit": str(limit - len(found))}
+        page = await context.elsewhere.ask_part(partition, _LISTED_AT, asked)
+        rows = page["invocations"]
+        assert isinstance(rows, list)
+        found += cast("list[object]", rows)
+        cursor = page.get("cursor")
+        if cursor is not None:
+            return json_reply(200, {"invocations": found, "cursor": cursor})
+        query.pop("cursor", None)
+    return json_reply(200, {"invocations": found})
 
 
 async def get_invocation(context: Context, request: Request) -> Reply:
@@ -208,6 +240,6 @@ def _session(context: Context, invocation: InvocationId) -> RunStatistics | None
 
 
 ROUTES: list[Route[Endpoint]] = [
-    Route("GET", "/perdure/invocations", list_invocations),
+    Route("GET", _LISTED_AT, list_invocations),
     Route("GET", "/perdure/invocations/{id}", get_invocation),
 ]

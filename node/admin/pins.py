@@ -8,10 +8,11 @@ import asyncio
 from dataclasses import dataclass
 
 from perdure.core.errors import Conflict, DeploymentNotFound
-from perdure.core.ids import InvocationId
+from perdure.core.ids import InvocationId, PartitionId
 from perdure.core.telemetry import logger
 from perdure.node.admin.context import Context, Endpoint
-from perdure.node.admin.inspection import START, Position, scan
+from perdure.node.admin.elsewhere import PARTITION
+from perdure.node.admin.inspection import Position, scan
 from perdure.node.admin.requests import (
     Reply,
     Request,
@@ -42,19 +43,38 @@ async def uses_of(context: Context, deployment_id: str) -> Uses:
         DeploymentNotFound: there is none of this id.
     """
     services = _latest(context.registry.registry, deployment_id)
+    counts = [
+        await _pinned(context, deployment_id, each)
+        for each in range(context.gateway.partition_count)
+    ]
+    return Uses(services, sum(counts))
+
+
+async def _pinned(context: Context, deployment_id: str, partition: int) -> int:
+    """The invocations of a partition that need a deployment, counted by who leads it."""
+    if not context.elsewhere.is_here(PartitionId(partition)):
+        path = f"/perdure/deployments/{deployment_id}"
+        found = (await context.elsewhere.ask_part(partition, path, {}))["pinned_invocations"]
+        assert isinstance(found, int)
+        return found
     count = 0
-    position: Position | None = START
+    position: Position | None = Position(partition, b"")
     while position is not None:
-        chunk, position = scan(context, position, context.gateway.partition_count)
+        chunk, position = scan(context, position, partition + 1)
         count += sum(_needs(context, id, row, deployment_id) for id, row in chunk)
         await asyncio.sleep(0)
-    return Uses(services, count)
+    return count
 
 
 async def get_uses(context: Context, request: Request) -> Reply:
     """What a deployment is needed for."""
     deployment_id = check_deployment_id(request.parameters["id"])
-    uses = await uses_of(context, deployment_id)
+    if PARTITION in request.query:
+        services = _latest(context.registry.registry, deployment_id)
+        only = await _pinned(context, deployment_id, int(request.query[PARTITION]))
+        uses = Uses(services, only)
+    else:
+        uses = await uses_of(context, deployment_id)
     return json_reply(
         200,
         {

@@ -45,6 +45,10 @@ class Gateway(Protocol):
     @property
     def partition_count(self) -> int: ...
 
+    def leads(self, partition: PartitionId) -> bool:
+        """Whether this node leads the partition: ``store`` and ``run_of`` know it as it is now."""
+        ...
+
     def halted(self) -> list[PartitionId]:
         """The partitions that stopped on a broken invariant: they take and tell nothing."""
         ...
@@ -98,6 +102,9 @@ class LocalGateway:
     @property
     def partition_count(self) -> int:
         return len(self._partitions)
+
+    def leads(self, partition: PartitionId) -> bool:
+        return True
 
     def halted(self) -> list[PartitionId]:
         found = (led.processor for led in self._partitions)

@@ -94,6 +94,9 @@ class RoutedGateway:
         """Requests that another node, or a change of leaders, is waited for with."""
         return len(self._tasks)
 
+    def leads(self, partition: PartitionId) -> bool:
+        return self._led(partition) is not None
+
     def halted(self) -> list[PartitionId]:
         return self._local.halted()
 

@@ -1,6 +1,7 @@
 """Two workers behind one port, under load, while each is killed, and then all of them."""
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -66,6 +67,7 @@ def test_workers_lose_nothing_whichever_is_killed(tmp_path: Path) -> None:
             run.check(cells)
             await run.repeat_all()
             run.expect(await run.read_cells() == cells, "requests that came again had an effect")
+            await _check_admin(run)
             health = await request(server.admin_port, "GET", "/health")
             run.expect(health.status == 200, f"health is {health}")
             code = await asyncio.to_thread(server.terminate, _DEADLINE_SECONDS)
@@ -83,6 +85,33 @@ def test_workers_lose_nothing_whichever_is_killed(tmp_path: Path) -> None:
         assert f"node.started worker=worker-{number} " in log
     assert (server.base_dir / "workers.secret").stat().st_mode & 0o777 == 0o600
     _check_refusals(server, tmp_path)
+
+
+async def _check_admin(run: WorkersRun) -> None:
+    """Whichever worker is asked, it knows all invocations, by list, by id and by SQL."""
+    port = run.workers.admin_port
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    statement = json.dumps({"query": "select id from sys_invocation"}).encode()
+    expected: set[str] = set()
+    for _ in range(12):
+        answer = await request(port, "POST", "/query", statement, headers)
+        found = {row["id"] for row in answer.json()["rows"]}
+        expected = expected or found
+        run.expect(found == expected, f"SQL knows {len(found)} of {len(expected)}")
+        pages: list[str] = []
+        path = "/perdure/invocations?limit=100"
+        cursor: str | None = ""
+        while cursor is not None:
+            page = (await request(port, "GET", path + cursor)).json()
+            pages += [row["id"] for row in page["invocations"]]
+            cursor = f"&cursor={page['cursor']}" if "cursor" in page else None
+        run.expect(len(pages) == len(set(pages)), "an invocation is listed twice")
+        run.expect(set(pages) == expected, f"the list knows {len(pages)} of {len(expected)}")
+    for id in sorted(expected)[:8] + sorted(expected)[-8:]:
+        answer = await request(port, "GET", f"/perdure/invocations/{id}")
+        run.expect(answer.status == 200, f"{id} is {answer}")
+        answer = await request(port, "PATCH", f"/invocations/{id}/cancel")
+        run.expect(answer.status == 409, f"{id} had completed, and cancel says {answer}")
 
 
 def _check_refusals(server: WorkersProcess, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Operator:
             entropy=unused,
             options=unused,
             cluster=ClusterAccess(lambda: standing(plane, {}), plane),
+            elsewhere=unused,
         )
 
     async def ask(self, method: str, target: str) -> tuple[int, Any]:

@@ -1,0 +1,109 @@
+"""Which partition a request is about, and what becomes of it while nobody leads that."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from tests.cluster.fabric_rig import Rig, on_uvloop
+
+from perdure.cluster.core.types import NodeId
+from perdure.core.errors import BadRequest, NotFound, PartitionUnavailable
+from perdure.core.hashing import key_partition_key
+from perdure.core.ids import (
+    PartitionId,
+    format_invocation_id,
+    make_invocation_id,
+    partition_of,
+)
+from perdure.node.admin import elsewhere as module
+from perdure.node.admin.elsewhere import Elsewhere, Forward, home_of
+from perdure.node.admin.requests import Reply
+from perdure.node.query.distant import Members
+
+COUNT = 4
+ID = format_invocation_id(make_invocation_id(3 << 62, 7))
+GET = Forward(3, "GET", "/perdure/invocations/x", None, None, b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "query", "home"),
+    [
+        ("/perdure/invocations/" + ID, {"id": ID}, {}, 3),
+        ("/v3/invocations/" + ID + "/cancel", {"id": ID}, {}, 3),
+        ("/perdure/state/S/k", {"service": "S", "key": "k"}, {}, None),
+        ("/perdure/invocations", {}, {"partition": "2"}, 2),
+        ("/perdure/deployments/dp_1", {"id": "dp_1"}, {"partition": "1"}, 1),
+        ("/perdure/invocations", {}, {}, None),
+        ("/deployments/dp_1", {"id": "dp_1"}, {}, None),
+        ("/services/S", {"name": "S"}, {"partition": "x"}, None),
+    ],
+)
+def test_a_path_tells_whose_it_is(
+    path: str, parameters: dict[str, str], query: dict[str, str], home: int | None
+) -> None:
+    if "key" in parameters:
+        home = partition_of(key_partition_key(parameters["key"]), COUNT)
+    assert home_of(path, parameters, query, COUNT) == home
+
+
+@pytest.mark.parametrize("partition", ["", "-1", "4", "x", "99999999"])
+def test_no_such_partition(partition: str) -> None:
+    with pytest.raises(BadRequest):
+        home_of("/perdure/invocations", {}, {"partition": partition}, COUNT)
+
+
+class Node:
+    """One that leads some partitions, and says so in each answer."""
+
+    def __init__(self, rig_member: Any, led: set[int], leaders: dict[int, int]) -> None:
+        self.led = led
+        self.leaders = leaders
+        self.me = rig_member.fabric.me.node
+        self.failures: list[Exception] = []
+        members = Members(self.me, self, rig_member.fabric)
+        self.elsewhere = Elsewhere(cast(Any, self), members, self.serve)
+
+    def leads(self, partition: PartitionId) -> bool:
+        return partition in self.led
+
+    def leader_of(self, partition: PartitionId) -> NodeId | None:
+        node = self.leaders.get(partition)
+        return NodeId(node) if node is not None else None
+
+    async def serve(self, request: Forward) -> Reply:
+        if self.failures:
+            raise self.failures.pop()
+        return Reply(200, [(b"content-type", b"text/plain")], b"node %d" % self.me)
+
+
+def test_the_leader_answers_and_a_change_of_leaders_is_waited_for() -> None:
+    async def check(rig: Rig) -> None:
+        one, two = await rig.pair()
+        asking, other = Node(one, {0, 1}, {3: 2}), Node(two, {3}, {})
+        reply = await asking.elsewhere.ask(GET)
+        assert (reply.status, reply.body) == (200, b"node 2")
+        assert reply.headers == [(b"content-type", b"text/plain")]
+        other.led.clear()
+        waiting = asyncio.ensure_future(asking.elsewhere.ask(GET))
+        done, _ = await asyncio.wait((waiting,), timeout=0.05)
+        assert not done
+        asking.led.add(3)
+        assert (await waiting).body == b"node 1"
+
+    on_uvloop(check)
+
+
+def test_without_a_leader_it_fails_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROUTE_PATIENCE_MS", 50)
+
+    async def check(rig: Rig) -> None:
+        one, two = await rig.pair()
+        asking, other = Node(one, set(), {3: 2}), Node(two, {3}, {})
+        other.failures.append(NotFound("there is none"))
+        with pytest.raises(NotFound):
+            await asking.elsewhere.ask(GET)
+        asking.leaders.clear()
+        with pytest.raises(PartitionUnavailable, match="partition 3 has no leader"):
+            await asking.elsewhere.ask(GET)
+
+    on_uvloop(check)
