@@ -104,7 +104,7 @@ class Greeter:
         finally:
             if wire is not None and established is None:
                 wire.close()
-        assert established is not None, "left by an exception otherwise"
+        assert wire is not None and established is not None, "left by an exception otherwise"
         return wire, established
 
     async def greet(self, wire: Wire) -> Established | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 
@@ -19,7 +19,7 @@ from perdure.core.telemetry import logger
 
 log = logger("metadata")
 
-_TYPES: tuple[tuple[str, type], ...] = (
+_TYPES: tuple[tuple[str, type[msgspec.Struct]], ...] = (
     (CLUSTER_KEY, ClusterMeta),
     (NODES_PREFIX, NodeMeta),
     (PARTITIONS_PREFIX, PartitionMeta),
@@ -132,7 +132,7 @@ def _register(key: str, found: Versioned) -> Register:
         if kind is not None:
             value = readable(msgspec.msgpack.decode(found.value, type=kind))
         else:
-            value = readable(msgspec.msgpack.decode(found.value))
+            value = readable(cast(object, msgspec.msgpack.decode(found.value)))
     except msgspec.MsgspecError:
         value = found.value.hex()
     return Register(key, found.version, value)
@@ -146,9 +146,8 @@ def readable(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, dict):
-        items: dict[object, object] = value
+        items = cast(dict[object, object], value)
         return {str(name): readable(item) for name, item in items.items()}
     if isinstance(value, list | tuple):
-        elements: list[object] | tuple[object, ...] = value
-        return [readable(item) for item in elements]
+        return [readable(item) for item in cast(list[object], value)]
     return value

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable
+from typing import cast
 
 import click
 
@@ -67,7 +68,8 @@ def verify(session: Session, partitions: tuple[int, ...]) -> None:
     """
     if not partitions:
         rows = rows_of(session.client.get("/perdure/logs"), "logs")
-        partitions = tuple(found for row in rows if isinstance(found := row.get("partition"), int))
+        numbers = (row.get("partition") for row in rows)
+        partitions = tuple(number for number in numbers if isinstance(number, int))
     found = [_verify(session, partition) for partition in partitions]
     session.emit({"verifications": found}, lambda: _show_verifications(found))
     if not all(row.get("is_sound") for row in found):
@@ -207,4 +209,4 @@ def _copies(row: Document) -> str:
 
 
 def _names(value: object) -> str:
-    return ", ".join(str(name) for name in value) if isinstance(value, list) else ""
+    return ", ".join(str(name) for name in cast(list[object], value or []))

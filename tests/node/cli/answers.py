@@ -1,7 +1,7 @@
 """A server on an admin port that answers what a test says."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +18,7 @@ class Answers:
 
 
 @contextmanager
-def serving() -> Iterator[Answers]:
+def serving() -> Generator[Answers]:
     known = Answers({})
 
     class Handler(BaseHTTPRequestHandler):
