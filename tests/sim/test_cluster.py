@@ -24,7 +24,7 @@ NOTICED = (Exception, BaseExceptionGroup, InvariantViolation, SystemExit)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", batches(chosen(share=2), 10), ids=str)
+@pytest.mark.parametrize("seeds", batches(chosen(share=4), 10), ids=str)
 def test_a_cluster_keeps_its_promises(seeds: range) -> None:
     for seed in seeds:
         live(setting_of(seed))
