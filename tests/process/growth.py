@@ -125,13 +125,16 @@ class Growth:
         del first.environment[VARIABLE]
         first.start()
         servers.nodes = [first, *others]
-        await servers.wait_healthy(_STEP_SECONDS)
+        for node in servers.nodes:
+            await self._await_up(node)
         await self._wait("three nodes have all tables", is_whole)
 
     async def _grow(self) -> None:
         fresh = self._servers.all_nodes[3:]
         for node in fresh:
             node.start()
+        for node in fresh:
+            await self._await_up(node)
         names = {node.node_name for node in fresh}
         await self._wait("new nodes hold tables", lambda seen: _holding(seen) >= names)
         await self._wait("all is well", is_whole)
@@ -154,18 +157,20 @@ class Growth:
 
     async def _vote_with_death(self, node: ClusterNode, place: str, names: list[str]) -> None:
         """One of them dies meanwhile, and goes on when it is back."""
+        answer = await request(self._servers.first.admin_port, "GET", "/perdure/cluster")
+        before = row_of(answer.json(), node.node_name)["generation"]
         node.kill()
         node.environment[VARIABLE] = place
         node.start()
-        await node.wait_healthy(_STEP_SECONDS)
-        await self._wait("it is back", lambda seen: _has_joined(seen, node))
+        await self._await_up(node)
+        await self._wait("it is back", lambda seen: _has_joined(seen, node, before))
         voting = asyncio.create_task(self._on_node("cluster", "voters", *names))
         code = await asyncio.to_thread(node.wait_exit, _STEP_SECONDS)
         self._run.expect(code == _KILLED, f"at {place} it ended with {code}{node.log_tail()}")
         del node.environment[VARIABLE]
         node.start()
         await voting
-        await node.wait_healthy(_STEP_SECONDS)
+        await self._await_up(node)
 
     async def _replace(self, node: ClusterNode) -> None:
         """One is killed and its disk is gone; it comes back under its name with an empty one. It
@@ -178,7 +183,7 @@ class Growth:
         await self._vote([each for each in self._servers.all_nodes if each is not node][:3])
         await self._on_node("nodes", "mark-lost", name, "--yes")
         node.start()
-        await node.wait_healthy(_STEP_SECONDS)
+        await self._await_up(node)
         await self._wait(
             f"{name} stores again",
             lambda seen: row_of(seen, name)["storage"] == "read_write" and is_whole(seen),
@@ -212,6 +217,18 @@ class Growth:
                 path = f"/perdure/partitions/{row['partition']}/lead?to={name}"
                 answer = await request(port, "PATCH", path)
                 self._run.expect(answer.status == 200, f"{path} gave {answer}")
+
+    async def _await_up(self, node: ClusterNode) -> None:
+        """Start it again when it gave up because metadata was too slow, as service managers do."""
+        while True:
+            try:
+                await node.wait_healthy(_STEP_SECONDS)
+            except ProcessFailed:
+                if node.exit_code() is None or "MD0001" not in node.log_tail(1):
+                    raise
+                node.start()
+            else:
+                return
 
     # --- Asking ---------------------------------------------------------------------------------
 
@@ -279,9 +296,9 @@ def _voting(seen: Any) -> set[str]:
     return {row["name"] for row in seen["nodes"] if row["metadata"] == "voter"}
 
 
-def _has_joined(seen: Any, node: ClusterNode) -> bool:
+def _has_joined(seen: Any, node: ClusterNode, before: int) -> bool:
     row = row_of(seen, node.node_name)
-    return bool(row["state"] == "alive" and row["generation"] == node.starts)
+    return bool(row["state"] == "alive" and row["generation"] > before)
 
 
 def _holding(seen: Any) -> set[str]:
