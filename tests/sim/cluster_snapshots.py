@@ -35,7 +35,8 @@ from perdure.cluster.core.trim import DurabilityMode, TrimPolicy
 from perdure.cluster.core.types import SegmentKey
 from perdure.cluster.snapshot_repository import RepositoryPorts, SnapshotRepository
 from perdure.core.errors import PerdureError
-from perdure.core.ids import InvocationId
+from perdure.core.ids import InvocationId, partition_key_of, partition_of
+from perdure.core.limits_snapshots import TRIM_NAMED_MS
 from perdure.core.offload import Offload
 from perdure.node.origin import restored_registers
 from perdure.node.partition.archive import Archive, Row, Source
@@ -130,10 +131,11 @@ class SnapshotClusterWorld(ClusterWorld):
         self.watch = BucketWatch(self.bucket)
         self.known: dict[str, Known] = {}
         self.snapshotters: dict[ClusterLife, Snapshotter] = {}
-        self.trim = TrimPolicy(
-            mode=self.luck.choice(tuple(DurabilityMode)),
-            delay_ms=self.luck.choice((0, 1_000, 10_000)),
-        )
+        mode = self.luck.choice(tuple(DurabilityMode))
+        # Replicas that were just named are waited for; snapshots serve also them.
+        leans_on_replicas = mode in (DurabilityMode.REPLICAS, DurabilityMode.BOTH)
+        delay_ms = TRIM_NAMED_MS if leans_on_replicas else self.luck.choice((0, 1_000, 10_000))
+        self.trim = TrimPolicy(mode=mode, delay_ms=delay_ms)
         self._takers: dict[ClusterLife, Taker] = {}
 
     def make_monitor(self) -> Monitor:
@@ -245,11 +247,16 @@ class RestoredWorld(ClusterWorld):
         self._known = known
         monitor = self.monitor
         monitor.applied_invocations |= before.monitor.applied_invocations
-        for partition in range(PARTITIONS):
-            store = before.watch.open(document, partition)
+        stores = [before.watch.open(document, partition) for partition in range(PARTITIONS)]
+        for partition, store in enumerate(stores):
             for source in range(PARTITIONS):
                 received = store.sequences.get(inbound_counter(source)) or 0
                 monitor._inbound[partition, source] = received
+        for invocation, index in before.work.ledger.awakeables:
+            partition = partition_of(partition_key_of(invocation), PARTITIONS)
+            if stores[partition].invocations.get(invocation) is not None:
+                # It may wait for what it was told after the set was taken: it is told again.
+                self.work.ledger.awakeables[invocation, index] = False
 
     async def make(self) -> None:
         wanted = ClusterMeta(

@@ -1,5 +1,8 @@
 """Sets of snapshots of whole clusters under faults, and clusters that are made of them."""
 
+# pyright: reportPrivateUsage=false
+
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,7 +14,7 @@ from tests.sim.node_world import Violation
 from tests.sim.seeds import batches, chosen
 
 from perdure.core.invariant import InvariantViolation
-from perdure.node.partition.cluster_cut import CutDesk, _Cut  # pyright: ignore[reportPrivateUsage]
+from perdure.node.partition.cluster_cut import CutDesk, _Cut
 from perdure.node.partition.cut import Counters
 
 
@@ -50,10 +53,18 @@ def test_sets_are_taken_refused_and_restored() -> None:
         assert happened[what] > 0, f"{what} never happened: {happened}"
 
 
+_freeze = CutDesk._freeze
+
+
 def _go_on(self: CutDesk, cut: _Cut) -> tuple[Counters, ...]:
     """Stand still for nobody."""
     cut.is_paused = True
     return ()
+
+
+async def _freeze_when_it_suits(self: CutDesk, cut: _Cut) -> tuple[Counters, ...]:
+    await asyncio.sleep(0.3 * min(item.processor.partition for item in cut.led))
+    return await _freeze(self, cut)
 
 
 def _believe(_: Sequence[Counters]) -> None:
@@ -64,6 +75,7 @@ def _believe(_: Sequence[Counters]) -> None:
 def test_leaders_that_do_not_stand_still_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch can fail: without a common moment messages are lost or come twice."""
     monkeypatch.setattr(CutDesk, "_pause", _go_on)
+    monkeypatch.setattr(CutDesk, "_freeze", _freeze_when_it_suits)
     monkeypatch.setattr("perdure.node.partition.cluster_sets.check_cut", _believe)
     for seed in range(40):
         try:
