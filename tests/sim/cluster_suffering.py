@@ -112,7 +112,7 @@ class Suffering:
                 return
 
     async def _fail_sync(self, machine: Machine, fault: Fault) -> None:
-        """A sync fails, the process ends of it, and the machine is started again."""
+        """A sync fails, the process ends of it, and it or its whole machine is started again."""
         async with machine.lock:
             life = machine.life
             assert life is not None
@@ -122,7 +122,7 @@ class Suffering:
                 async with asyncio.timeout(3.0):
                     await life.supervisor.wait_failed()
             self._world.happened["sync failed"] += life.supervisor.failure is not None
-            await machine.end("power")
+            await machine.end("power" if fault.level < 0.5 else "kill")
             await asyncio.sleep(fault.length)
             await machine.start()
 
