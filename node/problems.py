@@ -273,8 +273,11 @@ def _of_partitions(seen: ClusterStanding) -> Iterator[Problem]:
                 f"{part.broken_because}",
                 "keep the data directory and report it; then restart the node",
             )
-    if seen.is_alone:
-        return
+    if not seen.is_alone:
+        yield from _of_copies(seen)
+
+
+def _of_copies(seen: ClusterStanding) -> Iterator[Problem]:
     long = [part.partition for part in seen.partitions if _is_long(part)]
     if long:
         yield Problem(

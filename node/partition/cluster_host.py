@@ -115,8 +115,7 @@ class ClusterHost:
         Raises:
             PerdureError: the data directory can't be served, or metadata can't be reached.
         """
-        for number in range(self.identity.partition_count):
-            partition = PartitionId(number)
+        for partition in map(PartitionId, range(self.identity.partition_count)):
             store = self._assembly.open_store(partition)
             self._stores.append(store)
             self.led.append(self._assembly.assemble(store, partition))
