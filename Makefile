@@ -56,10 +56,10 @@ bench-cluster: install  ## Three nodes beside three of the reference server: lat
 crash: install  ## kill -9 under random load, KILLS times, and a boot with 100,000 invocations.
 	CRASH_KILLS=$(KILLS) $(BIN)/python -m pytest tests/process -m 'slow or not slow' -s
 
-chaos: install  ## Cut, slow, freeze, fill, wipe nodes in network namespaces (root): FAULT= SECONDS= SEED= ROUNDS=
+chaos: install  ## Cut, slow, freeze, fill, wipe nodes in network namespaces (root): FAULT= SECONDS= SEED= TIMES=
 	$(BIN)/python -m pip install --quiet --group chaos
 	$(BIN)/python -m tests.chaos $(addprefix --fault ,$(FAULT)) $(if $(SECONDS),--seconds $(SECONDS)) \
-		$(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
+		$(if $(SEED),--seed $(SEED)) $(if $(TIMES),--rounds $(TIMES))
 
 sim: install  ## The power-loss simulation over SEEDS seeds (or SEED=n for one).
 	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/sim -s
