@@ -123,7 +123,9 @@ class RoutedGateway:
 
     def wait(self, invocation: InvocationId, waiter: Waiter) -> Callable[[], None]:
         partition = partition_of(partition_key_of(invocation), self._count)
-        if (led := self._led(partition)) is None:
+        led = self._led(partition)
+        if led is None or not _is_under_way(led, invocation):
+            # It may have ended since its command was applied: whoever leads knows.
             return self._start(self._wait(invocation, partition, waiter))
         forget: Callable[[], None]
 
@@ -312,6 +314,11 @@ def _made_repeatable(command: Command) -> Command:
     if isinstance(command, Invoke) and command.completion_retention_ms < ROUTE_RESULT_KEPT_MS:
         return msgspec.structs.replace(command, completion_retention_ms=ROUTE_RESULT_KEPT_MS)
     return command
+
+
+def _is_under_way(led: LedPartition, invocation: InvocationId) -> bool:
+    found = find(led.processor.store, invocation)
+    return found is not None and found.result is None
 
 
 async def find_surely(led: LedPartition, invocation: InvocationId) -> Found | None:

@@ -20,6 +20,7 @@ from tests.cluster.fabric_rig import (
     is_up,
     on_asyncio,
     on_sim,
+    on_tcp,
     on_uvloop,
     peer,
     until,
@@ -29,6 +30,7 @@ from perdure.cluster.core.messages import GUEST, Peer
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.grpc_transport import GrpcWires
 from perdure.cluster.security import TlsFiles, check_exposure, is_loopback, read_secret
+from perdure.cluster.tcp_transport import TcpWires
 from perdure.cluster.wires import Connection, Wire, WireBroken, Wires
 from perdure.core import limits
 from perdure.core.errors import (
@@ -333,13 +335,16 @@ async def _try(wires: GrpcWires, address: str, frames: list[bytes]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("secret", [None, SECRET])
-def test_garbage_on_the_port_harms_nobody(secret: bytes | None) -> None:
+@pytest.mark.parametrize(("make_wires", "on"), [(GrpcWires, on_asyncio), (TcpWires, on_tcp)])
+def test_garbage_on_the_port_harms_nobody(
+    secret: bytes | None, make_wires: Callable[[str], Wires], on: Callable[[Check], None]
+) -> None:
     dice = random.Random(1)
 
     async def check(rig: Rig) -> None:
         one, two = await rig.pair(secret=secret)
-        wires = GrpcWires("127.0.0.1:0")
-        hellos = await _overheard(rig, one, secret)
+        wires = make_wires("127.0.0.1:0")
+        hellos = await _overheard(rig, one, make_wires(""), secret)
         for number in range(60):
             frames = [dice.randbytes(dice.choice((0, 1, 7, 300, 70_000))) for _ in range(3)]
             if number % 2:
@@ -352,12 +357,12 @@ def test_garbage_on_the_port_harms_nobody(secret: bytes | None) -> None:
         await _works(one, two)
         await until(lambda: one.fabric.statistics().sessions_in == 1)
 
-    on_asyncio(check)
+    on(check)
 
 
-async def _overheard(rig: Rig, target: Member, secret: bytes | None) -> list[bytes]:
+async def _overheard(rig: Rig, target: Member, inner: Wires, secret: bytes | None) -> list[bytes]:
     """The first frames of somebody who may talk."""
-    wires = Meddling(GrpcWires(""))
+    wires = Meddling(inner)
     guest = rig.make(Peer(GUEST, 0, 3, b""), secret=secret, wires=wires)
     with pytest.raises(Unreachable):
         await guest.fabric.ask_at(target.place.address, Echo("overheard"), 5)
@@ -421,8 +426,9 @@ def test_only_this_machine_is_trusted_unasked(bind: str, is_local: bool, tmp_pat
     if is_local:
         check_exposure(bind, tls=None, is_trusted=False)
     else:
-        with pytest.raises(InvalidConfiguration, match=r"cluster\.insecure"):
-            asyncio.run(GrpcWires(bind).listen(lambda wire: wire.close()))
+        for kind in (GrpcWires, TcpWires):
+            with pytest.raises(InvalidConfiguration, match=r"cluster\.insecure"):
+                asyncio.run(kind(bind).listen(lambda wire: wire.close()))
 
 
 def test_secrets_come_from_files_and_are_long(tmp_path: Path) -> None:
@@ -439,8 +445,9 @@ def test_secrets_come_from_files_and_are_long(tmp_path: Path) -> None:
 def test_a_port_that_is_taken() -> None:
     async def check(rig: Rig) -> None:
         one = await rig.start(peer(1))
-        with pytest.raises(AddressInUse):
-            await GrpcWires(one.place.address).listen(lambda wire: wire.close())
+        for kind in (GrpcWires, TcpWires):
+            with pytest.raises(AddressInUse):
+                await kind(one.place.address).listen(lambda wire: wire.close())
 
     on_asyncio(check)
 
