@@ -22,6 +22,7 @@ from perdure.node.partition.gateway import LedPartition
 from perdure.node.partition.leader import Leader
 from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.partition.processor import Processor
+from perdure.node.partition.table_copy import drop_partial
 from perdure.storage.partition_store import STORE_FORMAT_VERSION, PartitionStore
 from perdure.storage.tables.timers import Outgoing
 
@@ -60,7 +61,9 @@ class Assembly:
             DataDirectoryTooNew, DataDirectoryTooOld, DataDirectoryForeign: they are not.
         """
         fingerprint = self._identity.fingerprint
-        store = PartitionStore(self._ports.open_env(partition), fingerprint, partition)
+        env = self._ports.open_env(partition)
+        drop_partial(env)
+        store = PartitionStore(env, fingerprint, partition)
         obstacle = _obstacle(store, partition, fingerprint)
         if obstacle is not None:
             store.close()

@@ -2,8 +2,8 @@
 
 Whoever has tables hands out their last commit, row by row, beside everything else; so does an
 object store (``archive.py``). It replaces what is here: first all of that goes, last comes the row
-that says how far the tables are. Who dies in between has tables that have applied nothing, which
-the log can't carry on, so it begins again.
+that says how far the tables are. Who dies in between has tables that have applied nothing; they
+are emptied at the next start.
 """
 
 from collections.abc import AsyncIterator
@@ -81,6 +81,16 @@ async def replace_tables(
         raise PartitionUnavailable(f"there are no tables of partition {partition}")
     await _commit(store.env, storage, [], [meta])
     store.reload()
+
+
+def drop_partial(env: Env) -> None:
+    """Empty tables that don't say how far they are: what a copy left behind that was cut short.
+
+    The log may still have its first record somewhere, and would be applied on top of it.
+    """
+    if env.get(META_KEY) is None and next(env.scan(_FIRST, _BEYOND), None) is not None:
+        env.commit([(_FIRST, _BEYOND)], [], [])
+        env.refresh()
 
 
 def _checked(store: PartitionStore, row: Row, lsn_min: int) -> Row:

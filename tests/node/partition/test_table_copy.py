@@ -14,9 +14,9 @@ from perdure.core.errors import PartitionUnavailable
 from perdure.core.ids import PartitionId
 from perdure.engine.commands import RECORD_KIND_COMMAND, Announce, encode_command
 from perdure.node.partition.processor import Processor
-from perdure.node.partition.table_copy import TableDesk, copy_tables
+from perdure.node.partition.table_copy import TableDesk, copy_tables, drop_partial
 from perdure.storage.env import Env, LmdbEnv, Snapshot
-from perdure.storage.partition_store import PartitionStore
+from perdure.storage.partition_store import META_KEY, PartitionStore
 from perdure.storage.wal_format import Record
 
 FINGERPRINT = b"f" * 16
@@ -68,6 +68,22 @@ def test_a_copy_whose_source_moves_on_meanwhile_has_applied_nothing() -> None:
             await copy_tables(store, _thread(), one.fabric, _id(other), 2)
         assert (store.applied_lsn, store.durable_lsn) == (0, 0)
         assert PartitionStore(SimEnv(tables), FINGERPRINT, 0).applied_lsn == 0
+
+    on_sim(check)
+
+
+def test_what_a_copy_left_behind_is_dropped_and_nothing_else() -> None:
+    async def check(_: Rig) -> None:
+        tables = _tables()
+        env = SimEnv(tables)
+        _processor(env, 5)
+        drop_partial(env)
+        assert PartitionStore(env, FINGERPRINT, 0).applied_lsn == 2
+        env.commit([], [META_KEY], [])
+        env.refresh()
+        drop_partial(env)
+        assert not tables.committed
+        assert next(env.scan(b"", b"\xff"), None) is None
 
     on_sim(check)
 
