@@ -318,7 +318,7 @@ def test_with_a_secret_nobody_in_between_can_change_what_is_said(trick: str) -> 
 # --- garbage --------------------------------------------------------------------------------------
 
 
-async def _try(wires: GrpcWires, address: str, frames: list[bytes]) -> None:
+async def _try(wires: Wires, address: str, frames: list[bytes]) -> None:
     connection = wires.connect(address)
     try:
         wire = await connection.open()
