@@ -5,10 +5,11 @@ from functools import partial
 
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
+from perdure.core.limits import FENCE_FRESH_MS
 from perdure.core.offload import PoolOffload
 from perdure.core.telemetry import logger
 from perdure.node.config.model import Config
-from perdure.node.http.client import HttpClient
+from perdure.node.http.client import ClientLimits, HttpClient
 from perdure.node.http.cores import make_client_core
 from perdure.node.invoker.aws import AwsLambda, AwsOptions
 from perdure.node.invoker.callers import ServiceCaller, SigningCaller
@@ -49,6 +50,9 @@ def open_outbound(config: Config, clock: Clock, entropy: Entropy) -> Outbound:
         partial(make_client_core, config.http_core.value),
         entropy,
         config.invoker.connect_timeout_ms,
+        # Alone, nobody takes over: what is late is still right.
+        ClientLimits(stand_still_ms_max=FENCE_FRESH_MS if config.is_clustered else None),
+        clock=clock,
     )
     functions = _open_functions(config)
     caller: Caller = ServiceCaller(client, functions)

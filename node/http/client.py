@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import cast
 
+from perdure.core.clock import Clock, SystemClock
 from perdure.core.entropy import Entropy
 from perdure.core.limits import CONNECT_TIMEOUT_MS
 from perdure.node.http.connection import ClientLimits, Connection
@@ -52,6 +53,7 @@ class _Ways:
     connect_timeout_ms: int
     limits: ClientLimits
     make_tls: Callable[[], ssl.SSLContext]
+    clock: Clock
 
 
 class _Pool:
@@ -232,7 +234,7 @@ class _Opening(asyncio.Protocol):
         pool, ways = self._pool, self._ways
         core = ways.make_core(version, self._is_secure)
         self.connection = Connection(
-            core, ways.entropy, ways.limits, pool.on_capacity, pool.on_gone
+            core, ways.entropy, ways.limits, ways.clock, pool.on_capacity, pool.on_gone
         )
         pool.adopt(self.connection)
         transport.set_protocol(self.connection)
@@ -249,9 +251,11 @@ class HttpClient:
         connect_timeout_ms: int = CONNECT_TIMEOUT_MS,
         limits: ClientLimits | None = None,
         make_tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        clock: Clock | None = None,
     ) -> None:
+        bounds = limits or ClientLimits()
         self._ways = _Ways(
-            make_core, entropy, connect_timeout_ms, limits or ClientLimits(), make_tls
+            make_core, entropy, connect_timeout_ms, bounds, make_tls, clock or SystemClock()
         )
         self._pools: dict[Origin, _Pool] = {}
 

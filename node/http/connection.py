@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from perdure.core import limits
+from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.node.http.ports import (
     Body,
@@ -39,6 +40,9 @@ class ClientLimits:
     keep_alive_interval_ms: int = limits.KEEP_ALIVE_INTERVAL_MS
     keep_alive_timeout_ms: int = limits.KEEP_ALIVE_TIMEOUT_MS
     idle_ms: int = limits.CONNECTION_IDLE_MS
+    stand_still_ms_max: int | None = None
+    """What was to be written longer ago is not sent any more: the process stood still, and others
+    may have taken over what it was about."""
 
 
 class Connection(asyncio.Protocol):
@@ -49,12 +53,14 @@ class Connection(asyncio.Protocol):
         core: ClientCore,
         entropy: Entropy,
         bounds: ClientLimits,
+        clock: Clock,
         on_capacity: Callable[["Connection"], None],
         on_gone: Callable[["Connection"], None],
     ) -> None:
         self.core = core
         self._entropy = entropy
         self._limits = bounds
+        self._clock = clock
         self._on_capacity = on_capacity
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
@@ -63,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._blocked: dict[int, RequestStream] = {}
         self._is_handling = False
         self._is_flush_scheduled = False
+        self._flush_since: float | None = None  # when the first of what is to be written came about
         self._is_write_paused = False
         self._is_read_paused = False
         self._unconsumed = 0
@@ -203,6 +210,7 @@ class Connection(asyncio.Protocol):
     def _handle(self, events: list[Event]) -> None:
         """Tell listeners, then write what they had to say at once."""
         self._is_handling = True
+        self._note_time()
         is_only_bodies = True
         for event in events:
             if isinstance(event, Body):
@@ -313,14 +321,27 @@ class Connection(asyncio.Protocol):
     def _schedule_flush(self) -> None:
         if not self._is_flush_scheduled and not self._is_handling:
             self._is_flush_scheduled = True
+            self._note_time()
             self._loop.call_soon(self._flush)
+
+    def _note_time(self) -> None:
+        if self._limits.stand_still_ms_max is not None and self._flush_since is None:
+            self._flush_since = self._clock.monotonic()
 
     def _flush(self) -> None:
         self._is_flush_scheduled = False
         data = self.core.output()
-        if data and self._transport is not None and not self._transport.is_closing():
+        since, self._flush_since = self._flush_since, None
+        if data and since is not None and self._stood_still(since):
+            self.end_reason = "this process stood still while it had something to send"
+            self._abort()
+        elif data and self._transport is not None and not self._transport.is_closing():
             self.sent_bytes += len(data)
             self._transport.write(data)
+
+    def _stood_still(self, since: float) -> bool:
+        longest_ms = self._limits.stand_still_ms_max
+        return longest_ms is not None and (self._clock.monotonic() - since) * 1000 > longest_ms
 
     def _abort(self) -> None:
         self.is_gone = True
