@@ -73,7 +73,7 @@ class Greeter:
             PerdureError: this node doesn't want the other.
         """
         wire: Wire | None = None
-        established: Established | None = None
+        opened: tuple[Wire, Established] | None = None
         try:
             async with asyncio.timeout(limits.FABRIC_CONNECT_MS / 1000):
                 wire = await connection.open()
@@ -98,14 +98,14 @@ class Greeter:
                 await wire.write(confirm)
                 if node is not None:
                     self._admission.check(agreed.peer, node)  # somebody may have come first
-                established = agreed
+                opened = wire, agreed
         except TimeoutError as failure:
             raise WireBroken("it took too long") from failure
         finally:
-            if wire is not None and established is None:
+            if wire is not None and opened is None:
                 wire.close()
-        assert wire is not None and established is not None, "left by an exception otherwise"
-        return wire, established
+        assert opened is not None, "left by an exception otherwise"
+        return opened
 
     async def greet(self, wire: Wire) -> Established | None:
         """Answer somebody who opened a wire; None: they hung up, or were turned down.
