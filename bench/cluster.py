@@ -168,7 +168,7 @@ def tell(
     lines += ["", f"{'':44}" + "".join(f"{name:>12}" for name in rounds) + f"{'ratio':>10}"]
     keys = list(dict.fromkeys(key for runs in rounds.values() for run in runs for key in run))
     for key in keys:
-        cells = []
+        cells: list[str] = []
         for runs in rounds.values():
             values = [run[key] for run in runs if key in run]
             cells.append(f"{statistics.median(values):12.2f}" if values else f"{'-':>12}")
