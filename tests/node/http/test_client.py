@@ -326,39 +326,6 @@ def test_a_stream_given_up_before_it_has_a_connection_is_never_sent(version: str
     run(work)
 
 
-class _WokenClock(SystemClock):
-    """Of a process that can be made to have stood still."""
-
-    stood_still_s = 0.0
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self.stood_still_s
-
-
-@over_versions
-def test_what_a_woken_process_still_had_to_say_is_not_said(version: str) -> None:
-    async def work() -> None:
-        app, clock = Echo(), _WokenClock()
-        client = HttpClient(
-            partial(make_client_core, "zttp"),
-            SystemEntropy(),
-            limits=ClientLimits(stand_still_ms_max=60_000),
-            clock=clock,
-        )
-        async with serving(app) as (_, port):
-            await ask(client, origin_at(port, version), b"first").done.wait()
-            stale = ask(client, origin_at(port, version), b"stale")
-            clock.stood_still_s = 61.0
-            await stale.done.wait()
-            assert stale.failure is not None and stale.failure.kind == "lost"
-            await ask(client, origin_at(port, version), b"next").done.wait()
-            assert [exchange.body for exchange in app.exchanges] == [b"first", b"next"]
-            client.close()
-            await until(lambda: client.statistics().connections == 0)
-
-    run(work)
-
-
 @over_clients
 def test_a_large_body_waits_until_the_peer_reads(core: str) -> None:
     """Who heeds ``is_writable`` keeps little in memory, whatever the size of what it sends."""
