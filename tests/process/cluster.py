@@ -31,7 +31,6 @@ _PORTS = range(20_000, 32_000)
 _PORTS_EACH = 5
 _POLL_SECONDS = 0.05
 # Longer than the controller's pace.
-_CALM_SECONDS = 4.0
 _KNOWN_SECONDS = 10.0
 
 
@@ -147,17 +146,17 @@ class ClusterServers:
 
     async def wait_wide(self, timeout_seconds: float = 60.0) -> None:
         """Wait until the segments that were opened before all nodes were there have been replaced:
-        until nobody has begun to lead anything for a while."""
+        until every log is written to all nodes, in the eyes of each."""
         deadline = time.monotonic() + timeout_seconds
-        known, since = -1, 0.0
-        while time.monotonic() - since < _CALM_SECONDS:
-            logs = [node.log_path.read_text() for node in self.nodes]
-            begun = sum(text.count("leadership.started") for text in logs)
-            if begun != known:
-                known, since = begun, time.monotonic()
-            if time.monotonic() > deadline:
-                raise ProcessFailed(f"leaders keep changing: {begun}")
-            await asyncio.sleep(_POLL_SECONDS)
+        for node in self.nodes:
+            while True:
+                answer = await request(node.admin_port, "GET", "/perdure/logs")
+                widths = [len(log["nodeset"]) for log in answer.json()["logs"]]
+                if widths == [len(self.nodes)] * PARTITIONS:
+                    break
+                if time.monotonic() > deadline:
+                    raise ProcessFailed(f"{node.name} has logs on so many nodes: {widths}")
+                await asyncio.sleep(_POLL_SECONDS)
 
     async def find_busiest(self) -> ClusterNode:
         """Who leads most, once all partitions are led."""
