@@ -1,190 +1,173 @@
 """JSON schemas of what the admin API answers, by name. Pure; made by ``shapes`` and its like."""
 
-from typing import Any
-
 from perdure.node.admin.invocation_rows import STATUSES
+from perdure.node.admin.operation import Schema
 from perdure.node.admin.operator_schemas import OPERATOR_SCHEMAS
+from perdure.node.admin.schema_words import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    TIME,
+    list_of,
+    named,
+    nullable,
+    object_of,
+)
 
-Schema = dict[str, Any]
-
-_TEXT: Schema = {"type": "string"}
-_NUMBER: Schema = {"type": "integer", "minimum": 0}
-_FLAG: Schema = {"type": "boolean"}
-_TIME: Schema = {"type": "string", "format": "date-time"}
 _DURATION: Schema = {"type": "string", "examples": ["1d", "1m 30s", "500ms"]}
-_WORDS: Schema = {"type": "object", "additionalProperties": _TEXT}
+_WORDS: Schema = {"type": "object", "additionalProperties": TEXT}
 _ANY: Schema = {"type": "object"}
 
 
-def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> Schema:
-    return {
-        "type": "object",
-        "required": list(required),
-        "properties": {**required, **(optional or {})},
-    }
-
-
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def _of(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _nullable(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-_REMARKS = _list(_object({"message": _TEXT}, {"code": _TEXT}))
-_DESCRIBED = {"documentation": _TEXT, "metadata": _WORDS, "info": _REMARKS}
-_VERSIONS = {"min_protocol_version": _NUMBER, "max_protocol_version": _NUMBER}
+_REMARKS = list_of(object_of({"message": TEXT}, {"code": TEXT}))
+_DESCRIBED = {"documentation": TEXT, "metadata": _WORDS, "info": _REMARKS}
+_VERSIONS = {"min_protocol_version": NUMBER, "max_protocol_version": NUMBER}
 _WHEREABOUTS = {
-    "uri": _TEXT,
+    "uri": TEXT,
     "protocol_type": {"enum": ["BidiStream", "RequestResponse"]},
     "http_version": {"enum": ["HTTP/1.1", "HTTP/2.0"]},
-    "arn": _TEXT,
-    "assume_role_arn": _TEXT,
-    "compression": _TEXT,
+    "arn": TEXT,
+    "assume_role_arn": TEXT,
+    "compression": TEXT,
     "additional_headers": _WORDS,
     "metadata": _WORDS,
-    "sdk_version": _TEXT,
+    "sdk_version": TEXT,
 }
-_FAILURE = _object(
-    {"code": _NUMBER, "message": _TEXT},
+_FAILURE = object_of(
+    {"code": NUMBER, "message": TEXT},
     {
-        "error_code": _TEXT,
-        "stacktrace": _TEXT,
-        "command_index": _NUMBER,
-        "command_name": _TEXT,
-        "command_type": _TEXT,
+        "error_code": TEXT,
+        "stacktrace": TEXT,
+        "command_index": NUMBER,
+        "command_name": TEXT,
+        "command_type": TEXT,
     },
 )
 _SUMMARY_REQUIRED = {
-    "id": _TEXT,
-    "target": _TEXT,
-    "service": _TEXT,
-    "handler": _TEXT,
+    "id": TEXT,
+    "target": TEXT,
+    "service": TEXT,
+    "handler": TEXT,
     "status": {"enum": list(STATUSES)},
-    "created_at": _TIME,
-    "modified_at": _TIME,
+    "created_at": TIME,
+    "modified_at": TIME,
     "invoked_by": {"enum": ["ingress", "service", "restart_as_new"]},
 }
 _SUMMARY_OPTIONAL = {
-    "key": _TEXT,
-    "invoked_by_id": _TEXT,
-    "invoked_by_target": _TEXT,
-    "idempotency_key": _TEXT,
-    "scheduled_at": _TIME,
-    "started_at": _TIME,
-    "journal_length": _NUMBER,
-    "command_count": _NUMBER,
-    "deployment": _TEXT,
-    "protocol_version": _NUMBER,
-    "retry_count": _NUMBER,
+    "key": TEXT,
+    "invoked_by_id": TEXT,
+    "invoked_by_target": TEXT,
+    "idempotency_key": TEXT,
+    "scheduled_at": TIME,
+    "started_at": TIME,
+    "journal_length": NUMBER,
+    "command_count": NUMBER,
+    "deployment": TEXT,
+    "protocol_version": NUMBER,
+    "retry_count": NUMBER,
     "last_failure": _FAILURE,
-    "next_retry_at": _TIME,
-    "completed_at": _TIME,
-    "expires_at": _TIME,
-    "result": _object(
-        {"kind": {"enum": ["success", "failure"]}}, {"code": _NUMBER, "message": _TEXT}
+    "next_retry_at": TIME,
+    "completed_at": TIME,
+    "expires_at": TIME,
+    "result": object_of(
+        {"kind": {"enum": ["success", "failure"]}}, {"code": NUMBER, "message": TEXT}
     ),
 }
-_SET = _object(
+_SET = object_of(
     {
-        "name": _TEXT,
-        "created_at": _TIME,
-        "cluster": _TEXT,
-        "software": _TEXT,
-        "size": _NUMBER,
-        "partitions": _list(
-            _object({"partition": _NUMBER, "lsn": _NUMBER, "snapshot": _TEXT, "size": _NUMBER})
+        "name": TEXT,
+        "created_at": TIME,
+        "cluster": TEXT,
+        "software": TEXT,
+        "size": NUMBER,
+        "partitions": list_of(
+            object_of({"partition": NUMBER, "lsn": NUMBER, "snapshot": TEXT, "size": NUMBER})
         ),
     }
 )
 _NODE_REQUIRED = {
-    "name": _TEXT,
-    "id": _NUMBER,
-    "generation": _NUMBER,
+    "name": TEXT,
+    "id": NUMBER,
+    "generation": NUMBER,
     "state": {"enum": ["alive", "suspect", "dead", "stopping", "failing_over"]},
-    "is_controller": _FLAG,
-    "roles": _list(_TEXT),
-    "storage": _TEXT,
-    "worker": _TEXT,
-    "metadata": _TEXT,
-    "leads": _NUMBER,
-    "holds": _NUMBER,
-    "loop_lag_ms": _NUMBER,
-    "is_disk_full": _FLAG,
+    "is_controller": FLAG,
+    "roles": list_of(TEXT),
+    "storage": TEXT,
+    "worker": TEXT,
+    "metadata": TEXT,
+    "leads": NUMBER,
+    "holds": NUMBER,
+    "loop_lag_ms": NUMBER,
+    "is_disk_full": FLAG,
     "addresses": _WORDS,
 }
-_NODE_OPTIONAL = {"zone": _TEXT, "software": _TEXT}
-_FAILED = _list(_object({"invocation_id": _TEXT, "error": _TEXT}))
+_NODE_OPTIONAL = {"zone": TEXT, "software": TEXT}
+_FAILED = list_of(object_of({"invocation_id": TEXT, "error": TEXT}))
 
 SCHEMAS: dict[str, Schema] = {
-    "Error": _object({"message": _TEXT, "restate_code": _TEXT}),
-    "Document": _object({"openapi": _TEXT, "info": _ANY, "paths": _ANY}),
-    "Version": _object(
+    "Error": object_of({"message": TEXT, "restate_code": TEXT}),
+    "Document": object_of({"openapi": TEXT, "info": _ANY, "paths": _ANY}),
+    "Version": object_of(
         {
-            "version": _TEXT,
-            "min_admin_api_version": _NUMBER,
-            "max_admin_api_version": _NUMBER,
-            "ingress_endpoint": _TEXT,
-            "features": {"type": "object", "additionalProperties": _FLAG},
-            "server": _TEXT,
-            "server_version": _TEXT,
+            "version": TEXT,
+            "min_admin_api_version": NUMBER,
+            "max_admin_api_version": NUMBER,
+            "ingress_endpoint": TEXT,
+            "features": {"type": "object", "additionalProperties": FLAG},
+            "server": TEXT,
+            "server_version": TEXT,
         }
     ),
-    "ClusterHealth": _object(
-        {"cluster_name": _TEXT, "metadata_cluster_health": _object({"members": _list(_NUMBER)})}
+    "ClusterHealth": object_of(
+        {"cluster_name": TEXT, "metadata_cluster_health": object_of({"members": list_of(NUMBER)})}
     ),
-    "Deployment": _object(
+    "Deployment": object_of(
         {
-            "id": _TEXT,
-            "created_at": _TIME,
+            "id": TEXT,
+            "created_at": TIME,
             **_VERSIONS,
-            "services": _list(_object({"name": _TEXT, "revision": _NUMBER})),
+            "services": list_of(object_of({"name": TEXT, "revision": NUMBER})),
         },
         _WHEREABOUTS,
     ),
-    "Deployments": _object({"deployments": _list(_of("Deployment"))}),
-    "DeploymentDetail": _object(
-        {"id": _TEXT, "created_at": _TIME, **_VERSIONS, "services": _list(_of("Service"))},
+    "Deployments": object_of({"deployments": list_of(named("Deployment"))}),
+    "DeploymentDetail": object_of(
+        {"id": TEXT, "created_at": TIME, **_VERSIONS, "services": list_of(named("Service"))},
         _WHEREABOUTS,
     ),
-    "Registered": _object(
-        {"id": _TEXT, "services": _list(_of("Service")), **_VERSIONS}, {"sdk_version": _TEXT}
+    "Registered": object_of(
+        {"id": TEXT, "services": list_of(named("Service")), **_VERSIONS}, {"sdk_version": TEXT}
     ),
-    "DeploymentUses": _object(
+    "DeploymentUses": object_of(
         {
-            "id": _TEXT,
-            "latest_of": _list(_TEXT),
-            "pinned_invocations": _NUMBER,
-            "is_removable": _FLAG,
+            "id": TEXT,
+            "latest_of": list_of(TEXT),
+            "pinned_invocations": NUMBER,
+            "is_removable": FLAG,
         }
     ),
-    "RetryPolicy": _object(
-        {"max_attempts": _nullable(_NUMBER)},
+    "RetryPolicy": object_of(
+        {"max_attempts": nullable(NUMBER)},
         {
             "initial_interval": _DURATION,
             "exponentiation_factor": {"type": "number"},
-            "max_interval": _nullable(_DURATION),
+            "max_interval": nullable(_DURATION),
             "on_max_attempts": {"enum": ["Pause", "Kill"]},
         },
     ),
-    "Service": _object(
+    "Service": object_of(
         {
-            "name": _TEXT,
+            "name": TEXT,
             "ty": {"enum": ["Service", "VirtualObject", "Workflow"]},
-            "handlers": _list(_of("Handler")),
-            "deployment_id": _TEXT,
-            "revision": _NUMBER,
-            "public": _FLAG,
+            "handlers": list_of(named("Handler")),
+            "deployment_id": TEXT,
+            "revision": NUMBER,
+            "public": FLAG,
             "idempotency_retention": _DURATION,
             "inactivity_timeout": _DURATION,
             "abort_timeout": _DURATION,
-            "enable_lazy_state": _FLAG,
-            "retry_policy": _of("RetryPolicy"),
+            "enable_lazy_state": FLAG,
+            "retry_policy": named("RetryPolicy"),
         },
         {
             **_DESCRIBED,
@@ -192,14 +175,14 @@ SCHEMAS: dict[str, Schema] = {
             "journal_retention": _DURATION,
         },
     ),
-    "Services": _object({"services": _list(_of("Service"))}),
-    "Handler": _object(
+    "Services": object_of({"services": list_of(named("Service"))}),
+    "Handler": object_of(
         {
-            "name": _TEXT,
-            "public": _FLAG,
-            "input_description": _TEXT,
-            "output_description": _TEXT,
-            "retry_policy": _of("RetryPolicy"),
+            "name": TEXT,
+            "public": FLAG,
+            "input_description": TEXT,
+            "output_description": TEXT,
+            "retry_policy": named("RetryPolicy"),
         },
         {
             "ty": {"enum": ["Exclusive", "Shared", "Workflow"]},
@@ -208,154 +191,154 @@ SCHEMAS: dict[str, Schema] = {
             "journal_retention": _DURATION,
             "inactivity_timeout": _DURATION,
             "abort_timeout": _DURATION,
-            "enable_lazy_state": _FLAG,
+            "enable_lazy_state": FLAG,
             "input_json_schema": {},
             "output_json_schema": {},
         },
     ),
-    "Handlers": _object({"handlers": _list(_of("Handler"))}),
-    "Restarted": _object({"new_invocation_id": _TEXT}),
-    "BatchOutcome": _object({"succeeded": _list(_TEXT), "failed": _FAILED}),
-    "BatchRestarts": _object(
+    "Handlers": object_of({"handlers": list_of(named("Handler"))}),
+    "Restarted": object_of({"new_invocation_id": TEXT}),
+    "BatchOutcome": object_of({"succeeded": list_of(TEXT), "failed": _FAILED}),
+    "BatchRestarts": object_of(
         {
-            "succeeded": _list(_object({"old_invocation_id": _TEXT, "new_invocation_id": _TEXT})),
+            "succeeded": list_of(object_of({"old_invocation_id": TEXT, "new_invocation_id": TEXT})),
             "failed": _FAILED,
         }
     ),
-    "Invocation": _object(_SUMMARY_REQUIRED, _SUMMARY_OPTIONAL),
-    "Invocations": _object({"invocations": _list(_of("Invocation"))}, {"cursor": _TEXT}),
-    "JournalEntry": _object(
+    "Invocation": object_of(_SUMMARY_REQUIRED, _SUMMARY_OPTIONAL),
+    "Invocations": object_of({"invocations": list_of(named("Invocation"))}, {"cursor": TEXT}),
+    "JournalEntry": object_of(
         {
-            "index": _NUMBER,
-            "type": _TEXT,
-            "is_command": _FLAG,
-            "size": _NUMBER,
-            "appended_at": _TIME,
+            "index": NUMBER,
+            "type": TEXT,
+            "is_command": FLAG,
+            "size": NUMBER,
+            "appended_at": TIME,
         },
         {
-            "name": _TEXT,
-            "completion_ids": _list(_NUMBER),
-            "signal_index": _NUMBER,
-            "signal_name": _TEXT,
-            "target": _TEXT,
-            "key": _TEXT,
-            "wake_up_at": _TIME,
-            "invocation_id": _TEXT,
-            "failure": _object({"code": _NUMBER, "message": _TEXT}),
+            "name": TEXT,
+            "completion_ids": list_of(NUMBER),
+            "signal_index": NUMBER,
+            "signal_name": TEXT,
+            "target": TEXT,
+            "key": TEXT,
+            "wake_up_at": TIME,
+            "invocation_id": TEXT,
+            "failure": object_of({"code": NUMBER, "message": TEXT}),
         },
     ),
-    "InvocationEvent": _object(
+    "InvocationEvent": object_of(
         {
             "event": {"enum": ["transient_error", "paused", "suspended"]},
-            "after_index": _NUMBER,
-            "at": _TIME,
+            "after_index": NUMBER,
+            "at": TIME,
         },
         {"failure": _FAILURE, "awaiting": _ANY},
     ),
-    "InvocationDetail": _object(
+    "InvocationDetail": object_of(
         {
             **_SUMMARY_REQUIRED,
-            "completion_retention_ms": _NUMBER,
-            "journal_retention_ms": _NUMBER,
-            "journal": _list(_of("JournalEntry")),
-            "events": _list(_of("InvocationEvent")),
+            "completion_retention_ms": NUMBER,
+            "journal_retention_ms": NUMBER,
+            "journal": list_of(named("JournalEntry")),
+            "events": list_of(named("InvocationEvent")),
         },
         {
             **_SUMMARY_OPTIONAL,
-            "next_from": _NUMBER,
-            "is_pausing": _FLAG,
+            "next_from": NUMBER,
+            "is_pausing": FLAG,
             "awaiting": _ANY,
-            "attempt_count": _NUMBER,
-            "failures_since_last_command": _NUMBER,
-            "last_attempt_at": _TIME,
-            "last_attempt_deployment": _TEXT,
-            "last_attempt_server": _TEXT,
+            "attempt_count": NUMBER,
+            "failures_since_last_command": NUMBER,
+            "last_attempt_at": TIME,
+            "last_attempt_deployment": TEXT,
+            "last_attempt_server": TEXT,
         },
     ),
-    "State": _object(
+    "State": object_of(
         {
-            "service": _TEXT,
-            "key": _TEXT,
-            "version": _TEXT,
-            "is_partial": _FLAG,
-            "entries": _list(
-                _object({"name": _TEXT, "size": _NUMBER}, {"value": _TEXT, "value_base64": _TEXT})
+            "service": TEXT,
+            "key": TEXT,
+            "version": TEXT,
+            "is_partial": FLAG,
+            "entries": list_of(
+                object_of({"name": TEXT, "size": NUMBER}, {"value": TEXT, "value_base64": TEXT})
             ),
         }
     ),
     "SnapshotSet": _SET,
-    "Snapshots": _object(
-        {"destination": _nullable(_TEXT), "sets": _list(_of("SnapshotSet"))},
+    "Snapshots": object_of(
+        {"destination": nullable(TEXT), "sets": list_of(named("SnapshotSet"))},
         {
-            "is_sound": _nullable(_FLAG),
-            "is_taking": _FLAG,
-            "failures": _NUMBER,
-            "stored_bytes": _NUMBER,
-            "fault": _TEXT,
-            "last_failure": _TEXT,
+            "is_sound": nullable(FLAG),
+            "is_taking": FLAG,
+            "failures": NUMBER,
+            "stored_bytes": NUMBER,
+            "fault": TEXT,
+            "last_failure": TEXT,
         },
     ),
-    "ClusterStanding": _object(
+    "ClusterStanding": object_of(
         {
-            "name": _TEXT,
-            "fingerprint": _TEXT,
-            "seen_by": _TEXT,
-            "is_single_node": _FLAG,
-            "replication": _NUMBER,
-            "partition_replicas": _NUMBER,
-            "problems": _list(
-                _object(
+            "name": TEXT,
+            "fingerprint": TEXT,
+            "seen_by": TEXT,
+            "is_single_node": FLAG,
+            "replication": NUMBER,
+            "partition_replicas": NUMBER,
+            "problems": list_of(
+                object_of(
                     {
                         "severity": {"enum": ["critical", "warning", "note"]},
-                        "what": _TEXT,
-                        "advice": _TEXT,
+                        "what": TEXT,
+                        "advice": TEXT,
                     }
                 )
             ),
-            "nodes": _list(_of("Node")),
-            "partitions": _list(_of("Partition")),
+            "nodes": list_of(named("Node")),
+            "partitions": list_of(named("Partition")),
         },
-        {"controller": _TEXT},
+        {"controller": TEXT},
     ),
-    "Nodes": _object({"nodes": _list(_of("Node"))}),
-    "Node": _object(_NODE_REQUIRED, _NODE_OPTIONAL),
-    "NodeDetail": _object({**_NODE_REQUIRED, "held_by": _list(_TEXT)}, _NODE_OPTIONAL),
-    "NodeRemoved": _object({"name": _TEXT, "id": _NUMBER, "is_removed": _FLAG}),
-    "Partitions": _object({"partitions": _list(_of("Partition"))}),
-    "Partition": _object(
+    "Nodes": object_of({"nodes": list_of(named("Node"))}),
+    "Node": object_of(_NODE_REQUIRED, _NODE_OPTIONAL),
+    "NodeDetail": object_of({**_NODE_REQUIRED, "held_by": list_of(TEXT)}, _NODE_OPTIONAL),
+    "NodeRemoved": object_of({"name": TEXT, "id": NUMBER, "is_removed": FLAG}),
+    "Partitions": object_of({"partitions": list_of(named("Partition"))}),
+    "Partition": object_of(
         {
-            "partition": _NUMBER,
-            "leader": _nullable(_TEXT),
-            "epoch": _NUMBER,
-            "replicas": _list(
-                _object(
+            "partition": NUMBER,
+            "leader": nullable(TEXT),
+            "epoch": NUMBER,
+            "replicas": list_of(
+                object_of(
                     {
-                        "node": _TEXT,
-                        "role": _TEXT,
-                        "applied_lsn": _NUMBER,
-                        "durable_lsn": _NUMBER,
-                        "is_coming": _FLAG,
+                        "node": TEXT,
+                        "role": TEXT,
+                        "applied_lsn": NUMBER,
+                        "durable_lsn": NUMBER,
+                        "is_coming": FLAG,
                     },
-                    {"lag_records": _NUMBER},
+                    {"lag_records": NUMBER},
                 )
             ),
-            "segments": _NUMBER,
-            "nodeset": _list(_TEXT),
-            "trim_lsn": _NUMBER,
-            "is_frozen": _FLAG,
+            "segments": NUMBER,
+            "nodeset": list_of(TEXT),
+            "trim_lsn": NUMBER,
+            "is_frozen": FLAG,
         },
         {
-            "committed_lsn": _NUMBER,
-            "pinned": _TEXT,
-            "state": _TEXT,
-            "broken_because": _TEXT,
-            "waits_for": _list(_TEXT),
-            "waits_because": _TEXT,
+            "committed_lsn": NUMBER,
+            "pinned": TEXT,
+            "state": TEXT,
+            "broken_because": TEXT,
+            "waits_for": list_of(TEXT),
+            "waits_because": TEXT,
         },
     ),
     **OPERATOR_SCHEMAS,
-    "Taking": _object({"is_taking": _FLAG}),
-    "Rows": _object({"rows": _list(_ANY)}),
-    "Clusters": _object({"clusters": {"type": "array", "maxItems": 0}}),
-    "Subscriptions": _object({"subscriptions": {"type": "array", "maxItems": 0}}),
+    "Taking": object_of({"is_taking": FLAG}),
+    "Rows": object_of({"rows": list_of(_ANY)}),
+    "Clusters": object_of({"clusters": {"type": "array", "maxItems": 0}}),
+    "Subscriptions": object_of({"subscriptions": {"type": "array", "maxItems": 0}}),
 }

@@ -3,102 +3,86 @@
 from typing import Any
 
 from perdure.node.admin.operation import Schema
-
-_TEXT: Schema = {"type": "string"}
-_NUMBER: Schema = {"type": "integer", "minimum": 0}
-_FLAG: Schema = {"type": "boolean"}
-_TIME: Schema = {"type": "string", "format": "date-time"}
-
-
-def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> Schema:
-    return {
-        "type": "object",
-        "required": list(required),
-        "properties": {**required, **(optional or {})},
-    }
-
-
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def _of(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _nullable(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-_NAMES = _list(_TEXT)
-_RANGES = _list(_object({"lower_lsn": _NUMBER, "upper_lsn": _NUMBER}))
-_LOG: dict[str, Any] = {
-    "partition": _NUMBER,
-    "leader": _nullable(_TEXT),
-    "epoch": _NUMBER,
-    "begins_at": _NUMBER,
-    "ends_at": _nullable(_NUMBER),
-    "segments": _NUMBER,
-    "nodeset": _NAMES,
-    "is_under_replicated": _FLAG,
-}
-_SEGMENT = _object(
-    {
-        "segment": _NUMBER,
-        "base_lsn": _NUMBER,
-        "epoch": _NUMBER,
-        "writer": _TEXT,
-        "nodeset": _NAMES,
-        "replication": _NUMBER,
-        "is_open": _FLAG,
-        "is_under_replicated": _FLAG,
-    },
-    {"tail_lsn": _NUMBER},
+from perdure.node.admin.schema_words import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    TIME,
+    list_of,
+    named,
+    nullable,
+    object_of,
 )
-_REPORT = _object(
+
+_NAMES = list_of(TEXT)
+_RANGES = list_of(object_of({"lower_lsn": NUMBER, "upper_lsn": NUMBER}))
+_LOG: dict[str, Any] = {
+    "partition": NUMBER,
+    "leader": nullable(TEXT),
+    "epoch": NUMBER,
+    "begins_at": NUMBER,
+    "ends_at": nullable(NUMBER),
+    "segments": NUMBER,
+    "nodeset": _NAMES,
+    "is_under_replicated": FLAG,
+}
+_SEGMENT = object_of(
     {
-        "segment": _NUMBER,
-        "lower_lsn": _NUMBER,
-        "upper_lsn": _NUMBER,
+        "segment": NUMBER,
+        "base_lsn": NUMBER,
+        "epoch": NUMBER,
+        "writer": TEXT,
+        "nodeset": _NAMES,
+        "replication": NUMBER,
+        "is_open": FLAG,
+        "is_under_replicated": FLAG,
+    },
+    {"tail_lsn": NUMBER},
+)
+_REPORT = object_of(
+    {
+        "segment": NUMBER,
+        "lower_lsn": NUMBER,
+        "upper_lsn": NUMBER,
         "answered": _NAMES,
         "absent": _NAMES,
         "missing": _RANGES,
         "under_replicated": _RANGES,
         "diverging": _RANGES,
-        "is_sound": _FLAG,
+        "is_sound": FLAG,
     }
 )
-_PLACE = _object({"place": _TEXT, "state": _TEXT, "term": _NUMBER, "detail": _TEXT})
+_PLACE = object_of({"place": TEXT, "state": TEXT, "term": NUMBER, "detail": TEXT})
 
 OPERATOR_SCHEMAS: dict[str, Schema] = {
-    "Logs": _object({"logs": _list(_of("Log"))}),
-    "Log": _object(_LOG, {"replication": _NUMBER}),
-    "LogDetail": _object({**_LOG, "chain": _list(_SEGMENT)}, {"replication": _NUMBER}),
-    "LogVerification": _object(
+    "Logs": object_of({"logs": list_of(named("Log"))}),
+    "Log": object_of(_LOG, {"replication": NUMBER}),
+    "LogDetail": object_of({**_LOG, "chain": list_of(_SEGMENT)}, {"replication": NUMBER}),
+    "LogVerification": object_of(
         {
-            "partition": _NUMBER,
-            "began_at": _TIME,
-            "is_under_way": _FLAG,
-            "is_sound": _FLAG,
-            "segments": _list(_REPORT),
+            "partition": NUMBER,
+            "began_at": TIME,
+            "is_under_way": FLAG,
+            "is_sound": FLAG,
+            "segments": list_of(_REPORT),
         },
-        {"ended_at": _TIME, "failure": _TEXT},
+        {"ended_at": TIME, "failure": TEXT},
     ),
-    "LogSeal": _object(
+    "LogSeal": object_of(
         {
-            "partition": _NUMBER,
-            "segment": _NUMBER,
+            "partition": NUMBER,
+            "segment": NUMBER,
             "sealed": _NAMES,
             "absent": _NAMES,
-            "is_ended": _FLAG,
+            "is_ended": FLAG,
         }
     ),
-    "Metadata": _object(
-        {"backend": {"enum": ["local", "members", "etcd"]}, "places": _list(_PLACE)},
-        {"registers": _NUMBER, "failure": _TEXT},
+    "Metadata": object_of(
+        {"backend": {"enum": ["local", "members", "etcd"]}, "places": list_of(_PLACE)},
+        {"registers": NUMBER, "failure": TEXT},
     ),
-    "Registers": _object({"registers": _list(_of("Register"))}),
-    "Register": _object({"key": _TEXT, "version": _NUMBER, "value": {}}),
-    "MetadataBackup": _object({"cluster": _TEXT, "fingerprint": _TEXT, "content": _TEXT}),
-    "Voters": _object({"quorum": _NUMBER, "voters": _list(_TEXT)}, {"following": _list(_TEXT)}),
+    "Registers": object_of({"registers": list_of(named("Register"))}),
+    "Register": object_of({"key": TEXT, "version": NUMBER, "value": {}}),
+    "MetadataBackup": object_of({"cluster": TEXT, "fingerprint": TEXT, "content": TEXT}),
+    "Voters": object_of({"quorum": NUMBER, "voters": list_of(TEXT)}, {"following": list_of(TEXT)}),
 }
