@@ -11,13 +11,13 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from perdure.cluster.answers import LateAnswers
 from perdure.cluster.core.messages import Message, Peer, Request
 from perdure.cluster.transport import Answer
 from perdure.core.errors import (
     BadRequest,
     OutcomeUnknown,
     PartitionUnavailable,
-    PerdureError,
     Unreachable,
 )
 from perdure.core.hashing import key_partition_key
@@ -89,7 +89,7 @@ class Elsewhere:
         self._gateway = gateway
         self._members = members
         self._serve = serve
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers = LateAnswers()
         if members is not None:
             members.transport.serve(Forward, self._take)
 
@@ -142,17 +142,11 @@ class Elsewhere:
                 "leader"
             )
 
-        async def serve() -> None:
-            try:
-                reply = await self._serve(request)
-            except PerdureError as error:
-                answer(error)
-            else:
-                answer(Forwarded(reply.status, tuple(reply.headers), reply.body))
+        async def serve() -> Forwarded:
+            reply = await self._serve(request)
+            return Forwarded(reply.status, tuple(reply.headers), reply.body)
 
-        task = asyncio.create_task(serve())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._answers.start(serve(), answer)
 
 
 class _Told(msgspec.Struct):

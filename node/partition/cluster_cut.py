@@ -21,12 +21,13 @@ numbers of the messages tell (``check_cut``).
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from perdure.cluster.answers import LateAnswers
 from perdure.cluster.core.messages import Peer
 from perdure.cluster.transport import Answer, Transport
-from perdure.core.errors import PartitionUnavailable, PerdureError, SnapshotsUnavailable
+from perdure.core.errors import PartitionUnavailable, SnapshotsUnavailable
 from perdure.core.limits_snapshots import SNAPSHOT_CUT_MS, SNAPSHOT_KEEP_MS, SNAPSHOT_PAUSE_MS
 from perdure.node.partition.cut import (
     Counters,
@@ -76,7 +77,7 @@ class CutDesk:
         self._partition_count = partition_count
         self._loop = asyncio.get_running_loop()
         self._cut: _Cut | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers = LateAnswers()
         transport.serve(CutStep, self._serve_step)
         transport.serve(StoreCut, self._serve_store)
         transport.serve(ReleaseCut, lambda _peer, message, _answer: self.release(message.token))
@@ -125,8 +126,7 @@ class CutDesk:
         """Take part in nothing more."""
         if self._cut is not None:
             self._end(self._cut)
-        for task in self._tasks:
-            task.cancel()
+        self._answers.close()
 
     # --- Steps ----------------------------------------------------------------------------------
 
@@ -244,26 +244,13 @@ class CutDesk:
     # --- For other nodes ------------------------------------------------------------------------
 
     def _serve_step(self, _: Peer, request: CutStep, answer: Answer) -> None:
-        async def run() -> None:
-            answer(CutDone(await self.step(request.token, request.step, request.partitions)))
+        async def work() -> CutDone:
+            return CutDone(await self.step(request.token, request.step, request.partitions))
 
-        self._start(run(), answer)
+        self._answers.start(work(), answer)
 
     def _serve_store(self, _: Peer, request: StoreCut, answer: Answer) -> None:
-        async def run() -> None:
-            answer(CutStored(tuple(await self.store(request.token, frozenset(request.pinned)))))
+        async def work() -> CutStored:
+            return CutStored(tuple(await self.store(request.token, frozenset(request.pinned))))
 
-        self._start(run(), answer)
-
-    def _start(self, work: Coroutine[None, None, None], answer: Answer) -> None:
-        """Answer later; what it raises is the answer."""
-
-        async def run() -> None:
-            try:
-                await work
-            except PerdureError as error:
-                answer(error)
-
-        task = asyncio.ensure_future(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._answers.start(work(), answer)

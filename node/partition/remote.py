@@ -1,8 +1,9 @@
 """What other nodes ask of the partitions that this node leads."""
 
-import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from typing import NoReturn
 
+from perdure.cluster.answers import LateAnswers
 from perdure.cluster.core.messages import Peer
 from perdure.cluster.transport import Answer, Transport
 from perdure.core.errors import PartitionUnavailable, PerdureError
@@ -34,7 +35,7 @@ class RemoteDesk:
         self._here = {led.processor.partition: led for led in partitions}
         self._transport = transport
         self._watches: dict[tuple[int, int], Callable[[], None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers = LateAnswers()
         transport.serve(Propose, self._propose)
         transport.serve(LookUp, self._look_up)
         transport.serve(Watch, self._watch)
@@ -59,20 +60,19 @@ class RemoteDesk:
     def _look_up(self, _: Peer, request: LookUp, answer: Answer) -> None:
         led = self._led(request.partition)
 
-        async def look() -> None:
+        async def look() -> Known:
             found = await find_surely(led, request.invocation)
             if found is None:
-                answer(Known(None, None, 0))
-            else:
-                answer(Known(found.target, found.result, found.expires_at_ms))
+                return Known(None, None, 0)
+            return Known(found.target, found.result, found.expires_at_ms)
 
-        self._start(look(), answer)
+        self._answers.start(look(), answer)
 
     def _watch(self, peer: Peer, request: Watch, answer: Answer) -> None:
         led = self._led(request.partition)
         found = find(led.processor.store, request.invocation)
         if found is None:
-            self._start(self._say_gone(led, request), answer)
+            self._answers.start(self._say_gone(led, request), answer)
             return
         if found.result is not None:
             answer(Ended(found.result))
@@ -86,7 +86,7 @@ class RemoteDesk:
         self._watches[ticket] = led.leader.wait(request.invocation, told)
 
     @staticmethod
-    async def _say_gone(led: LedPartition, request: Watch) -> None:
+    async def _say_gone(led: LedPartition, request: Watch) -> NoReturn:
         await led.leader.confirm()
         raise gone(request.invocation)
 
@@ -108,19 +108,6 @@ class RemoteDesk:
     def _undelivered(self, _: Peer, message: Undelivered, __: Answer) -> None:
         if (led := self._here.get(PartitionId(message.source))) is not None:
             led.leader.shuffle.resend_later(message.target)
-
-    def _start(self, work: Coroutine[None, None, None], answer: Answer) -> None:
-        """Answer later; what it raises is the answer."""
-
-        async def run() -> None:
-            try:
-                await work
-            except PerdureError as error:
-                answer(error)
-
-        task = asyncio.ensure_future(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _led(self, partition: int) -> LedPartition:
         led = self._here.get(PartitionId(partition))
