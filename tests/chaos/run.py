@@ -20,7 +20,7 @@ from tests.chaos.linearizability import Number, check
 from tests.chaos.numbers import NumberClients
 from tests.process.calls import Answer, Unanswered, post_json, request
 from tests.process.driver import CrashRun, RunOptions
-from tests.process.processes import ProcessFailed, ServerProcess
+from tests.process.processes import ProcessFailed, ServerProcess, watch
 from tests.process.programs import CELL
 
 SERVICE = "programs"
@@ -31,7 +31,6 @@ _LEDGER = "/ledger"
 _NUMBER_CLIENTS = 6
 _ANSWER_SECONDS = 12.0
 _GLANCE_SECONDS = 3.0
-_POLL_SECONDS = 0.1
 _FORMED_SECONDS = 90.0
 # Until everything is as if nothing had happened, from the end of a fault on.
 _HEALED_SECONDS = 120.0
@@ -135,13 +134,17 @@ class ChaosRun(CrashRun):
 
     async def wait_healed(self, timeout_seconds: float = _HEALED_SECONDS) -> None:
         """Wait until every node that is there sees the others alive and each partition led."""
-        deadline = time.monotonic() + timeout_seconds
-        while ill := [text for node in self._present() if (text := await self._ail(node))]:
+
+        async def ills() -> list[str]:
             self.check_alive()
-            if time.monotonic() > deadline:
-                tails = "".join(tail(node) for node in self.nodes)
-                raise ProcessFailed(f"it doesn't heal: {ill}{tails}")
-            await asyncio.sleep(_POLL_SECONDS)
+            return [text for node in self._present() if (text := await self._ail(node))]
+
+        await watch(
+            ills,
+            lambda found: not found,
+            timeout_seconds,
+            lambda found: f"it doesn't heal: {found}" + "".join(tail(node) for node in self.nodes),
+        )
 
     async def _ail(self, node: Container) -> str:
         seen = await self.glance(node)

@@ -5,18 +5,10 @@ Run as ``python -m tests.chaos.service --port N --ledger PATH`` in a container o
 SDK, what its operations mean.
 """
 
-import argparse
-import asyncio
-import logging
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import restate
-from hypercorn.asyncio import serve  # pyright: ignore[reportUnknownVariableType]
-from hypercorn.config import Config
-from hypercorn.typing import ASGIFramework
-from tests.process.interpreter import POLICY, Surroundings, cell, flow, runner
-from tests.process.ledger import LedgerWriter
+from tests.process.interpreter import POLICY, cell, flow, runner, serve_with
 
 number = restate.VirtualObject("Number", invocation_retry_policy=POLICY)
 
@@ -50,21 +42,5 @@ async def add(ctx: restate.ObjectContext, request: dict[str, Any]) -> int:
     return total
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--ledger", type=Path, required=True)
-    arguments = parser.parse_args()
-    logging.getLogger("restate").setLevel(logging.CRITICAL)
-    Surroundings.ledger = LedgerWriter(arguments.ledger)
-    Surroundings.failed = set()
-    config = Config()
-    config.bind = [f"0.0.0.0:{arguments.port}"]
-    config.loglevel = "WARNING"
-    config.keep_alive_max_requests = 1_000_000
-    app = cast(ASGIFramework, restate.app([runner, cell, flow, number]))
-    asyncio.run(serve(app, config))
-
-
 if __name__ == "__main__":
-    main()
+    serve_with([runner, cell, flow, number], "0.0.0.0", requests_per_connection=1_000_000)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.cluster.nodes import World, simulate
+from tests.cluster.nodes import Life, World, simulate
 
 from perdure.cluster import log_server, verify
 from perdure.cluster.core.log_messages import Extent
@@ -23,6 +23,16 @@ from perdure.cluster.verify import (
 Body = Callable[[World], Awaitable[None]]
 
 
+async def _written(world: World, *payloads: bytes) -> Life:
+    """Node 1, which leads and has these records on all nodes."""
+    one = world.nodes[0].up
+    await one.lead()
+    await one.write(*payloads)
+    assert one.log is not None
+    await one.log.drain()
+    return one
+
+
 async def _verify(world: World, node: int) -> list[SegmentReport]:
     life = world.nodes[node].up
     meta = decode_meta(await world.metadata.get(partition_key(0)))
@@ -31,11 +41,7 @@ async def _verify(world: World, node: int) -> list[SegmentReport]:
 
 def test_a_sound_log_is_found_sound_from_every_node() -> None:
     async def body(world: World) -> None:
-        one = world.nodes[0].up
-        await one.lead()
-        await one.write(*(b"%d" % n for n in range(3000)))
-        assert one.log is not None
-        await one.log.drain()
+        await _written(world, *(b"%d" % n for n in range(3000)))
         await world.nodes[1].up.lead()
         await world.nodes[1].up.write(b"more")
         life = world.nodes[2].up
@@ -113,11 +119,7 @@ def test_a_window_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(verify, "VERIFY_WINDOW_RECORDS", 100)
 
     async def body(world: World) -> None:
-        one = world.nodes[0].up
-        await one.lead()
-        await one.write(*(b"%d" % n for n in range(250)))
-        assert one.log is not None
-        await one.log.drain()
+        await _written(world, *(b"%d" % n for n in range(250)))
         (report,) = await _verify(world, 1)
         assert report.is_sound and (report.lower, report.upper) == (1, 251)
         await world.nodes[1].kill()
@@ -133,14 +135,11 @@ def test_what_was_trimmed_meanwhile_is_not_missing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(verify, "VERIFY_WINDOW_RECORDS", 100)
 
     async def body(world: World) -> None:
-        one = world.nodes[0].up
-        await one.lead()
-        await one.write(*(b"%d" % n for n in range(250)))
-        assert one.log is not None
-        await one.log.drain()
+        one = await _written(world, *(b"%d" % n for n in range(250)))
         life = world.nodes[1].up
         checking = life.start(_verify(world, 1))
         await asyncio.sleep(0.01)
+        assert one.log is not None
         one.log.trim(241)
         (report,) = await checking
         assert report.is_sound
@@ -152,11 +151,7 @@ def test_a_digest_lets_others_have_a_turn(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(log_server, "READ_CHUNK_BYTES_MAX", 4_096)
 
     async def body(world: World) -> None:
-        one = world.nodes[0].up
-        await one.lead()
-        await one.write(*(b"x" * 1_000 for _ in range(40)))
-        assert one.log is not None
-        await one.log.drain()
+        one = await _written(world, *(b"x" * 1_000 for _ in range(40)))
         steps = list(one.server.digest((0, 0), 0, 40, 1024))
         assert next(step for step in steps if step is not None).count == 40
         assert steps.count(None) >= 10  # 40 KB in pieces of 4

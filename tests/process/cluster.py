@@ -11,17 +11,18 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.process.calls import Unanswered, request
+from tests.process.calls import request
 from tests.process.driver import CrashRun, RunOptions
 from tests.process.processes import (
     ManagedProcess,
-    ProcessFailed,
     ServerProcess,
+    led_by,
     wait_listening,
+    watch,
 )
 from tests.process.programs import CELL
 
@@ -29,7 +30,6 @@ NODES = 3
 PARTITIONS = 8
 _PORTS = range(20_000, 32_000)
 _PORTS_EACH = 5
-_POLL_SECONDS = 0.05
 # Longer than the controller's pace.
 _KNOWN_SECONDS = 10.0
 
@@ -76,24 +76,20 @@ class ClusterNode(ServerProcess):
 
     async def led(self) -> set[int]:
         """The partitions that it leads; none if it doesn't answer."""
-        try:
-            answer = await request(self.own_port, "GET", "/metrics")
-        except Unanswered:
-            return set()
-        lines = answer.body.decode().splitlines()
-        return {
-            int(line.split('partition="')[1].split('"')[0])
-            for line in lines
-            if line.startswith("perdure_partition_is_leading{") and line.endswith(" 1.0")
-        }
+        return await led_by(self.own_port)
 
     async def wait_logged(self, text: str, timeout_seconds: float = 30.0) -> None:
         """Wait until its log has a text."""
-        deadline = time.monotonic() + timeout_seconds
-        while text not in self.log_path.read_text():
-            if time.monotonic() > deadline:
-                raise ProcessFailed(f"{text} isn't in the log{self.log_tail()}")
-            await asyncio.sleep(_POLL_SECONDS)
+
+        async def read() -> str:
+            return self.log_path.read_text()
+
+        await watch(
+            read,
+            lambda written: text in written,
+            timeout_seconds,
+            lambda _: f"{text} isn't in the log{self.log_tail()}",
+        )
 
     def metadata_process(self) -> int | None:
         """The process id of its metadata member; None while there is none."""
@@ -134,29 +130,34 @@ class ClusterServers:
         self, nodes: list[ClusterNode], timeout_seconds: float = 60.0
     ) -> dict[str, int]:
         """Wait until these lead all partitions; how many each of them leads."""
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            led = {node.node_name: await node.led() for node in nodes}
-            if sorted(item for one in led.values() for item in one) == list(range(PARTITIONS)):
-                return {name: len(one) for name, one in led.items()}
-            if time.monotonic() > deadline:
-                tails = "".join(node.log_tail(15) for node in nodes)
-                raise ProcessFailed(f"led are {led}{tails}")
-            await asyncio.sleep(_POLL_SECONDS)
+
+        async def look() -> dict[str, set[int]]:
+            return {node.node_name: await node.led() for node in nodes}
+
+        led = await watch(
+            look,
+            lambda led: sorted(chain(*led.values())) == list(range(PARTITIONS)),
+            timeout_seconds,
+            lambda led: f"led are {led}" + "".join(node.log_tail(15) for node in nodes),
+        )
+        return {name: len(partitions) for name, partitions in led.items()}
 
     async def wait_wide(self, timeout_seconds: float = 60.0) -> None:
         """Wait until the segments that were opened before all nodes were there have been replaced:
         until every log is written to all nodes, in the eyes of each."""
-        deadline = time.monotonic() + timeout_seconds
-        for node in self.nodes:
-            while True:
-                answer = await request(node.admin_port, "GET", "/perdure/logs")
-                widths = [len(log["nodeset"]) for log in answer.json()["logs"]]
-                if widths == [len(self.nodes)] * PARTITIONS:
-                    break
-                if time.monotonic() > deadline:
-                    raise ProcessFailed(f"{node.name} has logs on so many nodes: {widths}")
-                await asyncio.sleep(_POLL_SECONDS)
+
+        async def widths() -> list[int]:
+            answers = [
+                await request(node.admin_port, "GET", "/perdure/logs") for node in self.nodes
+            ]
+            return [len(log["nodeset"]) for answer in answers for log in answer.json()["logs"]]
+
+        await watch(
+            widths,
+            lambda found: found == [len(self.nodes)] * PARTITIONS * len(self.nodes),
+            timeout_seconds,
+            lambda found: f"logs are on so many nodes: {found}",
+        )
 
     async def find_busiest(self) -> ClusterNode:
         """Who leads most, once all partitions are led."""

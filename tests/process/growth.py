@@ -20,13 +20,12 @@ from tests.process.calls import Unanswered, request
 from tests.process.cluster import ClusterNode, ClusterRun, ClusterServers, free_port_block
 from tests.process.driver import RunOptions
 from tests.process.dying_server import VARIABLE
-from tests.process.processes import ROOT, ProcessFailed, surroundings, wait_listening
+from tests.process.processes import ROOT, ProcessFailed, surroundings, wait_listening, watch
 from tests.process.programs import cell_key
 
 _MEMBERS = "PERDURE_CLUSTER__MEMBERS"
 _PORTS_EACH = 5
 _NODES_MAX = 5
-_POLL_SECONDS = 0.2
 _STEP_SECONDS = 90.0
 _KILLED = -signal.SIGKILL
 
@@ -234,29 +233,30 @@ class Growth:
     # --- Asking ---------------------------------------------------------------------------------
 
     async def _wait(self, what: str, is_there: Callable[[Any], bool]) -> None:
-        deadline = time.monotonic() + _STEP_SECONDS
-        while True:
+        async def look() -> Any:
             try:
                 answer = await request(self._servers.first.admin_port, "GET", "/perdure/cluster")
-                seen = answer.json() if answer.status == 200 else None
             except Unanswered:
-                seen = None
-            if seen is not None and is_there(seen):
-                return
-            if time.monotonic() > deadline:
-                tails = "".join(node.log_tail(15) for node in self._servers.nodes)
-                raise ProcessFailed(f"never came: {what}: {seen}{tails}")
-            await asyncio.sleep(_POLL_SECONDS)
+                return None
+            return answer.json() if answer.status == 200 else None
+
+        def tell(seen: Any) -> str:
+            tails = "".join(node.log_tail(15) for node in self._servers.nodes)
+            return f"never came: {what}: {seen}{tails}"
+
+        await watch(look, lambda seen: seen is not None and is_there(seen), _STEP_SECONDS, tell)
 
     async def _wait_held_by_nothing(self, node: ClusterNode) -> None:
-        path, held = f"/perdure/nodes/{node.node_name}", None
-        deadline = time.monotonic() + _STEP_SECONDS
-        while held != []:
-            answer = await request(self._servers.first.admin_port, "GET", path)
-            held = answer.json()["held_by"]
-            if time.monotonic() > deadline:
-                raise ProcessFailed(f"{node.node_name} is held by {held}{node.log_tail()}")
-            await asyncio.sleep(_POLL_SECONDS)
+        async def holders() -> Any:
+            path = f"/perdure/nodes/{node.node_name}"
+            return (await request(self._servers.first.admin_port, "GET", path)).json()["held_by"]
+
+        await watch(
+            holders,
+            lambda held: held == [],
+            _STEP_SECONDS,
+            lambda held: f"{node.node_name} is held by {held}{node.log_tail()}",
+        )
 
     async def _on_node(self, *arguments: str) -> None:
         url = f"http://127.0.0.1:{self._servers.first.admin_port}"

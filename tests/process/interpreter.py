@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -209,7 +210,12 @@ async def _outcome(future: restate.RestateDurableFuture[Any]) -> Document:
     return {"returned": json.loads(answer) if isinstance(answer, bytes) else answer}
 
 
-def main() -> None:
+def serve_with(
+    services: Sequence[restate.Service | restate.VirtualObject | restate.Workflow],
+    host: str = "127.0.0.1",
+    requests_per_connection: int | None = None,
+) -> None:
+    """Run services that write to a ledger, as the command line says, until killed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--ledger", type=Path, required=True)
@@ -219,11 +225,13 @@ def main() -> None:
     Surroundings.ledger = LedgerWriter(arguments.ledger)
     Surroundings.failed = set()
     config = Config()
-    config.bind = [f"127.0.0.1:{arguments.port}"]
+    config.bind = [f"{host}:{arguments.port}"]
     config.loglevel = "WARNING"
-    app = restate.app([runner, cell, flow])
+    if requests_per_connection is not None:
+        config.keep_alive_max_requests = requests_per_connection
+    app = restate.app(services)
     asyncio.run(serve(app, config))
 
 
 if __name__ == "__main__":
-    main()
+    serve_with([runner, cell, flow])

@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from tests.process.calls import Unanswered, post_json, request
 
@@ -24,8 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 EXIT_CONFIGURATION = 3
 EXIT_START = 4
 
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.02
 _PORTS = range(20_000, 32_000)
+
+T = TypeVar("T")
 
 
 class ProcessFailed(AssertionError):
@@ -159,19 +162,24 @@ class ServerProcess(ManagedProcess):
         self, timeout_seconds: float = 20.0, admin_statuses: tuple[int, ...] = (200,)
     ) -> float:
         """Wait until ingress and admin answer as they should; returns the seconds that took."""
-        started = time.monotonic()
-        while True:
+
+        async def is_healthy() -> bool:
             self.check_alive()
             try:
                 ingress = await request(self.ingress_port, "GET", "/restate/health")
                 admin = await request(self.admin_port, "GET", "/health")
-                if ingress.status == 200 and admin.status in admin_statuses:
-                    return time.monotonic() - started
             except Unanswered:
-                pass
-            if time.monotonic() - started > timeout_seconds:
-                raise ProcessFailed(f"the server doesn't become healthy{self.log_tail()}")
-            await asyncio.sleep(_POLL_SECONDS)
+                return False
+            return ingress.status == 200 and admin.status in admin_statuses
+
+        started = time.monotonic()
+        await watch(
+            is_healthy,
+            bool,
+            timeout_seconds,
+            lambda _: f"the server doesn't become healthy{self.log_tail()}",
+        )
+        return time.monotonic() - started
 
     async def register(self, service_port: int, *, use_http_11: bool = False) -> None:
         """Register a service endpoint on this machine."""
@@ -196,15 +204,45 @@ class InterpreterProcess(ManagedProcess):
 
 async def wait_listening(process: ManagedProcess, port: int, timeout_seconds: float = 20.0) -> None:
     """Wait until a process accepts connections on its port."""
-    deadline = time.monotonic() + timeout_seconds
-    while True:
+
+    async def is_listening() -> bool:
         process.check_alive()
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
-            if time.monotonic() > deadline:
-                raise ProcessFailed(f"no listener{process.log_tail()}") from None
-            await asyncio.sleep(_POLL_SECONDS)
-        else:
-            writer.close()
-            return
+            return False
+        writer.close()
+        return True
+
+    await watch(is_listening, bool, timeout_seconds, lambda _: f"no listener{process.log_tail()}")
+
+
+async def watch(
+    look: Callable[[], Awaitable[T]],
+    is_there: Callable[[T], bool],
+    timeout_seconds: float,
+    tell: Callable[[T], str],
+) -> T:
+    """Look at other processes until what is seen is as it should be, and return it.
+
+    Nothing here could wake us when it is. ``tell`` says what is wrong when time is up.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while not is_there(seen := await look()):
+        if time.monotonic() > deadline:
+            raise ProcessFailed(tell(seen))
+        await asyncio.sleep(_POLL_SECONDS)
+    return seen
+
+
+async def led_by(port: int) -> set[int]:
+    """The partitions that a node leads, by its metrics; none if it doesn't answer."""
+    try:
+        answer = await request(port, "GET", "/metrics")
+    except Unanswered:
+        return set()
+    return {
+        int(line.split('partition="')[1].split('"')[0])
+        for line in answer.body.decode().splitlines()
+        if line.startswith("perdure_partition_is_leading{") and line.endswith(" 1.0")
+    }

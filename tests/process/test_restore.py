@@ -85,6 +85,25 @@ async def wait_ended(run: CrashRun) -> None:
             await run.breathe()
 
 
+async def check_kept(
+    run: CrashRun, acknowledged: list[Submission], known: dict[str, object]
+) -> None:
+    """What was acknowledged before the set comes to its end, with the outcomes already known."""
+    for submission in acknowledged:
+        if submission.program.service == FLOW:
+            await run.settle(submission.program)
+    await wait_ended(run)
+    observed = Observed()
+    for submission in acknowledged:
+        submission.outcome = None
+        await run.attach(submission)
+        check_outcome(submission.program, submission.outcome, observed)
+        if submission.invocation in known:
+            assert submission.outcome == known[submission.invocation], submission.program.name
+    assert not observed.violations
+    assert not run.violations
+
+
 async def resolve_all(run: CrashRun) -> None:
     """Answer every awakeable that ever was: the restored node forgot some of the answers."""
     reader = LedgerReader(run.service.ledger_path)
@@ -120,19 +139,7 @@ def test_a_killed_and_wiped_node_comes_back_from_its_bucket(run: CrashRun, tmp_p
     async def after(acknowledged: list[Submission], known: dict[str, object]) -> None:
         run.server.start()
         await run.server.wait_healthy()
-        for submission in acknowledged:
-            if submission.program.service == FLOW:
-                await run.settle(submission.program)
-        await wait_ended(run)
-        observed = Observed()
-        for submission in acknowledged:
-            submission.outcome = None
-            await run.attach(submission)
-            check_outcome(submission.program, submission.outcome, observed)
-            if submission.invocation in known:
-                assert submission.outcome == known[submission.invocation], submission.program.name
-        assert not observed.violations
-        assert not run.violations
+        await check_kept(run, acknowledged, known)
         assert (await request(run.server.admin_port, "GET", "/health")).status == 200
         await take_snapshots(run.server)  # to its own destination
         assert run.server.terminate() == 0

@@ -3,12 +3,11 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from tests.process.calls import Unanswered, request
+from tests.process.calls import request
 from tests.process.driver import CrashRun, RunOptions
-from tests.process.processes import ProcessFailed, ServerProcess, wait_listening
+from tests.process.processes import ServerProcess, led_by, wait_listening, watch
 from tests.process.programs import CELL
 
 from perdure.core.limits import WORKER_PORTS_EACH
@@ -16,7 +15,6 @@ from perdure.core.limits import WORKER_PORTS_EACH
 PARTITIONS = 8
 # Connections that would hardly all go to one worker.
 _CONNECTIONS = 24
-_POLL_SECONDS = 0.05
 _DEADLINE_SECONDS = 120.0
 
 
@@ -52,39 +50,31 @@ class WorkersProcess(ServerProcess):
 
     async def wait_ended(self, count: int, timeout_seconds: float = _DEADLINE_SECONDS) -> None:
         """Wait until the supervisor has noticed so many ends of workers."""
-        await _until(lambda: self.log().count("worker.ended") >= count, timeout_seconds)
+
+        async def ended() -> int:
+            return self.log().count("worker.ended")
+
+        await watch(
+            ended, lambda seen: seen >= count, timeout_seconds, lambda seen: f"only {seen} ended"
+        )
 
     async def led(self, number: int) -> set[int]:
         """The partitions that a worker leads, by its own metrics."""
-        try:
-            answer = await request(self.own_ports[number - 1], "GET", "/metrics")
-        except Unanswered:
-            return set()
-        lines = answer.body.decode().splitlines()
-        return {
-            int(line.split('partition="')[1].split('"')[0])
-            for line in lines
-            if line.startswith("perdure_partition_is_leading{") and line.endswith(" 1.0")
-        }
+        return await led_by(self.own_ports[number - 1])
 
     async def wait_spread(self, timeout_seconds: float = _DEADLINE_SECONDS) -> list[set[int]]:
         """Wait until all partitions are led, as many by each worker; which by which."""
-        deadline = time.monotonic() + timeout_seconds
-        while True:
+
+        async def look() -> list[set[int]]:
             self.check_alive()
-            led = [await self.led(number) for number in range(1, self.count + 1)]
-            if [len(each) for each in led] == [PARTITIONS // self.count] * self.count:
-                return led
-            if time.monotonic() > deadline:
-                raise ProcessFailed(f"led are {led}{self.log_tail()}")
-            await asyncio.sleep(_POLL_SECONDS)
+            return [await self.led(number) for number in range(1, self.count + 1)]
 
-
-async def _until(condition: Callable[[], bool], timeout_seconds: float) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it doesn't happen"
-        await asyncio.sleep(_POLL_SECONDS)
+        return await watch(
+            look,
+            lambda led: [len(each) for each in led] == [PARTITIONS // self.count] * self.count,
+            timeout_seconds,
+            lambda led: f"led are {led}{self.log_tail()}",
+        )
 
 
 class WorkersRun(CrashRun):
@@ -108,7 +98,9 @@ class WorkersRun(CrashRun):
     async def wait_busy(self, count: int) -> None:
         """Wait until so many programs more have been submitted."""
         wanted = len(self.submissions) + count
-        await _until(lambda: len(self.submissions) >= wanted, _DEADLINE_SECONDS)
+        async with asyncio.timeout(_DEADLINE_SECONDS):
+            while len(self.submissions) < wanted:
+                await self.breathe()
 
     async def _is_known(self) -> bool:
         answer = await request(self.workers.admin_port, "GET", f"/services/{CELL}")
