@@ -90,7 +90,7 @@ class GrpcWires:
             else:
                 port = server.add_secure_port(self._bind, _server_credentials(self._tls))
         except RuntimeError as failure:
-            raise AddressInUse(f"can't listen on {self._bind}: {failure}") from failure
+            raise AddressInUse.at(self._bind, failure, "cluster.bind-address") from failure
         await server.start()
         self._server = server
         return f"{self._bind.rpartition(':')[0]}:{port}"

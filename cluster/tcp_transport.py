@@ -46,7 +46,7 @@ class TcpWires:
         try:
             server = await loop.create_server(make, host.strip("[]"), int(port))
         except OSError as failure:
-            raise AddressInUse(f"can't listen on {self._bind}: {failure}") from failure
+            raise AddressInUse.at(self._bind, failure, "cluster.bind-address") from failure
         self._server = server
         return f"{host}:{server.sockets[0].getsockname()[1]}"
 

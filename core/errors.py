@@ -45,6 +45,15 @@ class AddressInUse(PerdureError):
     code = "CONF0003"
     title = "a listening address is taken or not ours"
 
+    @classmethod
+    def at(cls, address: object, failure: Exception, setting: str) -> "AddressInUse":
+        """``setting``: what chooses another address."""
+        reason = failure.strerror if isinstance(failure, OSError) else None
+        return cls(
+            f"can't listen on {address} ({reason or failure}): stop what is there, or choose "
+            f"another address with {setting}"
+        )
+
 
 # --- Command line ---------------------------------------------------------------------------------
 

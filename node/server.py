@@ -104,6 +104,7 @@ class Node:
         self._started_at = self._clock.monotonic()
         self._lock: FolderLock | None = None
         self._host: AnyHost | None = None
+        self._forming: asyncio.Future[Formed] | None = None
         self._formed: Formed | None = None
         self._outbound: Outbound | None = None
         self._bound: list[_Bound] = []
@@ -150,6 +151,11 @@ class Node:
         gc.set_threshold(*limits.GC_THRESHOLDS)
         return self._ready(host)
 
+    def stop_waiting(self) -> None:
+        """Cancel ``start`` if it waits for the others of a cluster, which has no end of its own."""
+        if self._forming is not None:
+            self._forming.cancel()
+
     async def stop(self, *, is_clean: bool) -> None:
         """Drain and flush; or, when the log can't be trusted any more, let go at once."""
         self._is_stopping = True
@@ -194,7 +200,8 @@ class Node:
             return metadata, await establish(disk, metadata, self._entropy, names, count)
         chances = (self._clock, self._entropy)
         formation = Formation(config, disk, self._folder, chances, self._supervisor)
-        self._formed = await formation.form()
+        self._forming = asyncio.ensure_future(formation.form())
+        self._formed = await self._forming
         return self._formed.registers, identity_of(self._formed.joined)
 
     def _start_tracing(self, identity: Identity) -> None:
@@ -333,10 +340,7 @@ class Node:
             port = await server.listen(address.listen_host, address.port, is_shared=is_shared)
         except OSError as error:
             key = "bind-address" if name is Listener.NODE else f"{name.value}.bind-address"
-            raise AddressInUse(
-                f"can't listen on {address} ({error.strerror or error}): stop what is there, or "
-                f"choose another address with {key}"
-            ) from error
+            raise AddressInUse.at(address, error, key) from error
         url = advertised(explicit_url, address, port)
         self._bound.append(_Bound(name, Address(address.host, port), url, server))
         log.info("node.listening", listener=name.value, address=str(Address(address.host, port)))
@@ -434,9 +438,35 @@ async def _serve(
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    signalled = asyncio.ensure_future(stopped.wait())
     node = Node(config, supervisor, is_sharing=is_sharing)
+    info = await _boot(node, signalled)
+    if info is not None:
+        if on_ready is not None:
+            on_ready(info)
+        failed = asyncio.ensure_future(supervisor.wait_failed())
+        await asyncio.wait((failed, signalled), return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            signalled.cancel()
+            log.error("node.failed", cause=failed.result())
+            await node.stop(is_clean=False)
+            return 1
+        failed.cancel()
+    await node.stop(is_clean=info is not None)
+    await supervisor.aclose()
+    log.info("node.stopped")
+    return 0
+
+
+async def _boot(node: Node, signalled: "asyncio.Task[Any]") -> ReadyInfo | None:
+    """Start the node; None if it was asked to end while it waited for others."""
+    booting = asyncio.ensure_future(node.start())
+    await asyncio.wait((booting, signalled), return_when=asyncio.FIRST_COMPLETED)
+    if not booting.done():
+        node.stop_waiting()
     try:
-        info = await node.start()
+        await asyncio.wait((booting,))
+        return None if booting.cancelled() else booting.result()
     except PerdureError:
         await node.stop(is_clean=False)
         raise
@@ -445,24 +475,9 @@ async def _serve(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(
-            f"there is no room to start in {config.base_dir} ({error}): free some space, then "
+            f"there is no room to start in {node.config.base_dir} ({error}): free some space, then "
             "start again; nothing is lost"
         ) from error
-    if on_ready is not None:
-        on_ready(info)
-    failed = asyncio.ensure_future(supervisor.wait_failed())
-    signalled = asyncio.ensure_future(stopped.wait())
-    await asyncio.wait((failed, signalled), return_when=asyncio.FIRST_COMPLETED)
-    signalled.cancel()
-    if failed.done():
-        log.error("node.failed", cause=failed.result())
-        await node.stop(is_clean=False)
-        return 1
-    failed.cancel()
-    await node.stop(is_clean=True)
-    await supervisor.aclose()
-    log.info("node.stopped")
-    return 0
 
 
 def _on_stray_exception(

@@ -291,10 +291,7 @@ class SharedPorts:
                     _bound(family, kind, protocol, (str(where[0]), port), is_shared=True)
                 )
         except OSError as error:
-            raise AddressInUse(
-                f"can't listen on {address} ({error.strerror or error}): stop what is there, or "
-                f"choose another address with {key}"
-            ) from error
+            raise AddressInUse.at(address, error, key) from error
         return Address(address.host, port)
 
     def close(self) -> None:

@@ -189,6 +189,23 @@ def test_a_node_with_another_secret_is_kept_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_node_that_waits_for_the_others_can_be_stopped(tmp_path: Path) -> None:
+    async def play() -> None:
+        cluster = ClusterServers(tmp_path)
+        first, second, _ = cluster.nodes
+        try:
+            for node in (first, second):
+                node.start()
+            for node in (first, second):
+                await node.wait_logged("cluster.members.awaited")
+                assert await asyncio.to_thread(node.terminate, _STEP_SECONDS) == 0
+        finally:
+            cluster.close()
+
+    asyncio.run(play())
+
+
+@pytest.mark.slow
 def test_nodes_meet_beyond_this_machine_only_with_a_secret(tmp_path: Path) -> None:
     node = ClusterServers(tmp_path, {"PERDURE_CLUSTER__BIND_ADDRESS": "0.0.0.0:5123"}).nodes[0]
     try:
