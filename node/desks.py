@@ -16,7 +16,7 @@ from perdure.node.log_desk import LogDesk
 from perdure.node.metrics.cluster_table import ClusterFigures
 from perdure.node.partition.cluster_host import ClusterHost
 from perdure.node.partition.host import Host
-from perdure.node.query.distant import Members
+from perdure.node.partition.members import Members
 from perdure.node.register_desk import Listable, RegisterDesk
 from perdure.node.standing import ClusterStanding, Findings, look
 

@@ -52,9 +52,9 @@ from perdure.node.metrics.statistics import Listener, Listening, NodeStatistics
 from perdure.node.outbound import Outbound, open_outbound
 from perdure.node.partition.cluster_host import ClusterHost, identity_of
 from perdure.node.partition.host import Host
+from perdure.node.partition.members import Members
 from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.partition.snapshotter import Snapshotter
-from perdure.node.query.distant import Members
 from perdure.node.query.query import Query, QueryLimits
 from perdure.node.register_desk import Listable
 from perdure.node.registry.store import RegistryStore

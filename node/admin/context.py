@@ -16,8 +16,8 @@ from perdure.node.admin.requests import Reply, Request
 from perdure.node.invoker.discovery import Discovery
 from perdure.node.log_desk import LogDesk
 from perdure.node.partition.gateway import Gateway
+from perdure.node.partition.members import Members
 from perdure.node.partition.snapshotter import Snapshotter
-from perdure.node.query.distant import Members
 from perdure.node.query.query import Query
 from perdure.node.register_desk import RegisterDesk
 from perdure.node.registry.store import RegistryStore

@@ -30,7 +30,7 @@ from perdure.core.limits import (
 )
 from perdure.node.admin.requests import Reply, parse_invocation
 from perdure.node.partition.gateway import Gateway
-from perdure.node.query.distant import Members
+from perdure.node.partition.members import Members
 
 PARTITION = "partition"
 _INVOCATIONS = ("invocations", "perdure/invocations")

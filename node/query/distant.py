@@ -10,7 +10,7 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from perdure.cluster.core.messages import Request
 from perdure.cluster.core.types import NodeId
@@ -21,8 +21,8 @@ from perdure.core.errors import (
     QueryTooLarge,
     Unreachable,
 )
-from perdure.core.ids import PartitionId
 from perdure.core.limits import QUERY_LOOK_MS, QUERY_OPEN_MS
+from perdure.node.partition.members import Members
 from perdure.node.query.messages import (
     CloseReading,
     CloseScan,
@@ -33,36 +33,6 @@ from perdure.node.query.messages import (
     pack_scans,
 )
 from perdure.node.query.reading import Wanted
-
-
-class Leaders(Protocol):
-    """Who leads what, as far as this node knows."""
-
-    def leader_of(self, partition: PartitionId) -> NodeId | None:
-        """The node that leads the partition now; None while nobody is known to."""
-        ...
-
-
-class Members(NamedTuple):
-    """The other nodes, and the way to them."""
-
-    me: NodeId
-    leaders: Leaders
-    transport: Transport
-
-    def leader_of(self, partition: int) -> NodeId:
-        """The other node that leads a partition.
-
-        Raises:
-            PartitionUnavailable: none does, as far as is known.
-        """
-        node = self.leaders.leader_of(PartitionId(partition))
-        if node is None or node == self.me:
-            raise PartitionUnavailable(
-                f"partition {partition} has no leader now, so its rows can't be read: try again "
-                "shortly, or leave it out (by id, key or partition_key)"
-            )
-        return node
 
 
 class DistantReading:

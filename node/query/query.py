@@ -32,8 +32,9 @@ from perdure.core.limits import (
 )
 from perdure.core.offload import Offload, ThreadOffload, run_offloaded
 from perdure.node.partition.gateway import LedPartition
+from perdure.node.partition.members import Members
 from perdure.node.query.desk import QueryDesk
-from perdure.node.query.distant import DistantReading, Members, open_all
+from perdure.node.query.distant import DistantReading, open_all
 from perdure.node.query.led import LedTables
 from perdure.node.query.pieces import ARROW_TYPE, JSON_TYPE, Piece
 from perdure.node.query.reading import Reading

@@ -18,7 +18,7 @@ from perdure.core.ids import (
 from perdure.node.admin import elsewhere as module
 from perdure.node.admin.elsewhere import Elsewhere, Forward, home_of
 from perdure.node.admin.requests import Reply
-from perdure.node.query.distant import Members
+from perdure.node.partition.members import Members
 
 COUNT = 4
 ID = format_invocation_id(make_invocation_id(3 << 62, 7))

@@ -18,7 +18,7 @@ from perdure.core.errors import PartitionUnavailable
 from perdure.core.ids import InvocationId, PartitionId, partition_key_of, partition_of
 from perdure.node.invoker.run import RunStatistics
 from perdure.node.partition.gateway import LedPartition
-from perdure.node.query.distant import Members
+from perdure.node.partition.members import Members
 from perdure.node.query.query import Query, QueryLimits
 from perdure.node.registry.model import Registry
 from perdure.storage.env import Snapshot
