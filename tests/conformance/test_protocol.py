@@ -306,7 +306,8 @@ def test_retry_counters_and_delays_for_failing_steps(server: Server, deploy: Dep
 
     assert server.ingress.call(name, "go", "x").json() == 3
     assert [(known, count) for known, count, _ in seen] == [(1, 0), (2, 1), (2, 2)]
-    assert 100 <= seen[1][2] < seen[2][2]
+    # Timers count whole milliseconds: one may end that much early.
+    assert 99 <= seen[1][2] < seen[2][2]
     assert seen[2][2] >= 300
 
 
