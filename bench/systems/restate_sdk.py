@@ -1,5 +1,6 @@
 """Servers that call services of the Restate SDKs: perdure and the reference server."""
 
+import compileall
 import json
 import os
 import platform
@@ -64,6 +65,14 @@ class SdkServer(System):
 
 class Perdure(SdkServer):
     name = "perdure"
+
+    @classmethod
+    def provide(cls) -> None:
+        super().provide()
+        # As pip leaves a package; a checkout has no bytecode where Python is told to write none.
+        for room in (ROOT / "src" / "perdure").iterdir():
+            if room.is_dir() and not compileall.compile_dir(str(room.resolve()), quiet=1):
+                raise BenchFailed(f"{room.name} has no bytecode")
 
     def command(self) -> tuple[list[str], dict[str, str]]:
         arguments = [sys.executable, "-m", "perdure", "server", "--log-level", "error"]
