@@ -321,6 +321,13 @@ class PartitionStore:
         self.outbox: Rows[Outgoing] = Rows(self, TableId.OUTBOX, Outgoing)
         self.sequences: Rows[int] = Rows(self, TableId.SEQUENCES, int)
 
+    def forget(self) -> None:
+        """What is in the environment is about to be replaced: it counts as nothing applied."""
+        invariant(self.frozen is None, "nothing is flushed", partition=self.opened.partition)
+        opened = self.opened
+        self.active = Memtable(_TABLE_COUNT)
+        self._take(Meta(STORE_FORMAT_VERSION, opened.fingerprint, opened.partition, 0, 0, 0))
+
     def reload(self) -> None:
         """Take up what was put into the environment instead of ours; memory is forgotten."""
         invariant(self.frozen is None, "nothing is flushed", partition=self.opened.partition)

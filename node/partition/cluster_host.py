@@ -334,8 +334,11 @@ class ClusterHost:
         return sorted(others, key=lambda node: node != leader)
 
     def _open_replica(self, partition: int) -> Replica:
-        replica = PartitionReplica(self.led[partition], self._replica_ports)
-        self._replicas[partition] = replica
+        """Also once more: it knows in what state its tables were left."""
+        replica = self._replicas.get(partition)
+        if replica is None:
+            replica = PartitionReplica(self.led[partition], self._replica_ports)
+            self._replicas[partition] = replica
         return replica
 
     def _route_message(

@@ -5,8 +5,7 @@ leads, a ``Follower`` reads the log; while this one does, records come from the 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -22,20 +21,16 @@ from perdure.cluster.metadata.store import MetadataStore, Versioned
 from perdure.cluster.replica_links import ReplicaLinks
 from perdure.cluster.takeover import Plan, Takeover, take_over
 from perdure.cluster.transport import Transport
-from perdure.core.errors import LogDamaged, LogTrimmed, PerdureError
+from perdure.core.errors import LogDamaged, LogTrimmed
 from perdure.core.invariant import invariant
-from perdure.core.limits_snapshots import TABLES_RETRY_MS
 from perdure.core.offload import Offload
-from perdure.core.telemetry import logger
 from perdure.engine.commands import Announce
 from perdure.node.partition.archive import Archive
 from perdure.node.partition.fence import Fence
 from perdure.node.partition.gateway import LedPartition
 from perdure.node.partition.processor import Proposed
-from perdure.node.partition.table_copy import copy_tables, replace_tables
+from perdure.node.partition.table_copy import WantedTables
 from perdure.storage.wal_format import Record
-
-log = logger("partition")
 
 
 class Seat(Protocol):
@@ -86,7 +81,11 @@ class ReplicaPorts:
 
 
 class PartitionReplica:
-    """Implements ``cluster.leadership.Replica`` over a partition's parts."""
+    """Implements ``cluster.leadership.Replica`` over a partition's parts.
+
+    One per partition and process, also where the node is named a replica for a second time: the
+    tables are still what the first time has left behind.
+    """
 
     def __init__(self, parts: LedPartition, ports: ReplicaPorts) -> None:
         self.parts = parts
@@ -98,7 +97,10 @@ class PartitionReplica:
         self._following: asyncio.Task[None] | None = None
         self._until: int | None = None  # what a take-over waits to have read
         self._has_read = asyncio.Event()
-        self._begins: int | None = None  # where the log begins, once that is beyond our tables
+        self._news: asyncio.Handle | None = None  # what leadership is about to hear of our tables
+        self._tables = WantedTables(
+            parts.processor, ports.storage, ports.transport, ports.archive, ports.holders
+        )
         self._opened: SegmentParams | None = None
         self._log: SegmentLog[Proposed] | None = None
         self.waiting: Wait | None = None  # what our take-over can't go on without
@@ -108,15 +110,16 @@ class PartitionReplica:
 
     def bootstrap(self) -> None:
         self._stop_following()
-        begins = self._ports.begins(self._partition)
-        if self._processor.next_lsn < begins:
-            self._begins = max(self._begins or 0, begins)
-        if self._begins is None:
+        if self._processor.halted is not None:
+            self._break(str(self._processor.halted))
+            return
+        self._tables.want(self._ports.begins(self._partition))
+        if not self._tables.are_wanted:
             # The log still holds all that the tables lack, or following it will say so.
-            self._loop.call_soon(self._ports.seat().on_bootstrapped, self._partition)
+            self._tell(self._ports.seat().on_bootstrapped)
             return
         self._following = self._loop.create_task(
-            self._get_tables(self._begins), name=f"partition.{self._partition}.tables"
+            self._get_tables(), name=f"partition.{self._partition}.tables"
         )
 
     def follow(self) -> None:
@@ -127,6 +130,7 @@ class PartitionReplica:
 
     def retire(self) -> None:
         self._stop_following()
+        self.waiting = None
 
     async def take_over(
         self, seen_epoch: int, reason: str, on_claimed: Callable[[int], None]
@@ -232,54 +236,14 @@ class PartitionReplica:
         try:
             await self._follower.run(self._deliver)
         except LogTrimmed as gap:
-            self._begins = gap.lsn
-            self._loop.call_soon(self._ports.seat().on_gap, self._partition)
+            self._tables.want(gap.lsn)
+            self._tell(self._ports.seat().on_gap)
         except LogDamaged as failure:
             self._break(str(failure))
 
-    async def _get_tables(self, begins: int) -> None:
-        """Get tables that the log carries on, however long it takes."""
-        processor, ports = self._processor, self._ports
-        rested = asyncio.Event()
-        processor.hold_flushes(rested.set)
-        try:
-            await rested.wait()
-            has_tables = await self._copy_tables(begins)
-            while not has_tables:
-                await asyncio.sleep(TABLES_RETRY_MS / 1000)
-                has_tables = await self._copy_tables(begins)
-        finally:
-            processor.release_flushes()
-        self._begins = None
-        self._loop.call_soon(ports.seat().on_bootstrapped, self._partition)
-
-    async def _copy_tables(self, begins: int) -> bool:
-        store, ports = self._processor.store, self._ports
-        archive = ports.archive
-        if archive is not None:
-            rows = archive.rows(self._partition, begins - 1)
-            async with aclosing(rows):
-                copying = replace_tables(store, ports.storage, rows, begins - 1)
-                if await self._has_got(copying, "snapshot"):
-                    return True
-        for node in ports.holders(self._partition):
-            copying = copy_tables(store, ports.storage, ports.transport, node, begins - 1)
-            if await self._has_got(copying, node):
-                return True
-        return False
-
-    async def _has_got(self, copying: Coroutine[None, None, None], source: NodeId | str) -> bool:
-        """Whether the tables came over."""
-        try:
-            await copying
-        except PerdureError as failure:
-            log.warning(
-                "partition.tables.wanted", partition=self._partition, source=source, reason=failure
-            )
-            return False
-        lsn = self._processor.store.applied_lsn
-        log.info("partition.tables.copied", partition=self._partition, source=source, lsn=lsn)
-        return True
+    async def _get_tables(self) -> None:
+        await self._tables.get()
+        self._tell(self._ports.seat().on_bootstrapped)
 
     async def _deliver(self, records: list[Record]) -> None:
         """Take records; returns when they are applied."""
@@ -314,6 +278,12 @@ class PartitionReplica:
         following, self._following = self._following, None
         if following is not None:
             following.cancel()
+        if self._news is not None:
+            self._news.cancel()
+
+    def _tell(self, hear: Callable[[int], None]) -> None:
+        """Soon, unless we are to do something else by then."""
+        self._news = self._loop.call_soon(hear, self._partition)
 
     def _break(self, reason: str) -> None:
         self._loop.call_soon(self._ports.seat().on_broken, self._partition, reason)

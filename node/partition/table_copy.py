@@ -3,10 +3,13 @@
 Whoever has tables hands out their last commit, row by row, beside everything else; so does an
 object store (``archive.py``). It replaces what is here: first all of that goes, last comes the row
 that says how far the tables are. Who dies in between has tables that have applied nothing; they
-are emptied at the next start.
+are emptied at the next start. Who gives up in between (the node is no replica any more, or stops)
+has to get them from the beginning before it may go on with the log.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
 
 import msgspec
 
@@ -14,14 +17,18 @@ from perdure.cluster.core.messages import Peer
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.recoverer import close_stream
 from perdure.cluster.transport import Transport
-from perdure.core.errors import PartitionUnavailable
+from perdure.core.errors import PartitionUnavailable, PerdureError
 from perdure.core.ids import PartitionId
-from perdure.core.limits_snapshots import TABLES_PIECE_BYTES, TABLES_PIECE_ROWS
+from perdure.core.limits_snapshots import TABLES_PIECE_BYTES, TABLES_PIECE_ROWS, TABLES_RETRY_MS
 from perdure.core.offload import Offload, run_offloaded
+from perdure.core.telemetry import logger
+from perdure.node.partition.archive import Archive
 from perdure.node.partition.messages import CopyTables, TablesPiece
 from perdure.node.partition.processor import Processor
 from perdure.storage.env import Env, MapFull
 from perdure.storage.partition_store import META_KEY, STORE_FORMAT_VERSION, Meta, PartitionStore
+
+log = logger("partition")
 
 _FIRST, _BEYOND = b"", b"\xff"  # tables are named by bytes below
 Row = tuple[bytes, bytes]
@@ -50,6 +57,87 @@ class TableDesk:
             snapshot.close()
 
 
+class WantedTables:
+    """Tables for a replica whose log begins after what it has applied.
+
+    One per partition and process. What was begun stays wanted until it is whole, whoever gives up
+    in between: nothing may be applied to what a copy has left behind. ``holders``: other nodes that
+    have the partition's tables.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        storage: Offload,
+        transport: Transport,
+        archive: Archive | None,
+        holders: Callable[[int], list[NodeId]],
+    ) -> None:
+        self._processor = processor
+        self._storage = storage
+        self._transport = transport
+        self._archive = archive
+        self._holders = holders
+        self._begins: int | None = None
+        self._getting = asyncio.Lock()  # who was cancelled may still be at it for a moment
+
+    def want(self, begins: int) -> None:
+        """The log begins at ``begins``: tables that end before are none to go on from."""
+        if self._processor.next_lsn < begins:
+            self._begins = max(self._begins or 0, begins)
+
+    @property
+    def are_wanted(self) -> bool:
+        """Whether there is nothing here that the log carries on."""
+        return self._begins is not None
+
+    async def get(self) -> None:
+        """Get them, however long it takes."""
+        processor = self._processor
+        async with self._getting:
+            applied, rested = asyncio.Event(), asyncio.Event()
+            processor.when_applied(applied.set)  # or else it would be applied to what comes
+            await applied.wait()
+            processor.hold_flushes(rested.set)
+            try:
+                await rested.wait()
+                while self._begins is not None:
+                    if await self._have_copied(self._begins):
+                        self._begins = None
+                    else:
+                        await asyncio.sleep(TABLES_RETRY_MS / 1000)
+            finally:
+                processor.release_flushes()
+
+    async def _have_copied(self, begins: int) -> bool:
+        processor, store = self._processor, self._processor.store
+        if self._archive is not None:
+            rows = self._archive.rows(processor.partition, begins - 1)
+            async with aclosing(rows):
+                copying = replace_tables(store, self._storage, rows, begins - 1)
+                if await self._has_got(copying, "snapshot"):
+                    return True
+        for node in self._holders(processor.partition):
+            copying = copy_tables(store, self._storage, self._transport, node, begins - 1)
+            if await self._has_got(copying, node):
+                return True
+        return False
+
+    async def _has_got(self, copying: Coroutine[None, None, None], source: NodeId | str) -> bool:
+        """Whether the tables came over."""
+        partition = self._processor.partition
+        try:
+            await copying
+        except PerdureError as failure:
+            log.warning(
+                "partition.tables.wanted", partition=partition, source=source, reason=failure
+            )
+            return False
+        lsn = self._processor.store.applied_lsn
+        log.info("partition.tables.copied", partition=partition, source=source, lsn=lsn)
+        return True
+
+
 async def copy_tables(
     store: PartitionStore, storage: Offload, transport: Transport, source: NodeId, lsn_min: int
 ) -> None:
@@ -68,12 +156,18 @@ async def copy_tables(
 async def replace_tables(
     store: PartitionStore, storage: Offload, pieces: AsyncIterator[list[Row]], lsn_min: int
 ) -> None:
-    """Replace the store's content by rows, which must have applied ``lsn_min``; as above."""
+    """Replace the store's content by rows, which must have applied ``lsn_min``; as above.
+
+    From the first row on the store has applied nothing, until it has all of them: whoever cancels
+    this, or stops the process, finds nothing there to flush. A commit that is under way then ends
+    before the next one on this thread.
+    """
     partition = store.opened.partition
     meta: Row | None = None
     async for rows in pieces:
         if meta is None:  # it sorts before all other rows
             meta = _checked(store, rows.pop(0), lsn_min)
+            store.forget()
             await _commit(store.env, storage, [(_FIRST, _BEYOND)], [])
             store.reload()
         await _commit(store.env, storage, [], rows)

@@ -1,5 +1,6 @@
 """Taking over another node's tables: whole, at one moment, or not at all."""
 
+import asyncio
 import random
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from perdure.core.errors import PartitionUnavailable
 from perdure.core.ids import PartitionId
 from perdure.engine.commands import RECORD_KIND_COMMAND, Announce, encode_command
 from perdure.node.partition.processor import Processor
-from perdure.node.partition.table_copy import TableDesk, copy_tables, drop_partial
+from perdure.node.partition.table_copy import (
+    TableDesk,
+    WantedTables,
+    copy_tables,
+    drop_partial,
+)
 from perdure.storage.env import Env, LmdbEnv, Snapshot
 from perdure.storage.partition_store import META_KEY, PartitionStore
 from perdure.storage.wal_format import Record
@@ -88,6 +94,59 @@ def test_what_a_copy_left_behind_is_dropped_and_nothing_else() -> None:
     on_sim(check)
 
 
+def test_a_copy_that_was_given_up_leaves_nothing_to_go_on_from() -> None:
+    """Whenever that is, and although what was applied before has not been flushed yet."""
+
+    async def check(rig: Rig) -> None:
+        one, other = await rig.pair()
+        theirs = _tables()
+        source = _processor(SimEnv(theirs), ROWS)
+        TableDesk([source], other.fabric)
+        seen = set[str]()
+        for step in range(1_000):
+            tables, thread = _tables(), _thread()
+            processor = _dirty_processor(SimEnv(tables), thread)
+            before = {*tables.committed}
+            wanted = WantedTables(
+                processor, thread, one.fabric, None, lambda _partition: [_id(other)]
+            )
+            wanted.want(3)
+            getting = asyncio.ensure_future(wanted.get())
+            await asyncio.wait((getting,), timeout=step * 0.0001)
+            is_whole = getting.done()
+            getting.cancel()
+            flushed = asyncio.Event()
+            processor.flush(flushed.set)  # as at a stop
+            again = asyncio.ensure_future(wanted.get())  # as where it is named once more
+            await asyncio.wait((getting,))
+            await flushed.wait()
+            seen.add(_what_is_there(tables, theirs, before))
+            assert wanted.are_wanted is not is_whole
+            wanted.want(1)
+            assert wanted.are_wanted is not is_whole
+            await again
+            assert not wanted.are_wanted
+            assert tables.committed == theirs.committed
+            assert (processor.next_lsn, processor.store.durable_lsn) == (3, 2)
+            if is_whole:
+                break
+        assert seen == {"ours", "nothing", "theirs"}
+
+    on_sim(check)
+
+
+def _what_is_there(tables: SimTables, theirs: SimTables, before: set[bytes]) -> str:
+    """What a process that starts now finds."""
+    store = PartitionStore(SimEnv(tables), FINGERPRINT, 0)
+    if store.applied_lsn == 0:
+        return "nothing"
+    if tables.committed == theirs.committed:
+        return "theirs"
+    assert store.applied_lsn == 1
+    assert {*tables.committed} >= before, "what was applied is there"
+    return "ours"
+
+
 class _GrownEnv(SimEnv):
     """Its snapshots move on to a later commit once they were begun."""
 
@@ -132,6 +191,19 @@ def _processor(env: Env, rows: int, *, first: int = 0) -> Processor:
     flush = store.freeze()
     flush.run()
     store.finish(flush)
+    return processor
+
+
+def _dirty_processor(env: Env, thread: SimOffload) -> Processor:
+    """A partition that has applied one record: rows before that are flushed, one after is not."""
+    store = PartitionStore(env, FINGERPRINT, 0)
+    processor = Processor(PartitionId(0), 1, store, thread, _ignore, _ignore)
+    for number in range(5):
+        store.sequences.put(b"ours %d" % number, number)
+    flush = store.freeze()
+    flush.run()
+    store.finish(flush)
+    processor.replay([_announcement(1)])
     return processor
 
 
