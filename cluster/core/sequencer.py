@@ -170,6 +170,7 @@ class SequencerCore:
         self._window_bytes = 0
         self._retained: deque[_Batch] = deque()
         self._retained_bytes = 0
+        self._uncommitted: deque[_Batch] = deque()  # the end of ``_retained``
         self._progress_at = 0.0
 
     @property
@@ -246,7 +247,9 @@ class SequencerCore:
             if self._batch_first == self.committed:
                 self._progress_at = now  # it was idle: from here on it waits
             size = sum(map(len, records))
-            self._retained.append(_Batch(store, size))
+            batch = _Batch(store, size)
+            self._retained.append(batch)
+            self._uncommitted.append(batch)
             self._retained_bytes += size
         return store
 
@@ -268,17 +271,22 @@ class SequencerCore:
         return sends
 
     def _next_batches(self, peer: Peer) -> list[Store]:
-        found: list[Store] = []
+        found: list[_Batch] = []
+        in_flight = 0
+        # From the end: what others lack may be thousands of batches, what this one does is few.
         for batch in reversed(self._retained):
-            if batch.end <= peer.sent:
+            if batch.end > peer.sent:
+                found.append(batch)
+            elif batch.end > peer.acked:
+                in_flight += batch.size
+            else:
                 break
-            found.append(batch.store)
-        in_flight = sum(b.size for b in self._retained if peer.acked < b.end <= peer.sent)
         stores: list[Store] = []
-        for store in reversed(found):
+        for batch in reversed(found):
             if in_flight >= PEER_IN_FLIGHT_BYTES_MAX:
                 break
-            in_flight += sum(map(len, store.records))
+            in_flight += batch.size
+            store = batch.store
             if store.kgt < self.committed:
                 store = msgspec.structs.replace(store, kgt=self.committed)
             stores.append(store)
@@ -407,12 +415,8 @@ class SequencerCore:
             peer.acked for peer in self._remotes if peer.state in (PeerState.LIVE, PeerState.DOWN)
         ]
         everybody = min(wanted, default=self.committed)
-        for batch in self._retained:
-            if batch.committed_at is not None:
-                continue
-            if batch.end > self.committed:
-                break
-            batch.committed_at = now
+        while self._uncommitted and self._uncommitted[0].end <= self.committed:
+            self._uncommitted.popleft().committed_at = now
         while self._retained:
             batch = self._retained[0]
             if batch.committed_at is None:

@@ -1,6 +1,9 @@
 """The sequencer: offsets, batches, the window, and when a record is committed."""
 
+import sys
+from collections.abc import Callable
 from itertools import accumulate
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -275,6 +278,40 @@ def test_memory_for_laggards_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         core.on_ack(NodeId(1), _ack(number + 1))
         core.on_ack(THREE, _ack(number + 1))
         assert core.retained_bytes < 1200
+
+
+def _calls_of(work: Callable[[], object]) -> int:
+    count = 0
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def test_what_a_dead_replica_lacks_costs_the_others_nothing() -> None:
+    core = _three()
+    core.on_down(TWO)
+
+    def write() -> None:
+        _append(core)
+        _sends(core)
+        core.on_ack(NodeId(1), _ack(core.next_offset))
+        core.on_ack(THREE, _ack(core.next_offset))
+
+    write()
+    few = _calls_of(write)
+    for _ in range(500):
+        write()
+    assert core.committed == core.next_offset
+    assert _calls_of(write) <= 2 * few
 
 
 def test_one_sealed_replica_is_a_hint_and_an_f_majority_the_end() -> None:
