@@ -35,7 +35,7 @@ from perdure.storage.data_directory import (
 from perdure.storage.disk import sync_path
 from perdure.storage.env import LmdbEnv
 from perdure.storage.object_store import ObjectStore
-from perdure.storage.partition_store import Meta
+from perdure.storage.partition_store import META_KEY, Meta
 from perdure.storage.snapshot_format import SetMember, SnapshotSet
 from perdure.storage.snapshots import (
     get_image,
@@ -45,7 +45,6 @@ from perdure.storage.snapshots import (
     read_owner,
     read_set,
 )
-from perdure.storage.table_images import META_KEY
 
 _NODE_ID = 1
 _LOCK = "LOCK"

@@ -16,9 +16,8 @@ import msgspec
 from perdure.core.errors import SnapshotDamaged
 from perdure.storage.disk import make_durable_folder, sync_path
 from perdure.storage.env import LmdbEnv, PinnedState, read_only
-from perdure.storage.partition_store import STORE_FORMAT_VERSION, Meta, TableId
+from perdure.storage.partition_store import META_KEY, STORE_FORMAT_VERSION, Meta
 
-META_KEY = bytes([TableId.META]) + b"meta"
 TABLES_FILE = "data.mdb"
 _BEYOND = b"\xff"  # tables are named by bytes below
 
@@ -83,9 +82,9 @@ class LmdbTables:
         self._scratch = scratch
 
     def copy(self) -> FolderImage:
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        self._scratch.mkdir(parents=True)
         try:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.mkdir(parents=True)
             self._pinned.copy_to(self._scratch)
             return FolderImage(self._scratch, read_meta(self._scratch, self._pinned.row_count))
         except BaseException:  # bulkhead: let go of what is held, and raise it again

@@ -77,13 +77,12 @@ class Taker:
         waiting = list(held)
         try:
             while waiting:
-                item = waiting[0]
+                item = waiting.pop(0)  # from here on it is let go of by whoever copies it
                 latest = self.latest.get(item.partition)
                 if latest is not None and latest.newest_lsn == item.lsn:
                     item.tables.release()
                 else:
                     images[item.partition] = await self._copy_one(item)
-                waiting.pop(0)
         except BaseException:  # bulkhead: let go of what is held, and raise it again
             for item in waiting:
                 item.tables.release()
@@ -131,7 +130,8 @@ class Taker:
     # --- Steps ----------------------------------------------------------------------------------
 
     async def _copy_one(self, item: HeldPartition) -> TableImage:
-        # A copy under way can't be stopped, and its tables not be let go before it ends.
+        # A copy under way can't be stopped, and its tables not be let go of before it ends: its
+        # thread reads them.
         copying = offloaded(self.ports.copy_thread, item.tables.copy)
         try:
             image = await asyncio.shield(copying)

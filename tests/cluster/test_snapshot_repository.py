@@ -18,10 +18,9 @@ from perdure.core.limits_snapshots import SNAPSHOT_CHUNK_BYTES_MIN, SNAPSHOT_ORP
 from perdure.core.offload import PoolOffload
 from perdure.storage import snapshots
 from perdure.storage.object_store import DirectoryStore
-from perdure.storage.partition_store import STORE_FORMAT_VERSION, Meta
+from perdure.storage.partition_store import META_KEY, STORE_FORMAT_VERSION, Meta
 from perdure.storage.snapshot_format import latest_key, parse_snapshot_key
 from perdure.storage.snapshots import SnapshotOwner
-from perdure.storage.table_images import META_KEY
 
 pytestmark = pytest.mark.slow
 

@@ -23,10 +23,9 @@ from perdure.cluster.snapshot_repository import RepositoryPorts, SnapshotReposit
 from perdure.core.errors import PerdureError
 from perdure.core.limits_snapshots import SNAPSHOT_ORPHAN_MS
 from perdure.storage import snapshots
-from perdure.storage.partition_store import STORE_FORMAT_VERSION, Meta
+from perdure.storage.partition_store import META_KEY, STORE_FORMAT_VERSION, Meta
 from perdure.storage.snapshot_format import Latest, latest_key, parse_snapshot_key
 from perdure.storage.snapshots import SnapshotOwner
-from perdure.storage.table_images import META_KEY
 
 PARTITION = 3
 OWNER = SnapshotOwner(fingerprint="f" * 32, cluster="sim", partition_count=8, software="sim")

@@ -6,8 +6,7 @@ import msgspec
 from tests.sim.ports import SimTables
 
 from perdure.core.errors import SnapshotDamaged
-from perdure.storage.partition_store import Meta
-from perdure.storage.table_images import META_KEY
+from perdure.storage.partition_store import META_KEY, Meta
 
 
 @dataclass

@@ -22,7 +22,7 @@ from perdure.core.limits_snapshots import (
 from perdure.storage import snapshots
 from perdure.storage.env import LmdbEnv, MapFull
 from perdure.storage.object_store import DirectoryStore
-from perdure.storage.partition_store import PartitionStore
+from perdure.storage.partition_store import META_KEY, PartitionStore
 from perdure.storage.snapshot_format import (
     CLUSTER_KEY,
     Latest,
@@ -37,7 +37,7 @@ from perdure.storage.snapshot_format import (
     set_key,
 )
 from perdure.storage.snapshots import SnapshotOwner
-from perdure.storage.table_images import META_KEY, LmdbTables, install_tables, read_meta
+from perdure.storage.table_images import LmdbTables, install_tables, read_meta
 
 FINGERPRINT = "0f" * 16
 OWNER = SnapshotOwner(fingerprint=FINGERPRINT, cluster="c", partition_count=4, software="1")
@@ -126,6 +126,17 @@ def test_an_environment_closed_while_held_closes_behind_the_copy(tmp_path: Path)
     assert image.meta.applied_lsn == 10
     image.discard()
     LmdbEnv(tmp_path / "env").close()  # the library refuses what is still open
+
+
+def test_tables_that_cant_be_copied_are_let_go_of(tmp_path: Path) -> None:
+    env = LmdbEnv(tmp_path / "env")
+    tables = fill(env, 10)
+    (tmp_path / "file").write_bytes(b"no folder")
+    held = LmdbTables(env, tmp_path / "file" / "scratch")
+    with pytest.raises(OSError, match="directory"):
+        held.copy()
+    assert env.grow()
+    tables.close()
 
 
 def test_two_may_hold_one_environment(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.cluster.fabric_rig import until
 from tests.sim.loop import SimLoop, run
 from tests.sim.node_world import HEALED, PARTITIONS, NodeLife, NodeWorld
 from tests.sim.object_store import BucketFaults, SimBucket, SimObjectStore
@@ -54,6 +55,7 @@ class Rig:
         self.free_bytes = 1 << 40
         self.copied: list[PartitionId] = []
         self.held: list[SimHeldTables] = []
+        self.let_go_early = 0
         self.fail_copy: OSError | None = None
         self.is_alone = True
         self.archived: dict[int, int] = {}
@@ -77,11 +79,12 @@ class Rig:
             owner,
             retain,
         )
+        self.copy_thread = SimOffload(random.Random(4), delay_ms_max=1)
         self.taker = Taker(
             TakerPorts(
                 repository=repository,
                 hold=self._hold,
-                copy_thread=SimOffload(random.Random(4), delay_ms_max=1),
+                copy_thread=self.copy_thread,
                 free_bytes=lambda: self.free_bytes,
                 clock=self.life.clock,
                 on_archived=self.archived.__setitem__,
@@ -103,6 +106,7 @@ class Rig:
 
         class Held(SimHeldTables):
             def copy(self) -> SimImage:
+                rig.let_go_early += self not in rig.held
                 if rig.fail_copy is not None:
                     self.release()
                     raise rig.fail_copy
@@ -433,6 +437,24 @@ def test_closing_gives_up_what_is_under_way() -> None:
         with pytest.raises(asyncio.CancelledError):
             await asking
         assert snapshotter.sets == []
+        await rig.life.host.close()
+
+    play(body)
+
+
+def test_tables_are_let_go_of_by_whoever_copies_them() -> None:
+    async def body(rig: Rig) -> None:
+        snapshotter = await rig.open()
+        await rig.work()
+        rig.copy_thread.delay_ms_max = 10_000
+        asking = asyncio.ensure_future(snapshotter.create())
+        await until(lambda: rig.held)
+        await snapshotter.aclose()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert len(rig.held) == 1  # a thread is about to read it
+        await asyncio.sleep(60)
+        assert (rig.held, rig.let_go_early) == ([], 0)
         await rig.life.host.close()
 
     play(body)
