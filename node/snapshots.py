@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -113,6 +114,7 @@ class NodeSnapshots:
         self._copies = site.disk.root / _COPIES_FOLDER
         self._transfers = PoolOffload("snapshots", SNAPSHOT_TRANSFERS_MAX + 1)
         self._copying = PoolOffload("copies", 1)
+        self._unpacked = count(1)
         self._running: asyncio.Task[None] | None = None
         self._store = open_store(config.snapshots)
         self._taker = self._make_taker(self._store) if self._store is not None else None
@@ -214,7 +216,8 @@ class NodeSnapshots:
         return Archive(sources, self._transfers, self._unpack, fingerprint)
 
     def _unpack(self, partition: int, chunks: Iterator[bytes]) -> UnpackedTables:
-        return UnpackedTables(chunks, self._copies / f"{partition}.incoming")
+        # A folder each: one that nobody wants any more may still be being written.
+        return UnpackedTables(chunks, self._copies / f"{partition}.incoming-{next(self._unpacked)}")
 
     def _archived_lsn(self, partition: int) -> int | None:
         snapshotter = self.snapshotter

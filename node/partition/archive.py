@@ -5,6 +5,7 @@ one was made of. What it has becomes this cluster's on the way: its tables say t
 Nothing but whole images that were checked is handed out, row by row, as another node would do it.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from perdure.core.errors import (
     SnapshotsUnavailable,
 )
 from perdure.core.limits_snapshots import TABLES_PIECE_BYTES, TABLES_PIECE_ROWS
-from perdure.core.offload import Offload, run_offloaded
+from perdure.core.offload import Offload, offloaded, run_offloaded
 from perdure.core.telemetry import logger
 from perdure.storage.object_store import ObjectStore
 from perdure.storage.partition_store import META_KEY, Meta
@@ -104,7 +105,7 @@ class Archive:
                 lower = rows[-1][0] + b"\0"
                 yield [self._adopt(row) for row in rows]
         finally:
-            self._threads.submit(image.discard, _ignore, _ignore)  # nobody waits for it
+            self._discard(image)
 
     async def _find(self, partition: int, lsn_min: int) -> Unpacked:
         failure: PerdureError | None = None
@@ -119,7 +120,7 @@ class Archive:
             for item in retained:
                 if item.lsn >= lsn_min:
                     try:
-                        return await self._run(partial(self._fetch, source, partition, item))
+                        return await self._get(source, partition, item)
                     except PerdureError as error:
                         failure = error
                         _tell(partition, item, error)
@@ -127,6 +128,22 @@ class Archive:
             f"partition {partition} needs a snapshot at {lsn_min} or later, the newest is "
             f"{newest or 'none'}"
         )
+
+    async def _get(self, source: Source, partition: int, retained: Retained) -> Unpacked:
+        # It can't be stopped; if nobody wants it any more, it goes once it is here.
+        fetching = offloaded(self._threads, partial(self._fetch, source, partition, retained))
+        try:
+            return await asyncio.shield(fetching)
+        except asyncio.CancelledError:
+            fetching.add_done_callback(self._discard_fetched)
+            raise
+
+    def _discard_fetched(self, fetching: "asyncio.Future[Unpacked]") -> None:
+        if not fetching.cancelled() and fetching.exception() is None:
+            self._discard(fetching.result())
+
+    def _discard(self, image: Unpacked) -> None:
+        self._threads.submit(image.discard, _ignore, _ignore)  # nobody waits for it
 
     def _fetch(self, source: Source, partition: int, retained: Retained) -> Unpacked:
         manifest = read_usable_manifest(source.store, partition, retained, source.fingerprint)

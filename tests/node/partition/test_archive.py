@@ -1,11 +1,13 @@
 """Tables for replicas out of an object store: the newest that will do, whole, then ours."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.cluster.fabric_rig import DEADLINE_S, until
 from tests.storage.test_snapshots import FINGERPRINT, fill, take
 
 from perdure.core.errors import PerdureError, SnapshotDamaged, SnapshotForeign, SnapshotNotFound
@@ -14,7 +16,7 @@ from perdure.node.partition.archive import Archive, Row, Source
 from perdure.node.partition.table_copy import replace_tables
 from perdure.storage.env import LmdbEnv
 from perdure.storage.object_store import DirectoryStore
-from perdure.storage.partition_store import Meta, PartitionStore
+from perdure.storage.partition_store import META_KEY, Meta, PartitionStore
 from perdure.storage.snapshot_format import (
     Latest,
     Retained,
@@ -26,7 +28,7 @@ from perdure.storage.snapshot_format import (
     manifest_key,
     sha256,
 )
-from perdure.storage.table_images import META_KEY, LmdbTables, UnpackedTables
+from perdure.storage.table_images import LmdbTables, UnpackedTables
 
 OURS = bytes.fromhex("ab" * 16)
 ROWS = 6_000  # more than a piece
@@ -188,3 +190,31 @@ def test_who_stops_halfway_leaves_nothing_behind(
         await rows.aclose()
 
     play(tmp_path, [Source(store=store, fingerprint=FINGERPRINT)], body)
+
+
+def test_what_is_fetched_for_nobody_goes_when_it_is_here(
+    store: DirectoryStore, published: Latest, tmp_path: Path
+) -> None:
+    began, may_go_on = threading.Event(), threading.Event()
+    folder = tmp_path / "copies"
+    unpacked: list[UnpackedTables] = []
+
+    def unpack(partition: int, chunks: Iterator[bytes]) -> UnpackedTables:
+        began.set()
+        may_go_on.wait(DEADLINE_S)
+        unpacked.append(UnpackedTables(chunks, folder / "1"))
+        return unpacked[0]
+
+    async def main() -> None:
+        threads = PoolOffload("test", 1)
+        source = Source(store=store, fingerprint=FINGERPRINT)
+        rows = Archive([source], threads, unpack, OURS).rows(2, 1)
+        getting = asyncio.ensure_future(anext(rows))
+        await until(began.is_set)
+        getting.cancel()
+        await asyncio.gather(getting, return_exceptions=True)
+        may_go_on.set()
+        await until(lambda: unpacked and not list(folder.glob("*")))
+        threads.close()
+
+    asyncio.run(main())
