@@ -5,7 +5,10 @@ from collections.abc import Awaitable
 
 from perdure.cluster.core.messages import Message
 from perdure.cluster.transport import Answer
-from perdure.core.errors import PerdureError
+from perdure.core.errors import AnswerLost, PerdureError
+from perdure.core.telemetry import logger
+
+log = logger("fabric")
 
 
 class LateAnswers:
@@ -31,5 +34,8 @@ async def _answer(work: Awaitable[Message], answer: Answer) -> None:
         result = await work
     except PerdureError as error:
         answer(error)
+    except Exception as failure:  # bulkhead: a bug costs its question
+        log.error("fabric.handler.failed", cause=failure)
+        answer(AnswerLost("a bug met the question: see the log of the node asked"))
     else:
         answer(result)

@@ -1,6 +1,6 @@
 """The transport: dials every member, takes their calls, keeps one session each way.
 
-``Fabric`` is the same over gRPC and over the simulated network; only the wires differ.
+``Fabric`` is the same over TCP, over gRPC and over the simulated network; only the wires differ.
 """
 
 import asyncio
@@ -193,23 +193,15 @@ class Fabric:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         try:
-            async with asyncio.timeout_at(deadline):
-                wire, established = await self._greeter.dial(connection, None, Purpose.VISIT)
-        except (WireBroken, RefusedByPeer, TimeoutError, PerdureError) as failure:
-            await connection.aclose()
-            if isinstance(failure, RefusedByPeer):
-                raise failure.error from failure
-            if isinstance(failure, PerdureError):
-                raise
-            raise Unreachable(f"nobody answers at {address}: {failure}") from failure
-        session = self._make_session(wire, established)
-        running = asyncio.ensure_future(self._run_visit(session))
-        try:
-            answer: R = await session.ask(request, max(deadline - loop.time(), 0.0))
-            return answer
+            session = await self._visit(connection, address, deadline)
+            running = asyncio.ensure_future(self._run_visit(session))
+            try:
+                answer: R = await session.ask(request, max(deadline - loop.time(), 0.0))
+                return answer
+            finally:
+                session.close("the answer was all that was wanted")
+                await running
         finally:
-            session.close("the answer was all that was wanted")
-            await running
             await connection.aclose()
 
     def serve(self, kind: type[M], handler: Handler[M], *, guests: bool = False) -> None:
@@ -286,6 +278,16 @@ class Fabric:
                     await member.hurry.wait()
             except TimeoutError:
                 continue
+
+    async def _visit(self, connection: Connection, address: str, deadline: float) -> Session:
+        try:
+            async with asyncio.timeout_at(deadline):
+                wire, established = await self._greeter.dial(connection, None, Purpose.VISIT)
+        except RefusedByPeer as refused:
+            raise refused.error from refused
+        except (WireBroken, TimeoutError) as failure:
+            raise Unreachable(f"nobody answers at {address}: {failure}") from failure
+        return self._make_session(wire, established)
 
     def _on_not_reached(self, node: NodeId, address: str, failure: Exception) -> None:
         self._greeter.note(failure, address, node)

@@ -2,7 +2,7 @@
 
 A wire is one bidirectional stream of frames; a connection carries several. They promise order and
 nothing else: a frame that was written may never arrive, and what arrives may come from anybody.
-``cluster/fabric.py`` makes sessions of them; gRPC and the simulator implement them.
+``cluster/fabric.py`` makes sessions of them; TCP, gRPC and the simulator implement them.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Flexible-quorum arithmetic over a nodeset of n with replication R, and how a nodeset is chosen.
+"""Flexible-quorum arithmetic over a nodeset of n with replication R.
 
 A write quorum is any R replicas, an f-majority any n - R + 1: each of the latter meets each of the
 former (Howard et al., Flexible Paxos, 2016). ``R > n / 2`` keeps two writers from both committing

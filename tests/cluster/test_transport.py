@@ -20,9 +20,11 @@ from tests.cluster.fabric_rig import (
     until,
 )
 
+from perdure.cluster.answers import LateAnswers
 from perdure.cluster.core.messages import GUEST, Peer
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.transport import Answer
+from perdure.cluster.wires import Connection, Wire, Wires
 from perdure.core import limits
 from perdure.core.errors import (
     AnswerLost,
@@ -156,6 +158,22 @@ def test_a_bug_in_a_handler_costs_its_request_only(on: Run) -> None:
 
         two.fabric.serve(Count, stumble)
         with pytest.raises(AnswerLost):
+            await one.fabric.ask(TWO, Count(1, 1), 5)
+        assert await one.fabric.ask(TWO, Echo("still there"), 5) == Text("still there")
+
+    on(check)
+
+
+def test_a_bug_in_what_takes_its_time_costs_its_request_only(on: Run) -> None:
+    async def check(rig: Rig) -> None:
+        one, two = await rig.pair()
+        answers = LateAnswers()
+
+        async def stumble() -> Blob:
+            raise ZeroDivisionError
+
+        two.fabric.serve(Count, lambda _, count, answer: answers.start(stumble(), answer))
+        with pytest.raises(AnswerLost, match="bug"):
             await one.fabric.ask(TWO, Count(1, 1), 5)
         assert await one.fabric.ask(TWO, Echo("still there"), 5) == Text("still there")
 
@@ -387,6 +405,54 @@ def test_a_member_whose_process_has_ended_is_told_of(on: Run) -> None:
         await two.fabric.aclose()
         await until(lambda: one.vacant)
         assert set(one.vacant) == {TWO}
+
+    on(check)
+
+
+class Watched:
+    """Wires that count what was dialled and not closed."""
+
+    def __init__(self, wires: Wires) -> None:
+        self.open_count = 0
+        self._wires = wires
+
+    def connect(self, address: str) -> Connection:
+        self.open_count += 1
+        return _WatchedConnection(self, self._wires.connect(address))
+
+    async def listen(self, accept: Callable[[Wire], None]) -> str:
+        return await self._wires.listen(accept)
+
+    async def aclose(self) -> None:
+        await self._wires.aclose()
+
+
+class _WatchedConnection:
+    def __init__(self, watched: Watched, connection: Connection) -> None:
+        self._watched = watched
+        self._connection = connection
+
+    async def open(self) -> Wire:
+        return await self._connection.open()
+
+    async def aclose(self) -> None:
+        await self._connection.aclose()
+        self._watched.open_count -= 1
+
+
+def test_a_question_on_the_way_to_a_silent_stranger_can_be_given_up(on: Run) -> None:
+    async def check(rig: Rig) -> None:
+        dialled: list[Wire] = []
+        silent = rig.net.wires(2)
+        address = await silent.listen(dialled.append)
+        watched = Watched(rig.net.wires(3))
+        guest = rig.make(Peer(GUEST, 0, 77, b""), fingerprint=b"", wires=watched)
+        ask = asyncio.ensure_future(guest.fabric.ask_at(address, Echo("anybody"), 60))
+        await until(lambda: dialled)
+        ask.cancel()
+        assert isinstance((await gather(ask))[0], asyncio.CancelledError)
+        assert watched.open_count == 0
+        await silent.aclose()
 
     on(check)
 
