@@ -1,6 +1,6 @@
 """The control plane of one node, put together: registers, gossip, leaderships, controller.
 
-joined = await join(store, disk, cluster_name, profile, is_running)
+joined = await join(store, disk, cluster_name, profile, is_running, entropy)
 fabric = Fabric(me=joined.peer(), …)
 plane = ControlPlane(joined, ports)
 await plane.start()          # once the fabric listens and the log is open
@@ -27,7 +27,7 @@ from perdure.cluster.core.types import Member, NodeId, Writer
 from perdure.cluster.gossip import Gossiper
 from perdure.cluster.leadership import Leaderships, LeadershipStatistics, Replica
 from perdure.cluster.membership import Joined, Membership, Probe
-from perdure.cluster.registers import Registers
+from perdure.cluster.registers import Registers, insist
 from perdure.cluster.transport import Answer, Refusal, Transport
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
@@ -191,10 +191,13 @@ class ControlPlane:
     async def start(self) -> None:
         """Read the registers, offer storage, begin to listen and to take part.
 
+        However long metadata takes to answer.
+
         Raises:
-            MetadataUnavailable, MetadataRegressed: as ``Membership.refresh``.
+            MetadataRegressed: as ``Membership.refresh``.
         """
-        await self.membership.refresh()
+        clock, entropy = self._ports.clock, self._ports.entropy
+        await insist(self.membership.refresh, "the registers", clock, entropy)
         self.membership.on_nodes(self._on_nodes)
         self.membership.on_partition(self._on_partition)
         self.gossiper.on_change(lambda _: self.controller.wake())
@@ -204,7 +207,7 @@ class ControlPlane:
         self._on_nodes()
         for partition, meta in sorted(self.membership.partitions.items()):
             self._on_partition(partition, meta)
-        await self._serve_storage()
+        await insist(self._serve_storage, "this node's register", clock, entropy)
         supervisor = self._ports.supervisor
         self._tasks.append(supervisor.start("membership", self.membership.run()))
         self._tasks.append(supervisor.start("gossip", self.gossiper.run()))

@@ -1,5 +1,6 @@
 """Who belongs to the cluster: joining it at a start, and following and changing its registers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ from perdure.core.errors import (
     MetadataConflict,
     PerdureError,
 )
-from perdure.core.limits import REGISTER_EDIT_ROUNDS_MAX
+from perdure.core.limits import JOIN_PAUSE_MS, REGISTER_EDIT_ROUNDS_MAX
 from perdure.core.telemetry import logger
 from perdure.storage.data_directory import (
     DIRECTORY_FORMAT_VERSION,
@@ -117,7 +118,12 @@ async def read_cluster(store: Registers) -> ClusterMeta | None:
 
 
 async def join(
-    store: Registers, disk: Disk, cluster_name: str, profile: NodeProfile, is_running: IsRunning
+    store: Registers,
+    disk: Disk,
+    cluster_name: str,
+    profile: NodeProfile,
+    is_running: IsRunning,
+    entropy: Entropy,
 ) -> Joined:
     """Take the next generation of this node: marker first, then the register.
 
@@ -136,7 +142,7 @@ async def join(
     mark = None
     if marker is not None:
         mark = Mark(NodeId(marker.node_id), marker.generation, marker.storage_uuid)
-    for _ in range(REGISTER_EDIT_ROUNDS_MAX):
+    for lost in range(REGISTER_EDIT_ROUNDS_MAX):
         nodes = decode_nodes(await store.scan(NODES_PREFIX))
         plan = membership.plan_start(nodes, mark, profile)
         if mark is None and not plan.is_new:
@@ -147,6 +153,7 @@ async def join(
             _log_joined(plan)
             return Joined(cluster, plan.node, published, plan.verdict)
         # A marker that was not published is as the one before: its generation names no run.
+        await asyncio.sleep(entropy.jitter(JOIN_PAUSE_MS << min(lost, 5)) / 1000)
     raise MetadataConflict(f"the registers of nodes kept changing while {profile.name!r} joined")
 
 

@@ -5,16 +5,18 @@ a register that answers with less than this process has already seen was rolled 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from perdure.cluster.metadata.store import Conflict, MetadataStore, Versioned
+from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
 from perdure.core.errors import MetadataConflict, MetadataRegressed, MetadataUnavailable
 from perdure.core.limits import (
+    FORMATION_TELL_MS,
     METADATA_PAUSE_MS,
     REGISTER_EDIT_ROUNDS_MAX,
     REGISTER_REFRESH_MS,
@@ -81,6 +83,22 @@ async def edit_register(
         if found is not None and found == Versioned((version or 0) + 1, value):
             return Edited(found.version, wanted, True)
     raise MetadataConflict(f"metadata key {key} kept changing while this node wrote it")
+
+
+async def insist(work: Callable[[], Awaitable[T]], what: str, clock: Clock, entropy: Entropy) -> T:
+    """Do what a start can't go on without, for as long as metadata is away or others are faster.
+
+    ``what`` is waited for, as the log says now and then. Ends otherwise only when it is cancelled.
+    """
+    told_at = clock.monotonic()
+    while True:
+        try:
+            return await work()
+        except (MetadataConflict, MetadataUnavailable) as failure:
+            if clock.monotonic() - told_at >= FORMATION_TELL_MS / 1000:
+                told_at = clock.monotonic()
+                log.warning("metadata.awaited", what=what, reason=failure)
+        await asyncio.sleep(entropy.jitter(REGISTER_RETRY_MS) / 1000)
 
 
 class RegisterCache:

@@ -146,6 +146,8 @@ REGISTER_REFRESH_MS = 10_000
 REGISTER_RETRY_MS = 500
 # An edit that loses so many times in a row is not alone in its loop.
 REGISTER_EDIT_ROUNDS_MAX = 16
+# Nodes that join at once want the same number: who loses waits up to so long, doubled five times.
+JOIN_PAUSE_MS = 20
 
 # --- Forming a cluster ----------------------------------------------------------------------------
 # Between questions to members that are not there yet, and between complaints about it.

@@ -37,7 +37,7 @@ from perdure.cluster.metadata.quorum import QUORUM_KEY, Quorums, decode_quorums
 from perdure.cluster.metadata.raft_links import MemberIdentity
 from perdure.cluster.metadata.server import FOLDER, MemberSettings
 from perdure.cluster.metadata.store import Versioned
-from perdure.cluster.registers import Registers
+from perdure.cluster.registers import Registers, insist
 from perdure.cluster.security import TlsFiles, check_exposure, read_secret
 from perdure.cluster.transport import Answer
 from perdure.cluster.wiring import make_wires
@@ -48,7 +48,6 @@ from perdure.core.errors import (
     DataDirectoryForeign,
     InvalidConfiguration,
     MetadataNotEmpty,
-    MetadataUnavailable,
     PerdureError,
 )
 from perdure.core.failpoint import failpoint
@@ -352,14 +351,14 @@ class Formation:
             await asyncio.sleep(FORMATION_RETRY_MS / 1000)
 
     async def _join(self, registers: OpenRegisters, profile: NodeProfile, guest: Fabric) -> Joined:
-        """However long the metadata takes to answer."""
-        told_at = self._clock.monotonic()
-        while True:
-            try:
-                name = self._config.cluster_name
-                return await join(registers, self._disk, name, profile, probing(guest))
-            except MetadataUnavailable as failure:
-                told_at = self._tell(told_at, "metadata", str(failure))
+        """However long metadata takes to answer, and however many join at once."""
+        name, entropy = self._config.cluster_name, self._entropy
+        return await insist(
+            lambda: join(registers, self._disk, name, profile, probing(guest), entropy),
+            "a place among the nodes",
+            self._clock,
+            entropy,
+        )
 
     async def _put_first(self, registers: OpenRegisters) -> None:
         intent = read_note(self._disk)

@@ -11,11 +11,11 @@ import errno
 import gc
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -23,6 +23,7 @@ import perdure
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.metadata.local import LocalMetadata
 from perdure.cluster.metadata.store import MetadataStore
+from perdure.cluster.registers import insist
 from perdure.core import limits, telemetry
 from perdure.core.clock import SystemClock
 from perdure.core.entropy import SystemEntropy
@@ -68,6 +69,7 @@ from perdure.storage.env import Env, LmdbEnv
 
 log = telemetry.logger("node")
 
+T = TypeVar("T")
 AnyHost = Host | ClusterHost
 
 
@@ -98,13 +100,12 @@ class Node:
         self.config = config
         self._is_sharing = is_sharing
         self._supervisor = supervisor
-        self._clock = SystemClock()
-        self._entropy = SystemEntropy()
+        self._clock, self._entropy = self._chances = SystemClock(), SystemEntropy()
         self._folder = config.base_dir / config.node_name
         self._started_at = self._clock.monotonic()
         self._lock: FolderLock | None = None
         self._host: AnyHost | None = None
-        self._forming: asyncio.Future[Formed] | None = None
+        self._awaiting: asyncio.Future[Any] | None = None
         self._formed: Formed | None = None
         self._outbound: Outbound | None = None
         self._bound: list[_Bound] = []
@@ -128,11 +129,11 @@ class Node:
         disk = open_disk(self._folder)
         metadata, identity = await self._establish(disk)
         registry = RegistryStore(metadata, to_defaults(self.config))
-        await registry.load()
+        await self._await_others(insist(registry.load, "the registry", *self._chances))
         self._start_tracing(identity)
         outbound = self._outbound = open_outbound(self.config, self._clock, self._entropy)
         site = SnapshotsSite(identity, disk, self._envs, self._clock, self._entropy)
-        self._snapshots = await open_snapshots(self.config, metadata, site)
+        self._snapshots = await self._await_others(open_snapshots(self.config, metadata, site))
         host = await self._open_host(disk, metadata, identity, registry, outbound.caller)
         registry.on_change(host.on_catalogue_change)
         if self._formed is not None:
@@ -143,8 +144,8 @@ class Node:
             outbound.client, self._clock, identity.cluster, outbound.signer, outbound.functions
         )
         admin = await self._serve_admin(host, metadata, registry, discovery, ingress_url)
-        client = outbound.client
-        await self._serve_node_port(partial(self._statistics, host, registry, client, admin))
+        statistics = partial(self._statistics, host, registry, outbound.client, admin)
+        await self._serve_node_port(statistics)
         gc.collect()
         gc.freeze()
         # What invocations leave behind holds no cycles: looking for some was a tenth of the CPU.
@@ -153,8 +154,9 @@ class Node:
 
     def stop_waiting(self) -> None:
         """Cancel ``start`` if it waits for the others of a cluster, which has no end of its own."""
-        if self._forming is not None:
-            self._forming.cancel()
+        self._is_stopping = True
+        if self._awaiting is not None:
+            self._awaiting.cancel()
 
     async def stop(self, *, is_clean: bool) -> None:
         """Drain and flush; or, when the log can't be trusted any more, let go at once."""
@@ -198,11 +200,16 @@ class Node:
             names = (config.cluster_name, config.node_name)
             count = config.worker.partition_count
             return metadata, await establish(disk, metadata, self._entropy, names, count)
-        chances = (self._clock, self._entropy)
-        formation = Formation(config, disk, self._folder, chances, self._supervisor)
-        self._forming = asyncio.ensure_future(formation.form())
-        self._formed = await self._forming
-        return self._formed.registers, identity_of(self._formed.joined)
+        formation = Formation(config, disk, self._folder, self._chances, self._supervisor)
+        self._formed = formed = await self._await_others(formation.form())
+        return formed.registers, identity_of(formed.joined)
+
+    async def _await_others(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what may wait for others without end; ``stop_waiting`` ends it."""
+        self._awaiting = task = asyncio.ensure_future(work)
+        if self._is_stopping:
+            task.cancel()
+        return await task
 
     def _start_tracing(self, identity: Identity) -> None:
         config = self.config
@@ -261,7 +268,7 @@ class Node:
             cluster = self._snapshots.equip(self._formed.ports(self._supervisor))
             host = ClusterHost(identity, ports, options, cluster)
         self._host = host
-        await host.open()
+        await (host.open() if self._formed is None else self._await_others(host.open()))
         return host
 
     async def _serve_ingress(self, host: AnyHost, registry: RegistryStore) -> str:
@@ -362,9 +369,8 @@ class Node:
     def _statistics(
         self, host: AnyHost, registry: RegistryStore, client: HttpClient, admin: Admin
     ) -> NodeStatistics:
-        assert self._query is not None
         catalogue = registry.catalogue.registry
-        assert self._desks is not None
+        assert self._query is not None and self._desks is not None
         return NodeStatistics(
             cluster=self._desks.figures(),
             cluster_name=self.config.cluster_name,

@@ -14,6 +14,7 @@ import perdure
 from perdure.cluster.core.snapshot import SnapshotPolicy
 from perdure.cluster.core.trim import DurabilityMode, TrimPolicy
 from perdure.cluster.metadata.store import MetadataStore
+from perdure.cluster.registers import insist
 from perdure.cluster.snapshot_repository import RepositoryPorts, SnapshotRepository
 from perdure.core.clock import Clock
 from perdure.core.entropy import Entropy
@@ -98,7 +99,10 @@ async def open_snapshots(
     config: Config, metadata: MetadataStore, site: SnapshotsSite
 ) -> "NodeSnapshots":
     """A node's snapshots, before its partitions are opened; nothing is taken yet."""
-    return NodeSnapshots(config, site, await read_origin(metadata))
+    origin = await insist(
+        lambda: read_origin(metadata), "what the cluster was made of", site.clock, site.entropy
+    )
+    return NodeSnapshots(config, site, origin)
 
 
 class NodeSnapshots:

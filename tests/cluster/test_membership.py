@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.flaky_registers import FlakyRegisters
 from tests.sim.disk import SimDisk
 from tests.sim.loop import SimLoop, run
-from tests.sim.ports import SimEntropy
+from tests.sim.ports import SimClock, SimEntropy
 
 from perdure.cluster.core import chain, membership
 from perdure.cluster.core.chain import PartitionMeta, Replicas
@@ -27,7 +27,7 @@ from perdure.cluster.core.membership import (
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.membership import Joined, Membership, join, provision, read_cluster
 from perdure.cluster.metadata.store import Versioned
-from perdure.cluster.registers import Registers, edit_register
+from perdure.cluster.registers import Registers, edit_register, insist
 from perdure.core.errors import (
     DataDirectoryForeign,
     DataDirectoryTooNew,
@@ -64,7 +64,8 @@ class Machine:
         async def is_running(node: NodeId, known: NodeMeta) -> bool:
             return self.runs_elsewhere
 
-        return await join(self.store, self.disk, "c", profile, is_running)
+        entropy = SimEntropy(self.dice)
+        return await join(self.store, self.disk, "c", profile, is_running, entropy)
 
 
 def _run(main: Coroutine[Any, Any, None], seed: int = 1) -> None:
@@ -154,6 +155,57 @@ def test_all_join_at_once_although_outcomes_are_lost(seed: int) -> None:
                 assert (published.name, published.generation) == (machine.name, generation)
 
     _run(main(), seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_join_in_one_instant_and_each_needs_one_try(seed: int) -> None:
+    """They all want the next number, and only one at a time gets it."""
+
+    async def main() -> None:
+        store = _store(seed)
+        machines = [Machine(store, f"n{number}", store.dice) for number in range(40)]
+        await provision(store, CLUSTER)
+        joined = await asyncio.gather(*(machine.start() for machine in machines))
+        assert sorted(each.node for each in joined) == list(range(1, 41))
+
+    _run(main(), seed)
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+def test_what_a_start_needs_is_waited_for(is_away: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Metadata that is away, or others that are faster, end no start; what else fails does."""
+
+    async def main() -> None:
+        store = _store()
+        clock = SimClock(asyncio.get_running_loop())
+        asked = 0
+
+        async def read() -> Versioned | None:
+            nonlocal asked
+            asked += 1
+            if not is_away and asked < 9:
+                raise MetadataConflict("others are faster")
+            return await store.get("there")
+
+        store.found["there"] = Versioned(1, b"")
+        store.is_down = is_away
+        entropy = SimEntropy(store.dice)
+        insisting = asyncio.ensure_future(insist(read, "something", clock, entropy))
+        await asyncio.sleep(60)
+        assert insisting.done() is not is_away
+        told = [record for record in caplog.records if record.getMessage() == "metadata.awaited"]
+        assert len(told) in (range(5, 13) if is_away else (0,))
+        store.is_down = False
+        assert await insisting == Versioned(1, b"")
+        assert asked > 8
+
+        async def refuse() -> None:
+            raise MetadataRegressed("it has forgotten")
+
+        with pytest.raises(MetadataRegressed):
+            await insist(refuse, "something", clock, entropy)
+
+    _run(main())
 
 
 def test_a_drain_that_comes_in_between_is_not_overwritten_by_a_start() -> None:

@@ -163,7 +163,7 @@ class ClusterLife:
             incarnation=entropy.bits(60),
             fresh_uuid=f"{entropy.bits(128):032x}",
         )
-        joined = await join(world.registers, machine.disk, "sim", profile, _nobody)
+        joined = await join(world.registers, machine.disk, "sim", profile, _nobody, entropy)
         identity = identity_of(joined)
         self.fabric = Fabric(
             me=joined.peer(),

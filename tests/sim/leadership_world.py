@@ -327,7 +327,7 @@ class SimNode:
             )
 
         guest = make_fabric(Peer(GUEST, 0, profile.incarnation, b""))
-        joined = await join(store, self.disk, "sim", profile, probing(guest))
+        joined = await join(store, self.disk, "sim", profile, probing(guest), entropy)
         await guest.aclose()
         wires = world.make_wires(self.host)
         fabric = make_fabric(joined.peer())
