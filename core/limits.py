@@ -382,11 +382,15 @@ INSPECTION_ROWS_MAX = 20_000
 # What is read between two turns of the event loop: invocation rows, bytes of journal entries.
 INSPECTION_ROWS_PER_TURN = 256
 INSPECTION_BYTES_PER_TURN = 1 * MIB
+# An answer with rows ends early once it is so long: failures and names may be as large as records.
+INSPECTION_BYTES_MAX = 8 * MIB
 # State shown of one object; an object with more is shown without its largest values.
 STATE_SHOWN_BYTES_MAX = 8 * MIB
 
 # How long another node may take with a request that it answers for this one.
 ADMIN_FORWARD_MS = 10_000
+# What it may say.
+ADMIN_FORWARD_BYTES_MAX = 32 * MIB
 
 # --- SQL ----------------------------------------------------------------------------------------
 # Statements worked on at once, a thread each, and those that may wait for their turn.
@@ -404,6 +408,8 @@ QUERY_MEMORY_BYTES_MAX = 64 * 1024 * MIB
 # An answer goes out in pieces of so many bytes, or of the rows of so long.
 QUERY_PIECE_BYTES = 64 * KIB
 QUERY_PIECE_MS = 100
+# Rows may be as large as records, with a value in two columns: they travel between nodes in parts.
+QUERY_PART_BYTES_MAX = 1 * MIB
 # Rows of a batch in answers; rows and bytes that a scan reads at a time.
 QUERY_BATCH_ROWS = 128
 QUERY_SCAN_ROWS = 512
@@ -478,6 +484,9 @@ assert WINDOW_BYTES_MAX <= FABRIC_QUEUE_BYTES_HIGH < FABRIC_QUEUE_BYTES_MAX
 # The number of frames in a group is a u16, and the shortest frame has 78 bytes.
 assert WAL_GROUP_BYTES_MAX // 78 < 1 << 16
 assert QUERY_PIECE_BYTES < RESPONSE_PENDING_BYTES_HIGH < INGRESS_BUFFERED_BYTES_MAX
+assert INSPECTION_BYTES_MAX < ADMIN_FORWARD_BYTES_MAX < FABRIC_MESSAGE_BYTES_MAX - MIB
+assert STATE_SHOWN_BYTES_MAX < ADMIN_FORWARD_BYTES_MAX
+assert QUERY_PIECE_BYTES < QUERY_PART_BYTES_MAX < FABRIC_MESSAGE_BYTES_MAX
 assert QUERY_PIECE_MS < QUERY_TIMEOUT_MS <= QUERY_TIMEOUT_MS_MAX
 assert QUERY_MEMORY_BYTES_MIN <= QUERY_MEMORY_BYTES <= QUERY_MEMORY_BYTES_MAX
 assert QUERY_FLUSH_MS < QUERY_OPEN_MS <= QUERY_PATIENCE_MS < QUERY_TIMEOUT_MS

@@ -21,6 +21,7 @@ from perdure.core.errors import (
 )
 from perdure.core.limits import (
     QUERY_DESK_THREADS,
+    QUERY_PART_BYTES_MAX,
     QUERY_PIECE_BYTES,
     QUERY_PIECE_MS,
     QUERY_TIMEOUT_MS_MAX,
@@ -235,9 +236,21 @@ class _Scan:
         self._clock = clock
         self._steps: Iterator[Any] | None = None
         self._schema: Any = None
+        # What is left of an Arrow stream that is too large for a message.
+        self._left = memoryview(b"")
+        self._is_last = False
 
     def pull(self) -> ScanPiece:
         """The next piece."""
+        if not self._left:
+            packed, self._is_last = self._rows()
+            self._left = memoryview(packed)
+        part, self._left = self._left[:QUERY_PART_BYTES_MAX], self._left[QUERY_PART_BYTES_MAX:]
+        is_cut = bool(self._left)
+        return ScanPiece(bytes(part), self._is_last and not is_cut, is_cut)
+
+    def _rows(self) -> tuple[bytes, bool]:
+        """Some more rows, and whether they are the last ones."""
         steps = self._steps if self._steps is not None else self._begin()
         from perdure.node.query.shipping import pack_batches
 
@@ -249,8 +262,8 @@ class _Scan:
                 batches.append(batch)
                 size += batch.nbytes
             if size >= QUERY_PIECE_BYTES or self._clock.monotonic() > ends_at:
-                return ScanPiece(pack_batches(self._schema, batches), False)
-        return ScanPiece(pack_batches(self._schema, batches), True)
+                return pack_batches(self._schema, batches), False
+        return pack_batches(self._schema, batches), True
 
     def _begin(self) -> Iterator[Any]:
         from perdure.node.query.datasets import Table

@@ -155,12 +155,16 @@ class DistantScan:
 
     def pieces(self) -> Iterator[bytes]:
         following = NextPiece(self._request.ticket, self._request.scan)
+        parts: list[bytes] = []
         while not self._is_over:
             piece = self._reading.take(self._asked)
             self._is_over = piece.is_last
             if not piece.is_last:
                 self._asked = self._reading.ask(following)
-            yield piece.batches
+            parts.append(piece.batches)
+            if not piece.is_cut:
+                yield b"".join(parts)
+                parts.clear()
 
     def close(self) -> None:
         if not self._is_over:

@@ -34,10 +34,12 @@ class OpenReading(Request[ReadingOpened], frozen=True, tag=0x0602):
 
 
 class ScanPiece(Message, frozen=True, tag=0x0603):
-    """Some rows, as an Arrow stream; empty where none passed yet."""
+    """Some rows, as an Arrow stream; empty where none passed yet. ``is_cut``: the stream goes on in
+    the next piece."""
 
     batches: bytes
     is_last: bool
+    is_cut: bool = False
 
 
 class OpenScan(Request[ScanPiece], frozen=True, tag=0x0604):

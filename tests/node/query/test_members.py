@@ -19,7 +19,7 @@ from perdure.core.errors import (
     TooManyRequests,
 )
 from perdure.core.hashing import key_partition_key
-from perdure.core.ids import format_invocation_id, make_invocation_id
+from perdure.core.ids import format_invocation_id, make_invocation_id, partition_of
 from perdure.core.limits import QUERY_VISITS_PER_PEER_MAX
 from perdure.node.query import query as query_module
 from perdure.node.query.messages import CloseReading, NextPiece, OpenReading, OpenScan
@@ -301,6 +301,26 @@ def test_another_release_is_told_so(world: World) -> None:
         transport.send(me, CloseReading(1))
 
     drive(world, check)
+
+
+def test_rows_may_be_larger_than_a_message_between_nodes() -> None:
+    world, value = World(PARTITIONS), b"x" * (20 << 20)
+    key = next(key for key in map(str, range(100)) if _is_led_by_two(key))
+    id = world.invoke(exclusive(key), id=make_invocation_id(key_partition_key(key), 1))
+    world.effects(id, set_state(b"large", value))
+
+    async def check(one: Node, two: Node) -> None:
+        for columns in ("value, value_utf8", "value_length"):
+            rows = await one.ask(f"select {columns} from state where service_key = '{key}'")
+            large = {"value": value.hex(), "value_utf8": value.decode()}
+            assert rows == [large if "utf8" in columns else {"value_length": len(value)}]
+        assert await one.ask("select count(raw) as n from sys_journal") == [{"n": 2}]
+
+    drive(world, check)
+
+
+def _is_led_by_two(key: str) -> bool:
+    return partition_of(key_partition_key(key), PARTITIONS) in (1, 3)
 
 
 def _large() -> World:
