@@ -18,11 +18,13 @@ from perdure.core.errors import (
     BadRequest,
     OutcomeUnknown,
     PartitionUnavailable,
+    Unprocessable,
     Unreachable,
 )
 from perdure.core.hashing import key_partition_key
 from perdure.core.ids import PartitionId, partition_key_of, partition_of
 from perdure.core.limits import (
+    ADMIN_FORWARD_BYTES_MAX,
     ADMIN_FORWARD_MS,
     ROUTE_PATIENCE_MS,
     ROUTE_RETRY_MS_INITIAL,
@@ -70,13 +72,13 @@ def home_of(
         BadRequest: it names what can't be.
     """
     place = path.strip("/")
+    if "id" in parameters and any(f"{each}/" in f"{place}/" for each in _INVOCATIONS):
+        return partition_of(partition_key_of(parse_invocation(parameters["id"])), count)
     if PARTITION in query and any(each in place for each in _IN_PARTS):
         text = query[PARTITION]
         if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < count):
             raise BadRequest(f"partition {text!r}: expected a number below {count}")
         return PartitionId(int(text))
-    if "id" in parameters and any(f"{each}/" in f"{place}/" for each in _INVOCATIONS):
-        return partition_of(partition_key_of(parse_invocation(parameters["id"])), count)
     if "key" in parameters and f"{_STATE}/" in f"{place}/":
         return partition_of(key_partition_key(parameters["key"]), count)
     return None
@@ -90,6 +92,7 @@ class Elsewhere:
         self._members = members
         self._serve = serve
         self._answers = LateAnswers()
+        self._me = members.me if members is not None else None
         if members is not None:
             members.transport.serve(Forward, self._take)
 
@@ -144,6 +147,12 @@ class Elsewhere:
 
         async def serve() -> Forwarded:
             reply = await self._serve(request)
+            if len(reply.body) > ADMIN_FORWARD_BYTES_MAX:
+                raise Unprocessable(
+                    f"the answer takes {len(reply.body)} bytes, and nodes pass on "
+                    f"{ADMIN_FORWARD_BYTES_MAX} at most: ask for less (limit=1), or ask node "
+                    f"{self._me} itself, which leads partition {request.partition}"
+                )
             return Forwarded(reply.status, tuple(reply.headers), reply.body)
 
         self._answers.start(serve(), answer)

@@ -10,6 +10,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
+import msgspec
+
 from perdure.core.errors import BadRequest, NotFound
 from perdure.core.hashing import key_partition_key
 from perdure.core.ids import (
@@ -20,6 +22,7 @@ from perdure.core.ids import (
     partition_of,
 )
 from perdure.core.limits import (
+    INSPECTION_BYTES_MAX,
     INSPECTION_BYTES_PER_TURN,
     INSPECTION_PAGE_MAX,
     INSPECTION_ROWS_MAX,
@@ -40,6 +43,7 @@ _PAGE_COUNT = 50
 _JOURNAL_PAGE_COUNT = 100
 _EVENTS_COUNT = 100
 _JOURNAL_INDEX_MAX = 0xFFFF_FFFF
+_ENCODE = msgspec.json.Encoder().encode
 
 
 class Position(NamedTuple):
@@ -75,6 +79,24 @@ class Filter:
         )
 
 
+class _Rows:
+    """Rows of an answer, encoded: as many as were asked for, or as are long enough together."""
+
+    def __init__(self, limit: int) -> None:
+        self.rows: list[msgspec.Raw] = []
+        self._limit = limit
+        self._left = INSPECTION_BYTES_MAX
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.rows) >= self._limit or self._left <= 0
+
+    def add(self, document: Document) -> None:
+        row = msgspec.Raw(_ENCODE(document))
+        self.rows.append(row)
+        self._left -= len(row)
+
+
 async def list_invocations(context: Context, request: Request) -> Reply:
     """A page of invocations; ``cursor`` is there when there may be more."""
     wanted = _filter(request)  # what is wrong is told at once
@@ -94,24 +116,24 @@ async def list_invocations(context: Context, request: Request) -> Reply:
         parts = range(position.partition, end)
         if not all(context.elsewhere.is_here(PartitionId(each)) for each in parts):
             return await _list_parts(context, request, parts, limit)
-    found: list[Document] = []
+    found = _Rows(limit)
     looked_at = 0
     last: InvocationId | None = None
-    while len(found) < limit and looked_at < INSPECTION_ROWS_MAX:
+    while not found.is_full and looked_at < INSPECTION_ROWS_MAX:
         chunk, following = scan(context, position, end)
         for invocation, row in chunk:
             last = invocation
             looked_at += 1
             if (document := _select(context, wanted, invocation, row)) is not None:
-                found.append(document)
-                if len(found) == limit:
+                found.add(document)
+                if found.is_full:
                     break
         else:
             if following is None:
-                return json_reply(200, {"invocations": found})
+                return json_reply(200, {"invocations": found.rows})
             position = following
         await asyncio.sleep(0)
-    page: Document = {"invocations": found}
+    page: Document = {"invocations": found.rows}
     if last is not None:
         page["cursor"] = format_invocation_id(last)
     return json_reply(200, page)
@@ -145,24 +167,28 @@ async def get_invocation(context: Context, request: Request) -> Reply:
         raise NotFound(f"there is no invocation {format_invocation_id(target)}")
     session = _session(context, target) if isinstance(row, Invoked) else None
     document: Document = {**_summary(context, target, row), **shapes.detail(row, session)}
-    events = [shapes.event_shape(event) for _, event in store.events.scan(target)[-_EVENTS_COUNT:]]
+    events = _Rows(_EVENTS_COUNT)
+    for _, event in reversed(store.events.scan(target)[-_EVENTS_COUNT:]):
+        if not events.is_full:
+            events.add(shapes.event_shape(event))
     length = 1 if isinstance(row, Scheduled | Inboxed) else row.progress.journal_length
-    journal: list[Document] = []
+    journal = _Rows(limit)
     read_bytes = 0
-    end = min(length, start + limit)
-    for index in range(start, end):
+    index = start
+    while index < length and not journal.is_full:
         entry = store.journal.get(target, index_suffix(index))
         if entry is None:
             break  # purged meanwhile
-        journal.append(shapes.entry_shape(index, entry))
+        journal.add(shapes.entry_shape(index, entry))
+        index += 1
         read_bytes += len(entry.payload) + 256
         if read_bytes > INSPECTION_BYTES_PER_TURN:
             read_bytes = 0
             await asyncio.sleep(0)
-    document["journal"] = journal
-    document["events"] = events
-    if end < length:
-        document["next_from"] = end
+    document["journal"] = journal.rows
+    document["events"] = events.rows[::-1]
+    if journal.is_full and index < length:
+        document["next_from"] = index
     return json_reply(200, document)
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.cluster.fabric_rig import Rig, on_uvloop
 
 from perdure.cluster.core.types import NodeId
-from perdure.core.errors import BadRequest, NotFound, PartitionUnavailable
+from perdure.core.errors import BadRequest, NotFound, PartitionUnavailable, Unprocessable
 from perdure.core.hashing import key_partition_key
 from perdure.core.ids import (
     PartitionId,
@@ -32,6 +32,7 @@ GET = Forward(3, "GET", "/perdure/invocations/x", None, None, b"")
         ("/v3/invocations/" + ID + "/cancel", {"id": ID}, {}, 3),
         ("/perdure/state/S/k", {"service": "S", "key": "k"}, {}, None),
         ("/perdure/invocations", {}, {"partition": "2"}, 2),
+        ("/perdure/invocations/" + ID, {"id": ID}, {"partition": "2"}, 3),
         ("/perdure/deployments/dp_1", {"id": "dp_1"}, {"partition": "1"}, 1),
         ("/perdure/invocations", {}, {}, None),
         ("/deployments/dp_1", {"id": "dp_1"}, {}, None),
@@ -89,6 +90,18 @@ def test_the_leader_answers_and_a_change_of_leaders_is_waited_for() -> None:
         assert not done
         asking.led.add(3)
         assert (await waiting).body == b"node 1"
+
+    on_uvloop(check)
+
+
+def test_an_answer_that_no_message_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ADMIN_FORWARD_BYTES_MAX", 5)
+
+    async def check(rig: Rig) -> None:
+        one, two = await rig.pair()
+        asking, _ = Node(one, set(), {3: 2}), Node(two, {3}, {})
+        with pytest.raises(Unprocessable, match="ask node 2 itself"):
+            await asking.elsewhere.ask(GET)
 
     on_uvloop(check)
 

@@ -6,6 +6,8 @@ from datetime import datetime
 import pytest
 from tests.node.admin.world import World, wait_for
 
+from perdure.node.admin import inspection
+
 
 def pages(world: World, query: str) -> list[dict[str, object]]:
     """Every row that a filter finds, following cursors."""
@@ -28,6 +30,17 @@ def test_pages_neither_miss_nor_repeat(world: World, limit: int) -> None:
     ids = [row["id"] for row in pages(world, f"service=Keyed&handler=put&limit={limit}")]
     assert len(ids) == len(set(ids))
     assert sent <= set(ids)
+
+
+def test_pages_end_early_where_rows_are_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "INSPECTION_BYTES_MAX", 900)
+    sent = {world.send(f"/Keyed/long-{number}/put/send", "x") for number in range(5)}
+    for invocation in sent:
+        world.wait_status(invocation, "completed")
+    page = world.admin("GET", "/perdure/invocations?service=Keyed").json()
+    assert 0 < len(page["invocations"]) < 5
+    ids = [row["id"] for row in pages(world, "service=Keyed")]
+    assert len(ids) == len(set(ids)) and sent <= set(ids)
 
 
 def test_filters(world: World) -> None:
@@ -108,10 +121,15 @@ def test_a_completed_invocation_in_full(world: World) -> None:
     assert all(entry["size"] >= 0 and entry["appended_at"].endswith("Z") for entry in entries)
 
 
-def test_a_journal_in_pages(world: World) -> None:
+@pytest.mark.parametrize(("bytes_max", "count"), [(1 << 20, 2), (1, 1)])
+def test_a_journal_in_pages(
+    world: World, monkeypatch: pytest.MonkeyPatch, bytes_max: int, count: int
+) -> None:
+    """As many entries as were asked for, or as are long enough together."""
     target = world.send("/Probe/step/send", "x")
     world.wait_status(target, "completed")
     whole = world.describe(target)["journal"]
+    monkeypatch.setattr(inspection, "INSPECTION_BYTES_MAX", bytes_max)
     found: list[object] = []
     start = 0
     while True:
@@ -120,7 +138,7 @@ def test_a_journal_in_pages(world: World) -> None:
         found.extend(document["journal"])
         if "next_from" not in document:
             break
-        assert len(document["journal"]) == 2
+        assert len(document["journal"]) == count
         start = document["next_from"]
     assert found == whole
 
