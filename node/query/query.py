@@ -6,6 +6,7 @@ faster than they are taken. Nothing else of the node waits for it.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -282,6 +283,9 @@ class Query:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._give_back(turn.result())
+            else:
+                with contextlib.suppress(ValueError):  # it was passed over already
+                    self._waiting.remove(turn)
             raise
 
     def _give_back(self, thread: Offload) -> None:

@@ -14,11 +14,13 @@ from tests.node.query.rig import ask
 from tests.node.query.scene import Answer, Scene
 
 from perdure.core.clock import SystemClock
-from perdure.core.errors import QueryTooLarge
+from perdure.core.errors import QueryTooLarge, TooManyRequests
 from perdure.core.ids import format_invocation_id, make_invocation_id
 from perdure.core.limits import QUERIES_MAX, QUERY_PIECE_BYTES
+from perdure.node.query import query as query_module
 from perdure.node.query.libraries import arrow
 from perdure.node.query.pieces import Piece
+from perdure.node.query.query import Query
 from perdure.node.query.reading import Reading
 from perdure.node.query.statements import Execution, plan
 from perdure.node.registry.model import Registry
@@ -241,6 +243,25 @@ def test_what_was_answered_before_is_seen(scene: Scene) -> None:
         cancelled = scene.world.admin("PATCH", f"/invocations/{sent}/kill")
         assert cancelled.status == 200
         assert scene.rows(f"select status from sys_invocation where id = '{sent}'") == []
+
+
+def test_who_leaves_while_it_waits_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query_module, "QUERIES_MAX", 0)
+    monkeypatch.setattr(query_module, "QUERIES_WAITING_MAX", 1)
+
+    async def check() -> None:
+        query = Query([], Registry, SystemClock())
+        for _ in range(2):
+            asking = asyncio.ensure_future(query.answer("select 1", as_json=True))
+            await asyncio.sleep(0)
+            assert query.statistics().waiting == 1
+            with pytest.raises(TooManyRequests):
+                await query.answer("select 1", as_json=True)
+            asking.cancel()
+            await asyncio.wait((asking,))
+            assert query.statistics().waiting == 0
+
+    asyncio.run(check())
 
 
 def test_a_client_that_leaves_takes_its_statement_along(scene: Scene) -> None:
