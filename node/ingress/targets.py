@@ -48,6 +48,8 @@ def parse_target(body: bytes) -> InvocationId:
         raise BadRequest(f"the body doesn't name an invocation: {error}") from error
     except UnicodeDecodeError as error:
         raise BadRequest("the body doesn't name an invocation: it is not UTF-8") from error
+    except RecursionError as error:
+        raise BadRequest("the body doesn't name an invocation: it is nested too deep") from error
     if isinstance(target, _ById):
         return parse_id(target.invocation_id)
     if target.scope:

@@ -36,6 +36,7 @@ def test_read(document: dict[str, object], expected: InvocationId) -> None:
     [
         b"",
         b"{",
+        b'{"target": "invocation", "x": ' + b"[" * 100_000,
         b"[]",
         b"{}",
         b'"\xff"',
