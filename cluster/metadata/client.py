@@ -303,7 +303,7 @@ class RaftMetadata:
             self._door += 1
             if isinstance(answer, Elsewhere):
                 self.on_elsewhere(answer.register)
-            if isinstance(answer, Elsewhere) or isinstance(ask, Export):
+            if isinstance(answer, Elsewhere) or isinstance(ask, Export | Halt):
                 await asyncio.sleep(METADATA_PAUSE_MS / 1000)  # it came at once
         return None
 

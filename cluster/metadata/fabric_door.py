@@ -4,12 +4,12 @@ A node with a member serves the questions of other nodes over its own fabric, an
 member. A standstill of that node costs latency, never an election.
 """
 
-import asyncio
 from collections.abc import Callable
 
 import msgspec
 
-from perdure.cluster.core.messages import Message, Peer
+from perdure.cluster.answers import LateAnswers
+from perdure.cluster.core.messages import Peer
 from perdure.cluster.metadata.client import Door, DoorClosed
 from perdure.cluster.metadata.messages import (
     Answer,
@@ -48,23 +48,17 @@ class VisitorDoor:
 
 def serve_questions(transport: Transport, door: Door) -> None:
     """Let other nodes, and those that want to become nodes, ask the member behind ``door``."""
-    under_way: set[asyncio.Task[None]] = set()
+    answers = LateAnswers()
 
-    async def pass_on(content: bytes, answer: TransportAnswer) -> None:
-        reply: Message | PerdureError
+    async def pass_on(content: bytes) -> MetadataTold:
         try:
             ask = decode_ask(content)
             wait_ms = getattr(ask, "timeout_ms", 0) + METADATA_CALL_MS
-            reply = MetadataTold(encode(await door.ask(ask, wait_ms / 1000)))
+            return MetadataTold(encode(await door.ask(ask, wait_ms / 1000)))
         except (DoorClosed, msgspec.MsgspecError) as error:
-            reply = AnswerLost(f"the metadata member of this node: {error}")
-        answer(reply)
+            raise AnswerLost(f"the metadata member of this node: {error}") from error
 
     def on_ask(peer: Peer, ask: MetadataAsk, answer: TransportAnswer) -> None:
-        task = asyncio.get_running_loop().create_task(
-            pass_on(ask.content, answer), name="metadata-question"
-        )
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
+        answers.start(pass_on(ask.content), answer)
 
     transport.serve(MetadataAsk, on_ask, guests=True)

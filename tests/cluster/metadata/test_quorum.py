@@ -10,8 +10,9 @@ from tests.sim.disk import SimDisk
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.metadata.client import RaftMetadata
 from perdure.cluster.metadata.local import LocalMetadata
-from perdure.cluster.metadata.messages import Look, Standing
+from perdure.cluster.metadata.messages import Answer, Ask, Halt, Look, Standing
 from perdure.cluster.metadata.provision import decode_backup, encode_backup
+from perdure.cluster.metadata.service import MemberService
 from perdure.cluster.metadata.store import Unknown, Versioned
 from perdure.core.errors import (
     DataDirectoryDamaged,
@@ -21,7 +22,7 @@ from perdure.core.errors import (
     MetadataUnavailable,
 )
 from perdure.core.invariant import InvariantViolation
-from perdure.core.limits import METADATA_VALUE_BYTES_MAX
+from perdure.core.limits import METADATA_CALL_MS, METADATA_PAUSE_MS, METADATA_VALUE_BYTES_MAX
 
 
 def _ignore(*arguments: object) -> None:
@@ -162,6 +163,27 @@ def test_a_member_with_a_broken_invariant_is_over(monkeypatch: pytest.MonkeyPatc
         assert isinstance(service.failed.result(), InvariantViolation)
 
     tell(14, story)
+
+
+def test_who_is_no_member_of_a_quorum_is_not_asked_to_stop_it_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = 0
+    answer = MemberService.answer
+
+    async def count(service: MemberService, ask: Ask) -> Answer:
+        nonlocal asked
+        asked += isinstance(ask, Halt)
+        return await answer(service, ask)
+
+    monkeypatch.setattr(MemberService, "answer", count)
+
+    async def story(quorum: SimQuorum) -> None:
+        with pytest.raises(MetadataUnavailable):
+            await quorum.client(OUTSIDER).halt(7, "a", 1)
+        assert 0 < asked <= METADATA_CALL_MS / METADATA_PAUSE_MS
+
+    tell(5, story)
 
 
 def test_a_member_that_gets_nowhere_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
