@@ -103,7 +103,7 @@ TRANSLATIONS: dict[KeyPath, Translation] = {
 # What an operator must know beyond "is ignored".
 CONSEQUENCES: dict[KeyPath, str] = {
     ("worker", "invoker", "http-proxy"): "services are called directly",
-    ("default-replication",): "records are kept on this node only",
+    ("default-replication",): "among several nodes cluster.replication counts",
     ("roles",): "a node has all roles",
     ("ingress", "kafka-clusters"): "nothing is read from Kafka",
     ("listen-mode",): "listeners are TCP",

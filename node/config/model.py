@@ -357,7 +357,7 @@ class Config:
         "Host of each listener whose own bind address isn't set; `0.0.0.0` in containers.",
     )
     bind_address: Address = _setting(
-        Address("127.0.0.1", 5122), ADDRESS, "The node's own port: health, metrics, other nodes."
+        Address("127.0.0.1", 5122), ADDRESS, "The node's own port: health and metrics."
     )
     shutdown_timeout_ms: int = _setting(
         _MINUTE_MS, duration(0, _DAY_MS), "After this a shutdown no longer waits for requests."
