@@ -127,12 +127,14 @@ class Trimmer:
         # What the log takes here is what waiting costs: for all partitions, but that is one disk.
         is_full = self._ports.is_disk_full()
         lag_bytes = DEAD_REPLICA_LAG_BYTES_MAX + 1 if is_full else self._ports.log_bytes()
-        durable_lsn = 0
-        for report in self._plane.detector.report_of(node).replicas:
-            if report.partition == partition:
-                durable_lsn = report.durable_lsn
+        detector = self._plane.detector
+        run = detector.writer(node)
+        report = detector.replica_report(run, partition) if run is not None else None
         return ReplicaDurability(
-            node=node, durable_lsn=durable_lsn, dead_ms=dead_ms, lag_bytes=lag_bytes
+            node=node,
+            durable_lsn=report.durable_lsn if report is not None else 0,
+            dead_ms=dead_ms,
+            lag_bytes=lag_bytes,
         )
 
     def _look_who_is_gone(self) -> None:
