@@ -8,7 +8,7 @@ message to each other node.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -119,12 +119,16 @@ class SegmentLog(Generic[C]):
         batcher: LogBatcher,
         on_committed: Callable[[list[CommittedRecord[C]]], None],
         on_stopped: Callable[[str], None],
+        followers: Callable[[], Sequence[NodeId]] = tuple,
     ) -> None:
+        """``followers``: nodes that read what is committed from their replicas."""
         self.params = params
+        self._followers = followers
         self._core = SequencerCore(params)
         self._node = member.node
         self._is_local = member in params.nodeset
         remotes = [other for other in params.nodeset if other != member]
+        self._core.prefer(followers())
         self._links = batcher.links if remotes else None
         invariant(self._links is not None or not remotes, "who has peers has a way to them")
         self.on_trouble: Callable[[Trouble], None] = _ignore
@@ -221,8 +225,10 @@ class SegmentLog(Generic[C]):
         if self.is_stopped:
             raise OutcomeUnknown("the log was taken over before everything was committed")
         if self._links is not None:
+            self._send(to_late=True)
+            self._links.flush()
             self._links.committed(self)
-            self._links.release()
+            self._links.release(to_late=True)
 
     async def confirm(self) -> bool:
         """Whether no later segment existed when this was called: reads of what is applied up to
@@ -278,6 +284,14 @@ class SegmentLog(Generic[C]):
 
     # --- For the links --------------------------------------------------------------------------
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether some replica has not acknowledged all that was sent, or is to be."""
+        return self._core.retained_bytes > 0
+
+    def is_late(self, node: NodeId) -> bool:
+        return self._core.is_late(node)
+
     def greet(self, node: NodeId) -> int | None:
         return self._core.greet(node)
 
@@ -303,8 +317,9 @@ class SegmentLog(Generic[C]):
             self._on_event(committed)
 
     def on_tick(self) -> None:
+        self._core.prefer(self._followers())
         self._on_event(self._core.on_tick(self._now()))
-        self._send()
+        self._send(to_late=True)
 
     def release(self) -> int:
         """How far commits have come; the replica here is told."""
@@ -343,9 +358,9 @@ class SegmentLog(Generic[C]):
         if self._is_local:
             self._server.store(store, self._on_local_reply)
 
-    def _send(self) -> None:
+    def _send(self, *, to_late: bool = False) -> None:
         if self._links is not None and not self.is_stopped:
-            sends = self._core.outgoing(self._now())
+            sends = self._core.outgoing(self._now(), to_late=to_late)
             for node, store in sends:
                 self._links.put(node, store)
             if sends:

@@ -1,6 +1,7 @@
 """The way from this node's sequencers to the replicas on other nodes.
 
-What all partitions send in a turn of the loop goes out as one message per node. When a session to a
+What all partitions send in a turn of the loop goes out as one message per node; replicas that
+commits don't wait for get theirs, and news of commits, at each tick. When a session to a
 node opens, its replicas are asked what they have of the segments written here; when it ends,
 sequencers send there no more. Acks come back over the session that carried the stores.
 """
@@ -31,6 +32,7 @@ from perdure.cluster.transport import Answer, Transport
 from perdure.core.clock import Clock
 from perdure.core.errors import PerdureError
 from perdure.core.limits import LINK_TICK_MS, RECOVERY_REQUEST_MS, RELEASE_DELAY_MS
+from perdure.core.limits_log import LINK_TICK_IDLE_MS
 
 
 class WrittenHere(Protocol):
@@ -38,6 +40,11 @@ class WrittenHere(Protocol):
 
     @property
     def params(self) -> SegmentParams: ...
+
+    @property
+    def is_behind(self) -> bool: ...
+
+    def is_late(self, node: NodeId) -> bool: ...
 
     def greet(self, node: NodeId) -> int | None: ...
 
@@ -63,8 +70,10 @@ class ReplicaLinks:
         self._written: dict[SegmentKey, WrittenHere] = {}
         self._outgoing: dict[NodeId, list[Store]] = {}
         self._unreleased: dict[SegmentKey, WrittenHere] = {}
+        self._untold: dict[SegmentKey, WrittenHere] = {}  # to late replicas
         self._release_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
+        self._is_tick_slow = False
         self._greetings: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._is_closed = False
@@ -77,13 +86,13 @@ class ReplicaLinks:
         for member in log.params.nodeset:
             if self.transport.session(member.node) is not None:
                 self._greet(member.node, [log])
-        if self._tick_timer is None and not self._is_closed:
-            self._tick_timer = self._loop.call_later(LINK_TICK_MS / 1000, self._tick)
+        self._hurry()
 
     def detach(self, log: WrittenHere) -> None:
         """``log`` is over."""
         key = log.params.key
         self._unreleased.pop(key, None)
+        self._untold.pop(key, None)
         if self._written.get(key) is log:
             del self._written[key]
 
@@ -96,28 +105,35 @@ class ReplicaLinks:
         if not self._outgoing:
             return
         outgoing, self._outgoing = self._outgoing, {}
+        self._hurry()
         for node, items in outgoing.items():
             self.transport.send(node, Stores(tuple(items)))
             self.transport.flush(node)  # the replica here may hold the loop up with its sync
 
     def committed(self, log: WrittenHere) -> None:
         """Replicas are to learn of commits soon, if no store tells them first."""
-        self._unreleased[log.params.key] = log
+        self._unreleased[log.params.key] = self._untold[log.params.key] = log
         if self._release_timer is None and not self._is_closed:
             self._release_timer = self._loop.call_later(RELEASE_DELAY_MS / 1000, self.release)
 
-    def release(self) -> None:
+    def release(self, *, to_late: bool = False) -> None:
         """Tell replicas how far commits have come."""
         if self._release_timer is not None:
             self._release_timer.cancel()
             self._release_timer = None
         logs, self._unreleased = self._unreleased, {}
+        self._tell_commits(logs, False)
+        if to_late:
+            logs, self._untold = self._untold, {}
+            self._tell_commits(logs, True)
+
+    def _tell_commits(self, logs: dict[SegmentKey, WrittenHere], to_late: bool) -> None:
         items: dict[NodeId, list[Release]] = {}
         for log in logs.values():
             params = log.params
             item = Release(params.ref, log.release())
             for member in params.nodeset:
-                if member.node != params.writer.node:
+                if member.node != params.writer.node and log.is_late(member.node) is to_late:
                     items.setdefault(member.node, []).append(item)
         for node, releases in items.items():
             self.transport.send(node, Releases(tuple(releases)))
@@ -180,11 +196,24 @@ class ReplicaLinks:
                 log.on_reply(peer.node, reply)
 
     def _tick(self) -> None:
-        self._tick_timer = None
+        self._is_tick_slow = False  # who hurries needs no other one
         for log in list(self._written.values()):
             log.on_tick()
         self.flush()
+        self.release(to_late=True)
+        self._tick_timer = None
         if self._written and not self._is_closed:
+            self._is_tick_slow = not any(log.is_behind for log in self._written.values())
+            delay_ms = LINK_TICK_IDLE_MS if self._is_tick_slow else LINK_TICK_MS
+            self._tick_timer = self._loop.call_later(delay_ms / 1000, self._tick)
+
+    def _hurry(self) -> None:
+        """Something waits for the next tick."""
+        if self._tick_timer is not None and self._is_tick_slow:
+            self._tick_timer.cancel()
+            self._tick_timer = None
+        if self._tick_timer is None and not self._is_closed:
+            self._is_tick_slow = False
             self._tick_timer = self._loop.call_later(LINK_TICK_MS / 1000, self._tick)
 
 

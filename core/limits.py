@@ -70,8 +70,8 @@ STORE_RETRY_MS = 2_000
 COMMIT_STALL_MS = 5_000
 # A follower learns of commits at the latest so long after them; often sooner, with the next store.
 RELEASE_DELAY_MS = 5
-# How often sequencers look for answers that don't come.
-LINK_TICK_MS = 250
+# How often sequencers look for answers that don't come, and send to those who can wait.
+LINK_TICK_MS = 50
 # A read waits so long for the proof that its leader still leads.
 PROBE_TIMEOUT_MS = 2_000
 # Recovery: how long one replica may take to answer, and the rest between two rounds.

@@ -1,15 +1,17 @@
-"""The one writer of an open segment: assigns offsets, batches, floods, counts acks, commits.
+"""The one writer of an open segment: assigns offsets, batches, sends, counts acks, commits.
 
 Invariants: offsets are handed out once (I-1) · an offset is committed when R replicas have
 acknowledged a tail above it to *this* sequencer, and commits form a prefix (I-4) · a replica is
 sent a hole only below the committed tail of the same message (I-5) · a sequencer never resumes a
 segment: a new process or epoch is a new segment.
 
-Batches stay in memory until every replica has acknowledged them, or until the laggards have fallen
-too far behind: those skip ahead later, over what is committed.
+As many replicas as a commit needs get a batch at once. The others are *late*: they get what has
+gathered, now and then, or take the place of who is gone or slow. Batches stay in memory until every
+replica has acknowledged them; laggards too far behind skip ahead later, over what is committed.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -39,6 +41,7 @@ from perdure.core.limits import (
     WINDOW_BYTES_MAX,
     WINDOW_RECORDS_MAX,
 )
+from perdure.core.limits_log import LATE_BYTES_MAX, PEER_SLOW_MS
 from perdure.storage.wal_format import ProducerKind, Record, encode_record
 
 _OFFSETS_MAX = 1 << 31
@@ -60,8 +63,7 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Contested:
-    """A replica was sealed by somebody: no proof that this sequencer is over, a reason to look at
-    the chain."""
+    """A replica was sealed by somebody: a reason to look at the chain, no proof of anything."""
 
     node: NodeId
     reason: str
@@ -69,8 +71,7 @@ class Contested:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A replica doesn't count any more: another disk, no storage, or less than it had acknowledged
-    once (``regressed``: it lost data)."""
+    """A replica doesn't count any more: another disk, no storage, or data lost (``regressed``)."""
 
     node: NodeId
     reason: str
@@ -101,7 +102,8 @@ class Peer:
     """A replica as the sequencer sees it; ``acked <= sent``, both exclusive tails.
 
     ``waiting_since``: when something sent was last waited for without an ack. ``rewound``: the tail
-    that the last GAP named, so that those of the same gap don't send everything again.
+    that the last GAP named, so that those of the same gap don't send everything again. ``is_slow``:
+    it keeps commits waiting; ``is_late``: they don't wait for it, so it is sent to now and then.
     """
 
     member: Member
@@ -111,6 +113,13 @@ class Peer:
     sent: int = 0
     waiting_since: float = 0.0
     rewound: int | None = None
+    is_late: bool = False
+    is_slow: bool = False
+
+    def wait(self, now: float) -> None:
+        """Something is about to be sent: it is waited for from now on, if nothing was before."""
+        if self.sent <= self.acked:
+            self.waiting_since = now
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +172,10 @@ class SequencerCore:
             )
             for member in params.nodeset
         }
+        self._own = [peer for peer in self._peers.values() if peer.is_local]  # one, or none
         self._remotes = [peer for peer in self._peers.values() if not peer.is_local]
+        # Segments prefer different ones, so that no node has all the work.
+        self._remotes.sort(key=lambda p: (p.member.node + params.partition) % len(self._peers))
         self._batch: list[bytes] = []
         self._batch_first = 0
         self._sizes: deque[int] = deque()
@@ -196,6 +208,15 @@ class SequencerCore:
             PeerStatistics(node, peer.state.value, self.next_offset - peer.acked)
             for node, peer in self._peers.items()
         ]
+
+    def prefer(self, nodes: Sequence[NodeId]) -> None:
+        """Have these get records at once, rather than others: they use them."""
+        self._remotes.sort(key=lambda peer: peer.member.node not in nodes)
+        self._choose()
+
+    def is_late(self, node: NodeId) -> bool:
+        """Whether a replica is sent to only now and then."""
+        return self._peers[node].is_late
 
     # --- Proposals ------------------------------------------------------------------------------
 
@@ -251,22 +272,28 @@ class SequencerCore:
             self._retained.append(batch)
             self._uncommitted.append(batch)
             self._retained_bytes += size
+            for own in self._own:
+                own.wait(now)
+                own.sent = batch.end
         return store
 
-    def outgoing(self, now: float) -> list[tuple[NodeId, Store]]:
-        """What to send, in this order; a live replica gets everything behind what it was sent."""
+    def outgoing(self, now: float, *, to_late: bool = False) -> list[tuple[NodeId, Store]]:
+        """What to send, in this order; a live replica gets everything behind what it was sent, a
+        late one only when it is its turn (``to_late``) or much waits for it."""
+        to_late = to_late or self._retained_bytes > LATE_BYTES_MAX
         sends: list[tuple[NodeId, Store]] = []
         if not self._retained or self.stopped is not None:
             return sends
         for peer in self._remotes:
             if peer.state is not PeerState.LIVE or peer.sent >= self._retained[-1].end:
                 continue
+            if peer.is_late and not to_late:
+                continue
+            peer.wait(now)
             first = self._retained[0].store.first_offset
             if peer.sent < first:
                 invariant(first <= self.committed, "only what is committed is skipped (I-5)")
                 peer.sent = first
-            if peer.sent <= peer.acked:
-                peer.waiting_since = now
             sends.extend((peer.member.node, store) for store in self._next_batches(peer))
         return sends
 
@@ -306,6 +333,9 @@ class SequencerCore:
             peer.sent = max(peer.sent, peer.acked)
             peer.waiting_since = now
             peer.rewound = None
+            if peer.is_slow:
+                peer.is_slow = False
+                self._choose()
         return self._commit(now)
 
     def greet(self, node: NodeId) -> int | None:
@@ -346,6 +376,8 @@ class SequencerCore:
         peer.acked = peer.sent = max(tail, peer.acked)  # acks may have overtaken the answer
         peer.waiting_since = now
         peer.rewound = None
+        peer.is_slow = False
+        self._choose()
         return self._commit(now)
 
     def on_refused(self, node: NodeId, refusal: Refused, now: float = 0.0) -> Event | None:
@@ -367,12 +399,18 @@ class SequencerCore:
         peer = self._peers.get(node)
         if peer is not None and peer.state is PeerState.LIVE and not peer.is_local:
             peer.state = PeerState.DOWN
+            self._choose()
 
     def on_tick(self, now: float) -> Stalled | None:
-        """Time went by: send again what got no answer, forget laggards, notice a standstill."""
-        for peer in self._remotes:
+        """Time went by: others do for who is slow, what got no answer is sent again, laggards are
+        forgotten, a standstill is noticed."""
+        for peer in self._peers.values():
             waits = peer.state is PeerState.LIVE and peer.sent > peer.acked
-            if waits and now - peer.waiting_since > STORE_RETRY_MS / 1000:
+            waited_ms = (now - peer.waiting_since) * 1000 if waits else 0.0
+            if waited_ms > PEER_SLOW_MS and not peer.is_slow:
+                peer.is_slow = True
+                self._choose()
+            if waited_ms > STORE_RETRY_MS and not peer.is_local:
                 peer.sent = peer.acked
                 peer.waiting_since = now
                 peer.rewound = None
@@ -427,6 +465,14 @@ class SequencerCore:
             self._retained.popleft()
             self._retained_bytes -= batch.size
 
+    def _choose(self) -> None:
+        """Who is late: all that are not needed, as long as enough others are well."""
+        needed = self.params.replication
+        for peer in (*self._own, *self._remotes):
+            is_well = peer.state is PeerState.LIVE and not peer.is_slow
+            peer.is_late = is_well and needed <= 0
+            needed -= is_well
+
     def _rewind(self, peer: Peer, tail: int, now: float) -> None:
         if tail >= peer.acked and peer.rewound != tail:
             peer.rewound = peer.sent = tail
@@ -436,6 +482,7 @@ class SequencerCore:
         if peer.state is PeerState.SEALED:
             return None
         peer.state = PeerState.SEALED
+        self._choose()
         sealed = sum(each.state is PeerState.SEALED for each in self._peers.values())
         if sealed >= self.params.seal_quorum:
             return self._stop(reason)
@@ -444,6 +491,7 @@ class SequencerCore:
     def _lose(self, peer: Peer, reason: str) -> Lost:
         peer.state = PeerState.LOST
         peer.acked = 0  # what it had must not help later commits
+        self._choose()
         return Lost(peer.member.node, reason)
 
     def _stop(self, reason: str) -> Stopped:

@@ -50,6 +50,7 @@ def test_a_node_outside_the_nodeset_follows_too() -> None:
 
 def test_holes_of_the_own_replica_come_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perdure.cluster.core.sequencer.LAGGARD_BYTES_MAX", 1)
+    monkeypatch.setattr("perdure.cluster.core.sequencer.LATE_BYTES_MAX", 0)
 
     async def body(world: World) -> None:
         one = world.nodes[0].up

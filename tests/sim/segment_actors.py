@@ -163,8 +163,8 @@ class Leader:
                 self.world.take(local, store, self)
         self.send()
 
-    def send(self) -> None:
-        for node, store in self.core.outgoing(self.world.now):
+    def send(self, *, to_late: bool = False) -> None:
+        for node, store in self.core.outgoing(self.world.now, to_late=to_late):
             self.world.send(node, partial(self._store, store))
 
     def _store(self, store: Store, disk: Disk) -> None:

@@ -233,8 +233,9 @@ class World:
     def _tick(self, leader: Leader) -> None:
         if self.dice.random() < 0.6:
             leader.greet(self.dice.choice(leader.params.nodeset).node)
+        leader.core.prefer(self.dice.sample([m.node for m in leader.params.nodeset], 1))
         leader.on_event(leader.core.on_tick(self.now))
-        leader.send()
+        leader.send(to_late=self.dice.random() < 0.5)
         for member in leader.params.nodeset:
             if self.dice.random() < 0.3:
                 self._release(member.node, leader.params.ref, leader.core.committed)

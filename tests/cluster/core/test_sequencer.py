@@ -36,6 +36,7 @@ from perdure.core.limits import (
     WINDOW_BYTES_MAX,
     WINDOW_RECORDS_MAX,
 )
+from perdure.core.limits_log import PEER_SLOW_MS
 from perdure.storage.wal_format import decode_record
 
 
@@ -177,12 +178,20 @@ def _three(replication: int = 2) -> SequencerCore:
     return core
 
 
-def _sends(core: SequencerCore, now: float = 0.0) -> list[tuple[int, int, int, int]]:
+def _sends(
+    core: SequencerCore, now: float = 0.0, *, to_late: bool = True
+) -> list[tuple[int, int, int, int]]:
     """Node, first offset, records, and kgt of what is to be sent."""
     return [
         (node, store.first_offset, len(store.records), store.kgt)
-        for node, store in core.outgoing(now)
+        for node, store in core.outgoing(now, to_late=to_late)
     ]
+
+
+def _sent_at_once(core: SequencerCore, now: float = 0.0) -> list[int]:
+    """Nodes that get a record that is appended now."""
+    _append(core, now=now)
+    return sorted({node for node, *_ in _sends(core, now, to_late=False)})
 
 
 def _append(core: SequencerCore, count: int = 1, now: float = 0.0) -> None:
@@ -202,6 +211,74 @@ def test_every_batch_goes_to_all_live_replicas_once() -> None:
     assert core.on_ack(THREE, _ack(3)) == Committed(103)
     _append(core)
     assert _sends(core) == [(2, 3, 1, 3), (3, 3, 1, 3)]
+
+
+def test_at_once_is_sent_to_as_many_as_a_commit_needs() -> None:
+    core = _three()
+    assert _sent_at_once(core) == [TWO]
+    assert core.is_late(THREE)
+    _append(core)
+    assert _sends(core, to_late=False) == [(2, 1, 1, 0)]
+    assert _sends(core) == [(3, 0, 1, 0), (3, 1, 1, 0)]
+    core.prefer([THREE])
+    assert _sent_at_once(core) == [THREE]
+    assert _sent_at_once(_three(replication=3)) == [TWO, THREE]
+
+
+def test_another_takes_the_place_of_one_that_is_gone() -> None:
+    core = _three()
+    _append(core)
+    _sends(core, to_late=False)
+    core.on_down(TWO)
+    assert _sends(core, to_late=False) == [(3, 0, 1, 0)]
+    core.on_hello(Member(TWO, b""), True, _state(1), 0, 0.0)
+    assert _sent_at_once(core) == [TWO]
+    assert isinstance(core.on_refused(TWO, Refused(2, 5, "stale_epoch", 8)), Contested)
+    assert _sent_at_once(core) == [THREE]
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_another_does_for_one_that_is_slow(slow: int) -> None:
+    core = _three()
+    assert _sent_at_once(core) == [TWO]
+    core.on_ack(NodeId(3 - slow), _ack(1))
+    late = PEER_SLOW_MS / 1000 + 0.01
+    core.on_tick(late - 0.02)
+    assert _sends(core, late, to_late=False) == []
+    core.on_tick(late)
+    assert _sends(core, late, to_late=False) == [(3, 0, 1, 0)]
+    assert core.on_ack(THREE, _ack(1), late) == Committed(101)
+    assert _sent_at_once(core, late) == [TWO, THREE]
+    core.on_ack(NodeId(slow), _ack(2), late)
+    core.on_tick(late)
+    assert _sent_at_once(core, late) == [TWO]
+
+
+def test_who_is_late_gets_what_has_become_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.cluster.core.sequencer.LATE_BYTES_MAX", 500)
+    core = _three()
+    number = 0
+    while (sent := _sent_at_once(core)) == [TWO]:
+        number += 1
+        core.on_ack(NodeId(1), _ack(number))
+        assert core.on_ack(TWO, _ack(number)) == Committed(100 + number)
+    assert sent == [TWO, THREE] and number > 3
+    core.on_ack(THREE, _ack(number))
+    assert core.retained_bytes < 500
+
+
+def test_who_takes_a_place_late_skips_what_was_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.cluster.core.sequencer.LAGGARD_BYTES_MAX", 0)
+    core = _three()
+    assert _sent_at_once(core) == [TWO]
+    core.on_ack(NodeId(1), _ack(1))
+    assert core.on_ack(TWO, _ack(1)) == Committed(101)
+    assert core.retained_bytes == 0
+    core.on_down(TWO)
+    _append(core, now=5.0)
+    assert _sends(core, 5.0, to_late=False) == [(3, 1, 1, 1)]
+    core.on_tick(5.0 + PEER_SLOW_MS / 2000)
+    assert _sends(core, 5.0) == []
 
 
 def test_nothing_is_sent_before_a_replica_has_said_what_it_has() -> None:
@@ -401,6 +478,6 @@ def test_a_writer_without_a_replica_of_its_own_needs_the_others() -> None:
     for node in (1, 2, 3):
         core.on_hello(Member(NodeId(node), b""), True, None, 0, 0.0)
     _append(core)
-    assert [node for node, *_ in _sends(core)] == [1, 2, 3]
+    assert sorted(node for node, *_ in _sends(core)) == [1, 2, 3]
     core.on_ack(NodeId(1), _ack(1))
     assert core.on_ack(THREE, _ack(1)) == Committed(101)
