@@ -5,6 +5,7 @@ long as it isn't cancelled; ``until`` makes it stop, for one who is to lead from
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ from perdure.core.limits import (
     READER_RETRY_MS,
     RECOVERY_REQUEST_MS,
 )
+from perdure.core.limits_log import READER_GATHER_MS
 from perdure.core.telemetry import logger
 from perdure.storage.wal_format import Record
 
@@ -58,6 +60,8 @@ class Follower:
         self._ports = ports
         self._core = ReaderCore(partition, next_lsn, ports.server.member)
         self._changed = asyncio.Event()
+        self._urgent = asyncio.Event()  # somebody waits for what is read
+        self._is_hurried = False
         self._watching: tuple[SegmentKey, Callable[[], None]] | None = None
         self._polled = 0
 
@@ -65,6 +69,11 @@ class Follower:
     def next_lsn(self) -> int:
         """The first record that was not delivered."""
         return self._core.next_lsn
+
+    def hurry(self) -> None:
+        """Somebody waits for what is read from now on."""
+        self._is_hurried = True
+        self._urgent.set()
 
     async def run(self, deliver: Deliver, until: int | None = None) -> None:
         """Deliver records; return once all below ``until`` were delivered.
@@ -121,8 +130,11 @@ class Follower:
         if key == partition_key(self._partition):
             self._core.expire()
             self._changed.set()
+            self._urgent.set()  # until the chain is read
 
     async def _read_chain(self) -> None:
+        if not self._is_hurried:
+            self._urgent.clear()
         try:
             found = await self._ports.metadata.get(partition_key(self._partition))
         except PerdureError:
@@ -179,10 +191,18 @@ class Follower:
         try:
             async with asyncio.timeout(READER_POLL_MS / 1000):
                 await self._changed.wait()
+            await self._gather()
         except TimeoutError:
             # The replica here may have been left behind: ask another one now and then.
             await self._poll(wait)
             self._core.on_no_news(segment)
+
+    async def _gather(self) -> None:
+        """Rest, unless somebody waits: what is committed meanwhile is read and applied at once."""
+        if not self._urgent.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READER_GATHER_MS / 1000):
+                    await self._urgent.wait()
 
     def _watch(self, key: SegmentKey, nodeset: tuple[Member, ...]) -> None:
         if self._watching is not None and self._watching[0] == key:

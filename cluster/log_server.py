@@ -23,6 +23,7 @@ from perdure.cluster.core.types import (
     Store,
     StoreAck,
 )
+from perdure.cluster.recent import RecentRecords
 from perdure.cluster.wal_writer import WalWriter
 from perdure.core.limits import READ_CHUNK_BYTES_MAX
 from perdure.core.telemetry import logger
@@ -40,6 +41,7 @@ class LogServer:
         self._core = core
         self._writer = writer
         self._watchers: dict[SegmentKey, set[asyncio.Event]] = {}
+        self._recent: dict[SegmentKey, RecentRecords] = {}  # of those watched
         self.pin_conflicts = 0  # stores of a second writer of a segment, which must never be (I-20)
 
     @property
@@ -74,6 +76,8 @@ class LogServer:
             reply(answer)
             return
         tail = answer.first_offset + answer.record_count
+        if (recent := self._recent.get((item.partition, item.segment))) is not None:
+            recent.add(answer.first_offset, tuple(answer.body))
         self._writer.stage(
             answer, partial(self._stored, (item.partition, item.segment), tail, reply)
         )
@@ -168,12 +172,14 @@ class LogServer:
     def watch(self, key: SegmentKey, changed: asyncio.Event) -> Callable[[], None]:
         """Set ``changed`` whenever the segment's tail moves; returns how to end it."""
         self._watchers.setdefault(key, set()).add(changed)
+        self._recent.setdefault(key, RecentRecords())
 
         def forget() -> None:
             watchers = self._watchers.get(key, set())
             watchers.discard(changed)
             if not watchers:
                 self._watchers.pop(key, None)
+                self._recent.pop(key, None)
 
         return forget
 
@@ -193,6 +199,9 @@ class LogServer:
             return None
         if not for_repair and lower < state.trim:
             return Records(min(state.trim, upper), (), True)
+        recent = self._recent.get(key) if not for_repair else None
+        if recent is not None and (found := recent.take(lower, upper, READ_CHUNK_BYTES_MAX)):
+            return Records(lower, found)
         held = self._writer.wal.read_records(key, lower, upper, READ_CHUNK_BYTES_MAX)
         if held.records:
             return Records(lower, tuple(held.records))

@@ -177,6 +177,7 @@ class PartitionReplica:
             ports.batcher,
             partial(self._processor.on_committed, epoch),
             partial(self._on_stopped, epoch),
+            partial(ports.holders, self._partition),
         )
         fence = Fence(self._log, ports.links.clock)
         self._leader.stand(self._log, ports.announcement(epoch), self._on_decided, fence)
@@ -260,6 +261,8 @@ class PartitionReplica:
         """Have everything below ``lsn`` applied, and nothing read beyond."""
         self._until = lsn
         self._has_read.clear()
+        if self._follower is not None:
+            self._follower.hurry()
         try:
             if self._processor.next_lsn < lsn:
                 await self._has_read.wait()
