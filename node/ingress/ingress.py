@@ -287,7 +287,13 @@ class Ingress:
         on_applied: Callable[[Outcome], None],
     ) -> None:
         try:
-            self._gateway.propose(command, partition_key_of(invocation), on_applied, pending.refuse)
+            self._gateway.propose(
+                command,
+                partition_key_of(invocation),
+                on_applied,
+                pending.refuse,
+                is_awaited=isinstance(pending, PendingCall),
+            )
         except PerdureError as error:
             pending.id = None  # nothing was taken, so there is nothing to name
             pending.refuse(error)

@@ -59,8 +59,11 @@ class Gateway(Protocol):
         partition_key: int,
         on_applied: Callable[[Outcome], None],
         on_lost: Callable[[PerdureError], None],
+        *,
+        is_awaited: bool = False,
     ) -> None:
-        """Have a command applied by the partition of ``partition_key``.
+        """Have a command applied by the partition of ``partition_key``. ``is_awaited``: an Invoke
+        whose result will be waited for as soon as it is applied.
 
         ``on_applied`` gets the outcome once it is committed and applied; ``on_lost`` is called
         instead when the outcome will never be known here. Exactly one is called, once.
@@ -116,6 +119,8 @@ class LocalGateway:
         partition_key: int,
         on_applied: Callable[[Outcome], None],
         on_lost: Callable[[PerdureError], None],
+        *,
+        is_awaited: bool = False,
     ) -> None:
         self._of(partition_key).leader.propose(command, partition_key, on_applied, on_lost)
 

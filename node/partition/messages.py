@@ -10,19 +10,23 @@ from perdure.storage.tables.invocations import Result, Target
 
 class Applied(Message, frozen=True, tag=0x0401):
     """A command's outcome. ``accepted`` or ``existing`` for invocations, ``verdict`` for requests
-    of operators, none of them for what has no outcome."""
+    of operators, none of them for what has no outcome. ``result``: what an accepted invocation that
+    was waited for has ended with already."""
 
     accepted: int | None = None
     existing: tuple[int, Result | None, int, bool] | None = None
     verdict: str | None = None
+    result: Result | None = None
 
 
 class Propose(Request[Applied], frozen=True, tag=0x0402):
-    """Have an encoded command applied by the partition, if the receiver leads it."""
+    """Have an encoded command applied by the partition, if the receiver leads it. ``is_awaited``:
+    the sender will want the invocation's result next."""
 
     partition: int
     partition_key: int
     command: bytes
+    is_awaited: bool = False
 
 
 class Known(Message, frozen=True, tag=0x0403):

@@ -1,16 +1,21 @@
 """What other nodes ask of the partitions that this node leads."""
 
+import asyncio
 from collections.abc import Callable
 from typing import NoReturn
+
+import msgspec
 
 from perdure.cluster.answers import LateAnswers
 from perdure.cluster.core.messages import Peer
 from perdure.cluster.transport import Answer, Transport
 from perdure.core.errors import PartitionUnavailable, PerdureError
-from perdure.core.ids import PartitionId
-from perdure.engine.actions import Outcome
-from perdure.engine.commands import decode_command
+from perdure.core.ids import InvocationId, PartitionId
+from perdure.core.limits_log import ROUTE_RESULT_MS
+from perdure.engine.actions import Accepted, Outcome
+from perdure.engine.commands import Invoke, decode_command
 from perdure.node.partition.gateway import LedPartition, find
+from perdure.node.partition.leader import Leader
 from perdure.node.partition.messages import (
     Deliver,
     Delivered,
@@ -36,6 +41,7 @@ class RemoteDesk:
         self._transport = transport
         self._watches: dict[tuple[int, int], Callable[[], None]] = {}
         self._answers = LateAnswers()
+        self._loop = asyncio.get_running_loop()
         transport.serve(Propose, self._propose)
         transport.serve(LookUp, self._look_up)
         transport.serve(Watch, self._watch)
@@ -50,12 +56,37 @@ class RemoteDesk:
         return len(self._watches)
 
     def _propose(self, _: Peer, request: Propose, answer: Answer) -> None:
-        def applied(outcome: Outcome) -> None:
-            answer(pack(outcome))
-
         command = decode_command(request.command)
         leader = self._led(request.partition).leader
+
+        def applied(outcome: Outcome) -> None:
+            if request.is_awaited and isinstance(outcome, Accepted) and isinstance(command, Invoke):
+                self._answer_ended(leader, command.id, outcome, answer)
+            else:
+                answer(pack(outcome))
+
         leader.propose(command, request.partition_key, applied, answer)
+
+    def _answer_ended(
+        self, leader: Leader, invocation: InvocationId, outcome: Accepted, answer: Answer
+    ) -> None:
+        """Answer with the result too, if it comes soon: that saves a question and its answer."""
+
+        def told(result: Result | PerdureError) -> None:
+            timer.cancel()
+            found = None if isinstance(result, PerdureError) else result
+            answer(msgspec.structs.replace(pack(outcome), result=found))
+
+        def give_up() -> None:
+            forget()
+            answer(pack(outcome))
+
+        try:
+            forget = leader.wait(invocation, told)
+        except PerdureError:
+            answer(pack(outcome))  # not leading any more: its successor will be asked
+            return
+        timer = self._loop.call_later(ROUTE_RESULT_MS / 1000, give_up)
 
     def _look_up(self, _: Peer, request: LookUp, answer: Answer) -> None:
         led = self._led(request.partition)

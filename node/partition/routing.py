@@ -82,6 +82,7 @@ class RoutedGateway:
         self._transport = transport
         self._tickets = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ended: dict[InvocationId, Result] = {}  # told along with the outcome
         self._news: dict[PartitionId, asyncio.Future[None]] = {}  # of leaders that are waited for
         self._loop = asyncio.get_running_loop()
 
@@ -106,6 +107,8 @@ class RoutedGateway:
         partition_key: int,
         on_applied: Callable[[Outcome], None],
         on_lost: Callable[[PerdureError], None],
+        *,
+        is_awaited: bool = False,
     ) -> None:
         partition = partition_of(partition_key, self._count)
         command = _made_repeatable(command)
@@ -119,10 +122,12 @@ class RoutedGateway:
 
             led.leader.propose(command, partition_key, on_applied, lost)
             return
-        self._start(self._propose(command, partition_key, on_applied, on_lost))
+        self._start(self._propose(command, partition_key, on_applied, on_lost, is_awaited))
 
     def wait(self, invocation: InvocationId, waiter: Waiter) -> Callable[[], None]:
         partition = partition_of(partition_key_of(invocation), self._count)
+        if (result := self._ended.pop(invocation, None)) is not None:
+            return self._loop.call_soon(waiter, result).cancel
         led = self._led(partition)
         if led is None or not _is_under_way(led, invocation):
             # It may have ended since its command was applied: whoever leads knows.
@@ -176,9 +181,11 @@ class RoutedGateway:
         partition_key: int,
         on_applied: Callable[[Outcome], None],
         on_lost: Callable[[PerdureError], None],
+        is_awaited: bool = False,
     ) -> None:
         partition = partition_of(partition_key, self._count)
         payload = encode_command(command)
+        result: Result | None = None
 
         async def here(led: LedPartition) -> Outcome:
             done: asyncio.Future[Outcome] = self._loop.create_future()
@@ -188,8 +195,11 @@ class RoutedGateway:
             return await done
 
         async def there(node: NodeId) -> Outcome:
-            request = Propose(partition, partition_key, payload)
-            return unpack(await self._transport.ask(node, request, ROUTE_ASK_MS / 1000))
+            nonlocal result
+            request = Propose(partition, partition_key, payload, is_awaited)
+            applied = await self._transport.ask(node, request, ROUTE_ASK_MS / 1000)
+            result = applied.result
+            return unpack(applied)
 
         try:
             outcome = await self._persist(
@@ -197,8 +207,13 @@ class RoutedGateway:
             )
         except PerdureError as error:
             on_lost(error)
-        else:
+            return
+        if result is None or not isinstance(command, Invoke):
             on_applied(outcome)
+            return
+        self._ended[command.id] = result  # for whoever waits for it from within
+        on_applied(outcome)
+        self._ended.pop(command.id, None)
 
     async def _wait(self, invocation: InvocationId, partition: PartitionId, waiter: Waiter) -> None:
         async def here(led: LedPartition) -> Result:
