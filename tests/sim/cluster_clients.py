@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -39,10 +40,16 @@ class Outside:
         self._happened = happened
         self._doors = doors
         self._seconds = seconds
+        self._patient: list[asyncio.Event] = []
+
+    def hurry(self) -> None:
+        """Who has not asked yet does so now: one of them."""
+        if self._patient:
+            self._patient.pop(0).set()
 
     async def insist(self, request: Request) -> None:
         """Ask any node, under the same id, until the result is known."""
-        await asyncio.sleep(self._dice.random() * self._seconds)
+        await self._wait_for(self._dice.random() * self._seconds)
         while request.result is None:
             doors = self._doors()
             if not doors:
@@ -67,6 +74,15 @@ class Outside:
                 await asyncio.sleep(0.02)
             else:
                 request.finish(outcome)
+
+    async def _wait_for(self, seconds: float) -> None:
+        hurry = asyncio.Event()
+        self._patient.append(hurry)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await hurry.wait()
+        if hurry in self._patient:
+            self._patient.remove(hurry)
 
     def _on_accepted(
         self,

@@ -12,6 +12,8 @@ PLAIN = (
     *("freeze", "clock", "rolling", "reset"),
 )
 ROUGH = (*PLAIN, "wipe", "wipe", "full", "slow", "slow", "sync", "lag", "lost hints", "no metadata")
+# Processes that stand still at the worst moment, and others that are taken over beside them.
+STALE = (*("zombie",) * 6, "kill", "power", "isolate", "reset", "reset", "freeze", "unknown")
 DARK = (*PLAIN, "slow", "blackout", "blackout", "blackout", "blackout", "blackout")
 
 # How long each lasts, in virtual seconds: mostly as short as it may be and still be noticed, now
@@ -24,6 +26,7 @@ _LENGTHS: dict[str, tuple[float, ...]] = {
     "one way": (0.5, 2.5, 5.0, 6.0, 8.0, 20.0),
     "unknown": (1.0, 3.0),
     "freeze": (0.3, 2.5, 4.0, 6.0, 8.0, 20.0),
+    "zombie": (0.9, 2.5, 4.0, 6.0, 8.0, 20.0, 30.0),
     "rolling": (0.02, 0.3, 1.0),
     "wipe": (0.05, 1.0, 8.0),
     "full": (0.5, 4.0),

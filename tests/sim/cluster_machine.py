@@ -9,8 +9,10 @@ import random
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.client_link import LinkedService
 from tests.sim.disk import SimDisk
 from tests.sim.loop import OWNER
 from tests.sim.network import SimWires
@@ -173,9 +175,7 @@ class ClusterLife:
             supervisor=self.supervisor,
         )
         catalogue = make_catalogue()
-        caller = SimService(
-            world.work.ledger, dice, clock, is_flaky=world.is_flaky, context=world.context
-        )
+        caller = self._service(dice)
         ports = HostPorts(
             disk=machine.disk,
             open_env=lambda partition: SimEnv(machine.tables[partition]),
@@ -205,6 +205,16 @@ class ClusterLife:
         await self.host.open()
         world.on_opened(self)
         self.is_up = True
+
+    def _service(self, dice: random.Random) -> SimService:
+        world = self.world
+        ledger, context, is_flaky = world.work.ledger, world.context, world.is_flaky
+        if not world.has_links:
+            return SimService(ledger, dice, self.clock, is_flaky=is_flaky, context=context)
+        pass_by = partial(world.trap.pass_by, self)
+        return LinkedService(
+            ledger, dice, self.clock, is_flaky=is_flaky, context=context, pass_by=pass_by
+        )
 
     def die(self, *, is_power_lost: bool) -> None:
         """From this instant on nothing of this life reaches its disk or another node."""

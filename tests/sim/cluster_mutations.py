@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from tests.sim.cluster_faults import DARK
+from tests.sim.cluster_faults import DARK, STALE
 
 from perdure.cluster.core.log_messages import TailState
 from perdure.cluster.core.recovery import Recovered
@@ -20,6 +20,8 @@ from perdure.core.ids import InvocationId
 from perdure.engine.actions import Outcome
 from perdure.engine.apply import Machine
 from perdure.engine.commands import Command, Invoke
+from perdure.node.http.connection import Connection
+from perdure.node.partition.fence import Fence
 from perdure.node.partition.replica import PartitionReplica
 from perdure.node.partition.routing import RoutedGateway
 
@@ -85,6 +87,14 @@ def _give_to_the_end(self: LogServer, state: SegmentState, for_repair: bool) -> 
     return state.local_tail
 
 
+def _sure_of_itself(self: Fence) -> bool:
+    return True
+
+
+def _say_it_anyway(self: Connection, since: float) -> bool:
+    return False
+
+
 def _seal_short(self: SegmentParams) -> int:
     return max(1, len(self.nodeset) - self.replication)
 
@@ -104,5 +114,17 @@ MUTATIONS = (
     ),
     Mutation(
         "seal by n - R", ((SegmentParams, "seal_quorum", property(_seal_short)),), range(10, 40)
+    ),
+    Mutation(
+        "a leader that wakes up doesn't ask whether it still leads",
+        ((Fence, "is_fresh", _sure_of_itself),),
+        range(10, 40),
+        STALE,
+    ),
+    Mutation(
+        "what was to be sent before the process stood still is sent",
+        ((Connection, "_stood_still", _say_it_anyway),),
+        range(10, 40),
+        STALE,
     ),
 )

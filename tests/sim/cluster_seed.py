@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tests.sim import knobs
-from tests.sim.cluster_faults import DARK, PLAIN, ROUGH, Fault, draw_plan
+from tests.sim.cluster_faults import DARK, PLAIN, ROUGH, STALE, Fault, draw_plan
 from tests.sim.cluster_world import (
     FIVE,
     SPREAD,
@@ -56,7 +56,7 @@ class Lived:
 def setting_of(seed: int) -> Setting:
     """Drawn from the seed."""
     dice = random.Random(f"setting {seed}")
-    kinds: tuple[str, ...] = dice.choice((PLAIN, ROUGH, ROUGH, DARK))
+    kinds: tuple[str, ...] = dice.choice((PLAIN, ROUGH, ROUGH, DARK, STALE))
     if dice.random() < 0.5:
         distinct = sorted(set(kinds))
         chosen = dice.sample(distinct, dice.randint(2, min(5, len(distinct))))

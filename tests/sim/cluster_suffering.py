@@ -1,11 +1,13 @@
 """Carries out the faults of a plan against a simulated cluster."""
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.client_link import POINTS
 from tests.sim.cluster_faults import Fault
 from tests.sim.cluster_machine import THREAD_MS, ClusterLife, Machine
 from tests.sim.network import NetworkFaults
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from tests.sim.cluster_world import ClusterWorld
 
 _PACE_SECONDS = 0.002
+_TRAP_SECONDS = 3.0
 _CLOCK_STEPS_MS = (-90_000, -30_000, -500, 500, 30_000, 90_000)
 
 
@@ -60,6 +63,8 @@ class Suffering:
                 await self._disturb_network(machine, fault)
             case "unknown" | "lost hints" | "no metadata":
                 await self._disturb_metadata(fault)
+            case "zombie":
+                await self._catch_at_work(fault)
             case _:
                 await self._trouble(machine, fault)
 
@@ -125,6 +130,26 @@ class Suffering:
             await machine.end("power" if fault.level < 0.5 else "kill")
             await asyncio.sleep(fault.length)
             await machine.start()
+
+    async def _catch_at_work(self, fault: Fault) -> None:
+        """Whoever says something to a service, or hears of it, stands still at that instant; it
+        goes on when others have long led what it leads."""
+        world, dice = self._world, random.Random(fault.level)
+        async with world.trap.lock:
+            world.hurry()
+            caught = world.trap.arm(dice.choice(POINTS), dice.choice((1, 1, 2, 5)))
+            await asyncio.wait((caught,), timeout=_TRAP_SECONDS)
+            world.trap.disarm()
+        if not caught.done():
+            return
+        life = caught.result()
+        world.happened["caught at work"] += 1
+        if dice.random() < 0.3:
+            self._world.network.reset(
+                self._machines[fault.node].host, self._machines[fault.other].host
+            )
+        await asyncio.sleep(fault.length)
+        world.loop.continue_owner(life, _PACE_SECONDS if dice.random() < 0.5 else 0.0)
 
     # --- What is between them -------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import msgspec
+from tests.sim.client_link import Trap
 from tests.sim.cluster_clients import Outside
 from tests.sim.cluster_faults import PLAIN, draw_plan, seconds_of
 from tests.sim.cluster_machine import ClusterLife, Door, Machine
@@ -102,6 +103,9 @@ class ClusterWorld:
         self.work.leave_out(less.requests)
         self.is_flaky = self.dice.random() < 0.5
         self.network = SimNetwork(random.Random(self.dice.getrandbits(64)))
+        self.has_links = "zombie" in kinds
+        self.trap = Trap(loop)
+        self.hurry: Callable[[], None] = _nothing
         self.monitor = self.make_monitor()
         self.registers = WatchedRegisters(random.Random(self.dice.getrandbits(64)), self.monitor)
         self.machines = [Machine(self, number + 1) for number in range(shape.nodes)]
@@ -188,6 +192,7 @@ class ClusterWorld:
             2.0 + seconds_of(self.plan),
             self.monitor,
         )
+        self.hurry = outside.hurry
         clients = [asyncio.ensure_future(outside.insist(item)) for item in self.work.requests]
         helper = asyncio.ensure_future(outside.complete_awakeables())
         try:
@@ -234,6 +239,8 @@ class ClusterWorld:
     def check_lives(self) -> None:
         """No partition was halted or broken, and nobody acts who doesn't lead (I-14)."""
         self.monitor.raise_found()
+        if self.loop.failures:
+            raise self.loop.failures[0]
         for life in self.lives():
             for led in life.host.led:
                 partition = led.processor.partition

@@ -10,6 +10,7 @@ import random
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from tests.engine.memory_env import DictSnapshot
@@ -58,6 +59,7 @@ class SimOffload:
         self.delay_ms_max = delay_ms_max
         self._loop = asyncio.get_running_loop()
         self._jobs: deque[Callable[[], None]] = deque()
+        self._told: deque[Callable[[], None]] = deque()  # in order, also where a loop is late
         self._is_running = False
         self._is_dead = False
 
@@ -73,9 +75,9 @@ class SimOffload:
             except PowerLoss:
                 raise
             except BaseException as failure:
-                self._loop.call_soon(failed, failure)
+                self._tell(partial(failed, failure))
             else:
-                self._loop.call_soon(done, result)
+                self._tell(partial(done, result))
 
         if not self._is_dead:
             self._jobs.append(run)
@@ -89,6 +91,13 @@ class SimOffload:
         """The process is gone: what was not begun never will be."""
         self._is_dead = True
         self._jobs.clear()
+
+    def _tell(self, outcome: Callable[[], None]) -> None:
+        self._told.append(outcome)
+        self._loop.call_soon(self._tell_next)
+
+    def _tell_next(self) -> None:
+        self._told.popleft()()
 
     def _schedule(self) -> None:
         if self._jobs and not self._is_running:

@@ -10,7 +10,7 @@ The twin is strict where SDKs are: a replayed command must be, byte for byte, th
 import asyncio
 import json
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from perdure.core.clock import Clock
 from perdure.core.ids import InvocationId
 from perdure.node.http.ports import Headers
 from perdure.node.http.stream import StreamFailure, StreamListener
+from perdure.node.invoker.ports import Stream
 from perdure.node.registry.effective import Route
 from perdure.proto import service_pb2 as pb
 from perdure.proto.frames import (
@@ -95,9 +96,7 @@ class SimService:
         self.is_flaky = is_flaky
         self.holders: dict[str, Attempt] = {}
 
-    def open(
-        self, route: Route, path: str, headers: Headers, listener: StreamListener
-    ) -> "SimStream":
+    def open(self, route: Route, path: str, headers: Headers, listener: StreamListener) -> Stream:
         if route.query or not path.startswith("/invoke/"):
             raise Broken(f"unexpected path {path}")
         return SimStream(self, path, dict(headers), listener)
@@ -118,6 +117,7 @@ class SimStream:
         self._loop = asyncio.get_running_loop()
         self._node = copy_context()
         self._there_at = self._back_at = 0.0
+        self._coming: deque[Callable[[], None]] = deque()  # to the node
         self._is_closed = False
         self._has_response = False
         self._attempt = Attempt(service, path, headers, self)
@@ -174,13 +174,20 @@ class SimStream:
         self._there_at = self._later(self._there_at, action, self._service.context)
 
     def _back(self, action: Callable[[], None]) -> None:
-        self._back_at = self._later(self._back_at, action, self._node.copy())
+        # A process that woke up may be late with what comes first: it still comes first.
+        self._coming.append(action)
+        take = partial(_take_next, self._coming)
+        self._back_at = self._later(self._back_at, take, self._node.copy())
 
     def _later(self, after: float, action: Callable[[], None], context: Context) -> float:
         delay = self._service.dice.choice((0.0001, 0.0005, 0.003))
         at = max(self._loop.time() + delay, after + 1e-6)
         self._loop.call_at(at, lambda: None if self._is_closed else action(), context=context)
         return at
+
+
+def _take_next(coming: deque[Callable[[], None]]) -> None:
+    coming.popleft()()
 
 
 class Attempt:

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from tests.sim import cluster_run
-from tests.sim.cluster_faults import DARK, PLAIN, ROUGH
+from tests.sim.cluster_faults import DARK, PLAIN, ROUGH, STALE
 from tests.sim.cluster_mutations import MUTATIONS, Mutation
 from tests.sim.cluster_seed import Setting, live, live_with_lies, plan_of, setting_of
 from tests.sim.cluster_world import THREE, ClusterWorld, Less
@@ -60,7 +60,7 @@ def test_a_seed_is_one_run() -> None:
 
 @pytest.mark.slow
 def test_what_may_happen_happens() -> None:
-    kinds = set(PLAIN + ROUGH + DARK)
+    kinds = set(PLAIN + ROUGH + DARK + STALE)
     planned = {fault.kind for seed in range(200) for fault in plan_of(setting_of(seed))}
     assert planned == kinds
     assert len({setting_of(seed).shape for seed in range(200)}) == 3
