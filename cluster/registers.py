@@ -19,6 +19,7 @@ from perdure.core.limits import (
     FORMATION_TELL_MS,
     METADATA_PAUSE_MS,
     REGISTER_EDIT_ROUNDS_MAX,
+    REGISTER_HINTS_MAX,
     REGISTER_REFRESH_MS,
     REGISTER_RETRY_MS,
 )
@@ -172,6 +173,7 @@ class RegisterCache:
                 end()
 
     async def _follow(self) -> None:
+        """Read everything, then what is hinted at; returns when it is time to begin again."""
         await self.refresh()
         loop = asyncio.get_running_loop()
         due = loop.time() + REGISTER_REFRESH_MS / 1000
@@ -183,6 +185,8 @@ class RegisterCache:
                 return
             self._is_hinted.clear()
             hinted, self._hinted = self._hinted, set()
+            if len(hinted) > REGISTER_HINTS_MAX:
+                return
             for key in sorted(hinted):
                 await self._read(key)
 

@@ -143,6 +143,9 @@ FABRIC_SECRET_BYTES_MAX = 4 * KIB
 # --- Registers ----------------------------------------------------------------------------------
 # Hints of change may be lost; everything is read again so often.
 REGISTER_REFRESH_MS = 10_000
+# More hints than so many are followed by reading everything: each read alone is a round of the
+# metadata quorum, and after the loss of a member everything is hinted at.
+REGISTER_HINTS_MAX = 16
 REGISTER_RETRY_MS = 500
 # An edit that loses so many times in a row is not alone in its loop.
 REGISTER_EDIT_ROUNDS_MAX = 16

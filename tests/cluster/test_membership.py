@@ -268,6 +268,23 @@ def test_changes_are_seen_soon_or_when_hints_are_lost_later(lost: float) -> None
     _run(main())
 
 
+def test_when_everything_is_hinted_at_it_is_read_at_once() -> None:
+    async def main() -> None:
+        store = _store()
+        follower = await _follower(store)
+        running = asyncio.ensure_future(follower.run())
+        await asyncio.sleep(0.1)
+        value = msgspec.msgpack.encode(msgspec.structs.replace(chain.empty(), epoch=7))
+        store.found |= {f"p/{partition}": Versioned(1, value) for partition in range(1_000)}
+        for partition in range(1_000):
+            follower.look_at(partition)
+        await asyncio.sleep(0.1)
+        assert len(follower.partitions) == 1_000
+        running.cancel()
+
+    _run(main())
+
+
 def test_what_metadata_forgets_is_noticed() -> None:
     async def main() -> None:
         store = _store()
