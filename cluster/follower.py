@@ -9,9 +9,11 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from perdure.cluster.core.chain import PartitionMeta, closed_unsafely
 from perdure.cluster.core.log_messages import Hello, ReadSegment, Records, TailState, WatchTail
 from perdure.cluster.core.reader import (
     Fetch,
+    Forsaken,
     Missing,
     ReadChain,
     ReaderCore,
@@ -23,7 +25,7 @@ from perdure.cluster.core.types import Member, SegmentKey
 from perdure.cluster.log_server import LogServer
 from perdure.cluster.metadata.store import MetadataStore
 from perdure.cluster.recoverer import close_stream, first_of
-from perdure.cluster.takeover import decode_meta, partition_key
+from perdure.cluster.takeover import check_history, decode_meta, partition_key
 from perdure.cluster.transport import Transport
 from perdure.core.errors import LogDamaged, LogTrimmed, PerdureError
 from perdure.core.limits import (
@@ -53,12 +55,15 @@ class FollowerPorts:
 
 
 class Follower:
-    """Reads one partition from ``next_lsn`` on."""
+    """Reads one partition from ``next_lsn`` on; ``epoch``: that of the record before, if known."""
 
-    def __init__(self, partition: int, next_lsn: int, ports: FollowerPorts) -> None:
+    def __init__(
+        self, partition: int, next_lsn: int, ports: FollowerPorts, epoch: int | None = None
+    ) -> None:
         self._partition = partition
         self._ports = ports
-        self._core = ReaderCore(partition, next_lsn, ports.server.member)
+        self._core = ReaderCore(partition, next_lsn, ports.server.member, epoch)
+        self._meta: PartitionMeta
         self._changed = asyncio.Event()
         self._urgent = asyncio.Event()  # somebody waits for what is read
         self._is_hurried = False
@@ -82,6 +87,7 @@ class Follower:
             LogTrimmed: what is needed was trimmed; a snapshot must cover it. Its ``lsn`` is where
                 the log begins now.
             LogDamaged: a record was lost on all replicas (I-12), or bytes have changed.
+            HistoryForsaken: an unsafe close has cut off what came before ``next_lsn``.
         """
         forget = self._ports.metadata.watch(partition_key(self._partition), self._on_hint)
         try:
@@ -118,6 +124,8 @@ class Follower:
                     f"begins at {lsn}: a snapshot that covers the gap is needed",
                     lsn,
                 )
+            case Forsaken(lsn, epoch):
+                check_history(self._partition, self._meta, lsn, epoch)
             case Missing(lsn):
                 raise LogDamaged(
                     f"record {lsn} of partition {self._partition} was committed and is on none of "
@@ -147,6 +155,7 @@ class Follower:
         self._ports.server.on_chain(self._partition, meta, found.version)
         is_news = found.version != self._core.version
         self._core.on_chain(meta, found.version)
+        self._meta = meta
         if not is_news and isinstance(self._core.step(), ReadChain | WaitTail):
             await self._rest(READER_RETRY_MS)  # sealed, and nobody has taken over yet
 
@@ -170,7 +179,10 @@ class Follower:
         if transport is None:
             return None
         closed = segment.tail_lsn - segment.base_lsn if segment.tail_lsn is not None else None
-        request = ReadSegment(*key, fetch.lower, fetch.upper, False, closed, self._core.version)
+        is_unsafe = closed_unsafely(self._meta, segment.index) is not None
+        request = ReadSegment(
+            *key, fetch.lower, fetch.upper, False, closed, self._core.version, is_unsafe
+        )
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 return await first_of(transport.stream(fetch.source.node, request))

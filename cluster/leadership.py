@@ -39,6 +39,7 @@ from perdure.core.errors import (
     PerdureError,
     StoreAheadOfLog,
 )
+from perdure.core.loss_errors import HistoryForsaken
 from perdure.core.tasks import Supervisor
 from perdure.core.telemetry import logger
 
@@ -80,8 +81,8 @@ class Replica(Protocol):
 
         Raises:
             PerdureError: somebody else was faster (the register no longer shows ``seen_epoch``, or
-                our claim), or it can't be done now. Of these, StoreAheadOfLog breaks the replica
-                and MetadataRegressed ends the process.
+                our claim), or it can't be done now. Of these, StoreAheadOfLog and HistoryForsaken
+                break the replica, MetadataRegressed ends the process.
         """
         ...
 
@@ -355,7 +356,7 @@ class Leaderships:
 
         try:
             epoch = await slot.replica.take_over(seen_epoch, reason, on_claimed)
-        except StoreAheadOfLog as failure:
+        except (HistoryForsaken, StoreAheadOfLog) as failure:
             self.on_broken(slot.core.partition, str(failure))
         except MetadataRegressed:
             raise  # nothing that this node would do is safe (I-19)

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from perdure.cluster.core.chain import PartitionMeta
+from perdure.cluster.core.chain import PartitionMeta, closed_unsafely
 from perdure.cluster.core.log_messages import Extent, Records, TailState
 from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import (
@@ -132,16 +132,30 @@ class LogServer:
 
     # --- Consequences of the chain --------------------------------------------------------------
 
-    def close_segment(self, key: SegmentKey, tail: int, version: int) -> None:
+    def close_segment(
+        self, key: SegmentKey, tail: int, version: int, is_unsafe: bool = False
+    ) -> None:
         """The chain fixed the segment's tail; made durable with the next group."""
-        if (frame := self._core.close(key, tail, version)) is not None:
+        before = self._core.state(key)
+        if (frame := self._core.close(key, tail, version, is_unsafe=is_unsafe)) is not None:
             self._writer.stage(frame, None)
             self._tell(key)
+            if is_unsafe and before is not None and before.local_tail > tail:
+                log.error(
+                    "log.segment.cut",
+                    partition=key[0],
+                    segment=key[1],
+                    tail=tail,
+                    had=before.local_tail,
+                    committed=before.kgt,
+                )
 
     def trim(self, key: SegmentKey, up_to: int) -> None:
         """Committed records below ``up_to`` are durable in tables: their place may go."""
         if (state := self._core.state(key)) is not None:
             self.release(state.ref, up_to)
+            if state.closed_tail is not None:
+                up_to = min(up_to, state.closed_tail)
         if (frame := self._core.trim(key, up_to)) is not None:
             self._writer.stage(frame, None)
 
@@ -156,7 +170,8 @@ class LogServer:
         for segment in meta.chain:
             if segment.tail_lsn is not None:
                 tail = segment.tail_lsn - segment.base_lsn
-                self.close_segment((partition, segment.index), tail, version)
+                is_unsafe = closed_unsafely(meta, segment.index) is not None
+                self.close_segment((partition, segment.index), tail, version, is_unsafe)
         if meta.chain:
             self._core.drop(partition, meta.chain[0].index, version)
 

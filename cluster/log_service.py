@@ -102,7 +102,7 @@ class LogService:
 
     def _close(self, peer: Peer, message: CloseSegment, answer: Answer) -> None:
         key = message.partition, message.segment
-        self._server.close_segment(key, message.tail, message.version)
+        self._server.close_segment(key, message.tail, message.version, message.is_unsafe)
 
     def _trim(self, peer: Peer, message: TrimSegment, answer: Answer) -> None:
         self._server.trim_for(message.ref, message.up_to)
@@ -113,7 +113,7 @@ class LogService:
     async def _read(self, peer: Peer, request: ReadSegment) -> AsyncIterator[Records]:
         key, lower = (request.partition, request.segment), request.lower
         if request.closed_tail is not None:
-            self._server.close_segment(key, request.closed_tail, request.version)
+            self._server.close_segment(key, request.closed_tail, request.version, request.is_unsafe)
         read = partial(self._server.read, key, for_repair=request.for_repair)
         while lower < request.upper:
             piece = read(lower, request.upper)

@@ -5,7 +5,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from perdure.cluster.core.log_messages import ReadSegment, RepairSegment, SealSegment
-from perdure.cluster.core.recovery import Copy, Recovered, RecoveryCore, Repair, Seal, Wait
+from perdure.cluster.core.recovery import (
+    Copy,
+    Recovered,
+    RecoveryCore,
+    Remnant,
+    Repair,
+    Seal,
+    Wait,
+)
 from perdure.cluster.core.types import Member, Refused, SealOk, SegmentParams
 from perdure.cluster.log_server import LogServer
 from perdure.cluster.replica_links import ReplicaLinks
@@ -18,6 +26,9 @@ from perdure.core.telemetry import logger
 log = logger("log")
 
 T = TypeVar("T")
+
+CheckClaim = Callable[[], Awaitable[Remnant | None]]
+"""Raises when going on is futile; else what is left, once an operator says to do with that."""
 
 _TIMEOUT_S = RECOVERY_REQUEST_MS / 1000
 
@@ -40,21 +51,29 @@ class Recoverer:
         self._links = links
 
     async def run(
-        self, check_claim: Callable[[], Awaitable[None]], is_degraded_allowed: bool
+        self,
+        check_claim: CheckClaim,
+        is_degraded_allowed: bool,
+        remnant: Remnant | None = None,
     ) -> Recovered:
-        """Seal, find the tail, repair. ``check_claim`` raises when going on is futile.
+        """Seal, find the tail, repair; ``remnant``: as ``check_claim`` would say now.
 
         What it waits for meanwhile is told to ``on_waiting``, and None once that is over.
         """
         try:
-            return await self._run(check_claim, is_degraded_allowed)
+            return await self._run(check_claim, is_degraded_allowed, remnant)
         finally:
             self._on_waiting(None)
 
     async def _run(
-        self, check_claim: Callable[[], Awaitable[None]], is_degraded_allowed: bool
+        self, check_claim: CheckClaim, is_degraded_allowed: bool, remnant: Remnant | None
     ) -> Recovered:
-        core = RecoveryCore(self._params, is_degraded_allowed=is_degraded_allowed)
+        def begin() -> RecoveryCore:
+            return RecoveryCore(
+                self._params, is_degraded_allowed=is_degraded_allowed, remnant=remnant
+            )
+
+        core = begin()
         told: Wait | None = None
         told_at = 0.0
         while True:
@@ -72,10 +91,10 @@ class Recoverer:
                     told, told_at = step, now
                     self._tell(step)
                 await asyncio.sleep(RECOVERY_RETRY_MS / 1000)
-                await check_claim()
-                if step.reason == "repair_source":
+                before, remnant = remnant, await check_claim()
+                if step.reason == "repair_source" or remnant != before:
                     # Another f-majority may do without the one that is away.
-                    core = RecoveryCore(self._params, is_degraded_allowed=is_degraded_allowed)
+                    core = begin()
                 core.retry()
 
     def _tell(self, wait: Wait) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from perdure.cluster.core import chain
-from perdure.cluster.core.chain import Claim, PartitionMeta, SegmentMeta
+from perdure.cluster.core.chain import Claim, PartitionMeta, SegmentMeta, UnsafeClose
 from perdure.cluster.core.log_messages import CloseSegment
-from perdure.cluster.core.recovery import Recovered, Wait
+from perdure.cluster.core.recovery import Recovered, Remnant, Wait
 from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import Member, SegmentParams, Writer
 from perdure.cluster.log_server import LogServer
@@ -24,6 +24,7 @@ from perdure.cluster.replica_links import ReplicaLinks
 from perdure.core.errors import MetadataConflict, MetadataRegressed, StoreAheadOfLog
 from perdure.core.invariant import invariant
 from perdure.core.limits import METADATA_PAUSE_MS
+from perdure.core.loss_errors import HistoryForsaken
 from perdure.core.telemetry import logger
 
 log = logger("log")
@@ -48,6 +49,7 @@ class Plan:
     ``on_waiting`` hears what recovery waits for, and None when it goes on.
     ``is_degraded_allowed``: close the old segment also when fewer replicas than it asks for are
     left to hold its last records. ``trim_below``: closed segments below this LSN leave the chain.
+    ``applied_epoch``: of the record that our tables have applied last.
     """
 
     links: ReplicaLinks
@@ -60,6 +62,7 @@ class Plan:
     on_waiting: Callable[[Wait | None], None] = field(default=lambda wait: None)
     is_degraded_allowed: bool = False
     trim_below: int = 0
+    applied_epoch: int | None = None
 
 
 def partition_key(partition: int) -> str:
@@ -93,6 +96,7 @@ async def take_over(
         MetadataConflict: somebody else claimed the partition before or meanwhile.
         MetadataRegressed: the replica has seen the epoch that metadata hands out now (I-19).
         StoreAheadOfLog: ``durable_lsn`` is not in the log; the chain stays as it is (I-18).
+        HistoryForsaken: the log was closed unsafely below ``durable_lsn``; so does it then.
         MetadataUnavailable: metadata can't be reached.
     """
     attempt = _Attempt(partition, metadata, server, plan)
@@ -106,6 +110,8 @@ async def take_over(
         )
     if plan is not None:
         plan.on_claimed(mine.epoch)
+        if plan.applied_epoch is not None:
+            check_history(partition, claimed, durable_lsn, plan.applied_epoch)
     last = chain.open_segment(claimed)
     found = await attempt.recover(mine, last)
     base_lsn = last.base_lsn + found.tail if last is not None else claimed.trim_lsn
@@ -130,6 +136,20 @@ async def take_over(
     return Takeover(meta=extended, opened=opened, version=version)
 
 
+def check_history(partition: int, meta: PartitionMeta, applied_lsn: int, epoch: int) -> None:
+    """Refuse tables that have applied what an unsafe close has cut off.
+
+    Raises:
+        HistoryForsaken: they have.
+    """
+    if (close := chain.forsaken(meta, applied_lsn, epoch)) is not None:
+        raise HistoryForsaken(
+            f"partition {partition} has applied record {applied_lsn} here; {close.by} closed its "
+            f"log unsafely before record {close.tail_lsn}, so these tables are of a history that "
+            "is gone: wipe the data directory and start the node as a new one, or replace it"
+        )
+
+
 class _Attempt:
     """The register's part of one take-over."""
 
@@ -143,6 +163,7 @@ class _Attempt:
         self._plan = plan
         self._version: int | None = None
         self._meta = chain.empty()  # what that version says
+        self._unsafe: UnsafeClose | None = None  # how the old segment is closed, if so
 
     async def claim(self, writer: Writer, trim_below: int) -> tuple[PartitionMeta, Claim]:
         """Write our claim."""
@@ -176,7 +197,17 @@ class _Attempt:
         else:
             recoverer = Recoverer(params, mine.epoch, self._server, plan.links, plan.on_waiting)
         is_degraded_allowed = plan is not None and plan.is_degraded_allowed
-        return await recoverer.run(lambda: self.check_claim(mine), is_degraded_allowed)
+        return await recoverer.run(
+            lambda: self.check_claim(mine), is_degraded_allowed, self._find_remnant()
+        )
+
+    def _find_remnant(self) -> Remnant | None:
+        """What is left of the old segment, if an operator allows to do with that."""
+        opened, allowed = chain.open_segment(self._meta), self._meta.allowed
+        if opened is None or allowed is None or allowed.segment != opened.index:
+            return None
+        self._unsafe = allowed
+        return Remnant(allowed.counted, max(allowed.tail_lsn - opened.base_lsn, 0))
 
     def publish(self, meta: PartitionMeta, version: int, closed: SegmentMeta | None) -> None:
         """Tell replicas what the chain says now; who misses it hears of it from readers."""
@@ -186,14 +217,16 @@ class _Attempt:
         for segment in meta.chain:
             if segment.index == closed.index and segment.tail_lsn is not None:
                 tail = segment.tail_lsn - segment.base_lsn
-                closing = CloseSegment(self._partition, segment.index, tail, version)
+                is_unsafe = chain.closed_unsafely(meta, segment.index) is not None
+                closing = CloseSegment(self._partition, segment.index, tail, version, is_unsafe)
                 self._plan.links.tell(segment.nodeset, closing)
 
-    async def check_claim(self, mine: Claim) -> None:
+    async def check_claim(self, mine: Claim) -> Remnant | None:
         """Raise MetadataConflict when somebody else has claimed since."""
         meta = await self._read()
         if meta.claim != mine:
             raise MetadataConflict(f"{self._key} was claimed by another: {meta.claim}")
+        return self._find_remnant()
 
     async def extend(
         self, mine: Claim, found: Recovered, nodeset: tuple[Member, ...], replication: int
@@ -212,12 +245,29 @@ class _Attempt:
             extended = chain.extend(meta, mine, found.tail, nodeset, replication, short)
             if extended is None:
                 raise MetadataConflict(f"{self._key} was claimed by another: {meta.claim}")
+            if self._unsafe is not None:
+                extended = chain.note_unsafe(extended, self._unsafe, found.lacking_below)
             if await self._cas(extended):
+                self._tell_unsafe(extended)
                 meta = extended
                 break
             meta = await self._read()  # something else of the register changed
         assert self._version is not None
         return meta, self._version
+
+    def _tell_unsafe(self, meta: PartitionMeta) -> None:
+        if self._unsafe is None:
+            return
+        done = meta.unsafe[-1]
+        log.error(
+            "log.segment.closed_unsafely",
+            partition=self._partition,
+            segment=done.segment,
+            tail_lsn=done.tail_lsn,
+            begins_lsn=done.begins_lsn,
+            nodes=[member.node for member in done.counted],
+            by=done.by,
+        )
 
     async def _read(self) -> PartitionMeta:
         return self._note(await self._metadata.get(self._key))

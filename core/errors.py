@@ -487,7 +487,7 @@ class Gone(PerdureError):
 
 
 def catalogue() -> dict[str, type[PerdureError]]:
-    """Every error class by code, of the modules that are loaded (``core/attempt_errors.py``)."""
+    """Every error class by code, of the modules that are loaded (``core/…_errors.py``)."""
     found: dict[str, type[PerdureError]] = {}
     pending: list[type[PerdureError]] = [PerdureError]
     while pending:

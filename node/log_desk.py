@@ -17,6 +17,7 @@ from perdure.core.clock import Clock
 from perdure.core.errors import PartitionUnavailable, PerdureError
 from perdure.core.limits import RECOVERY_REQUEST_MS
 from perdure.core.telemetry import logger
+from perdure.node.unsafe_desk import UnsafeDesk
 
 log = logger("log")
 
@@ -61,6 +62,7 @@ class LogDesk:
         self._transport = transport
         self._clock = clock
         self._verifier = Verifier(server, transport)
+        self.unsafe = UnsafeDesk(server, transport, clock)
         self._turn = asyncio.Lock()
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._found: dict[int, Verification] = {}

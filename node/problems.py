@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from perdure.cluster.core import membership
+from perdure.cluster.core.chain import open_segment
 from perdure.cluster.core.failure_detector import NodeState
 from perdure.cluster.core.leadership import ReplicaState
 from perdure.cluster.core.membership import MemberState, NodeRole, StorageState, WorkerState
@@ -16,6 +17,7 @@ from perdure.core.errors import (
 )
 from perdure.core.limits import REPLICA_LAG_RECORDS_MAX
 from perdure.core.limits_telling import CHAIN_SEGMENTS_MANY
+from perdure.core.loss_errors import HistoryForsaken
 from perdure.node.standing import ClusterStanding, NodeStanding, PartitionStanding
 
 _SLOW_LOOP_MS = 1000
@@ -264,17 +266,44 @@ def _of_partitions(seen: ClusterStanding) -> Iterator[Problem]:
                 Severity.CRITICAL,
                 f"partition {part.partition} can't be recovered without {nodes}: "
                 f"{_WAITS[part.waiting.reason]}",
-                f"start {nodes} on their disks; nothing acknowledged is lost while it waits",
+                f"start {nodes} on their disks; nothing acknowledged is lost while it waits. If "
+                f"their disks are gone for good: perdure log unsafe-close {part.partition}",
             )
         if part.state is ReplicaState.BROKEN:
+            reason = part.broken_because or ""
+            is_forsaken = reason.startswith(f"[{HistoryForsaken.code}]")
             yield Problem(
                 Severity.CRITICAL,
-                f"partition {part.partition} is broken on {seen.name_of(seen.seen_by)}: "
-                f"{part.broken_because}",
-                "keep the data directory and report it; then restart the node",
+                f"partition {part.partition} is broken on {seen.name_of(seen.seen_by)}: {reason}",
+                "wipe its data directory and start it again, or replace it; the others go on"
+                if is_forsaken
+                else "keep the data directory and report it; then restart the node",
             )
+        yield from _of_unsafe(part)
     if not seen.is_alone:
         yield from _of_copies(seen)
+
+
+def _of_unsafe(part: PartitionStanding) -> Iterator[Problem]:
+    """A segment is closed without a quorum, or was, and what came before is still in the log."""
+    opened = open_segment(part.meta)
+    allowed = part.meta.allowed
+    if allowed is not None and opened is not None and allowed.segment == opened.index:
+        yield Problem(
+            Severity.WARNING,
+            f"partition {part.partition}: segment {allowed.segment} is to be closed unsafely, "
+            f"as {allowed.by} has allowed",
+            "wait for who takes over; if it takes long, start nodes with storage",
+        )
+    for done in part.meta.unsafe:
+        if part.meta.chain and done.segment >= part.meta.chain[0].index:
+            yield Problem(
+                Severity.WARNING,
+                f"partition {part.partition}: {done.by} closed segment {done.segment} unsafely "
+                f"before record {done.tail_lsn}: what was acknowledged beyond is lost",
+                "take snapshots (perdure snapshots create); wipe nodes that come back from before. "
+                "It is told until the log is trimmed",
+            )
 
 
 def _of_copies(seen: ClusterStanding) -> Iterator[Problem]:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from perdure.core import attempt_errors
+from perdure.core import attempt_errors, loss_errors
 from perdure.core.errors import PerdureError, catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "errors"
-assert attempt_errors.AttemptError.code in catalogue()  # the whole table is loaded
+_MODULES = (attempt_errors.AttemptError, loss_errors.HistoryForsaken)
+assert {kind.code for kind in _MODULES} <= catalogue().keys()  # the whole table is loaded
 CODES = sorted(catalogue())
 _CODE = re.compile(r"[A-Z]{2,5}[0-9]{4}")
 

@@ -74,8 +74,26 @@ class LeaderPolicy(msgspec.Struct, frozen=True, array_like=True):
     is_frozen: bool = False
 
 
+class UnsafeClose(msgspec.Struct, frozen=True, array_like=True):
+    """An operator's word that ``segment`` (of ``epoch``) ends although too few of its replicas are
+    left: ``by`` whom, when, and which replicas were ``counted``.
+
+    ``tail_lsn``: its end, exclusive; as long as it is only allowed, the least it may be.
+    ``begins_lsn``: what is below may have holes, so the log begins there from then on.
+    """
+
+    segment: int
+    epoch: int
+    tail_lsn: int
+    begins_lsn: int
+    counted: tuple[Member, ...]
+    by: str
+    at_ms: int
+
+
 class PartitionMeta(msgspec.Struct, frozen=True, array_like=True):
-    """The register's value."""
+    """The register's value. ``allowed``: how the open segment may be closed without its rules;
+    ``unsafe``: all closes of that kind, for ever: tables and disks of before may come back."""
 
     epoch: int
     claim: Claim | None
@@ -83,6 +101,8 @@ class PartitionMeta(msgspec.Struct, frozen=True, array_like=True):
     chain: tuple[SegmentMeta, ...]
     replicas: Replicas = Replicas()
     policy: LeaderPolicy = LeaderPolicy()
+    allowed: UnsafeClose | None = None
+    unsafe: tuple[UnsafeClose, ...] = ()
 
 
 def empty() -> PartitionMeta:
@@ -123,7 +143,45 @@ def extend(
             last, tail_lsn=base_lsn, is_under_replicated=is_under_replicated
         )
     chain.append(SegmentMeta(index, base_lsn, None, mine.epoch, mine.writer, nodeset, replication))
-    return msgspec.structs.replace(meta, chain=tuple(chain))
+    return msgspec.structs.replace(meta, chain=tuple(chain), allowed=None)
+
+
+def allow_unsafe(meta: PartitionMeta, close: UnsafeClose) -> PartitionMeta | None:
+    """Let whoever takes over close the open segment in this way; None: it is another one."""
+    opened = open_segment(meta)
+    if opened is None or (opened.index, opened.epoch) != (close.segment, close.epoch):
+        return None
+    return msgspec.structs.replace(meta, allowed=close)
+
+
+def note_unsafe(meta: PartitionMeta, close: UnsafeClose, lacking_below: int) -> PartitionMeta:
+    """``extend`` has just closed a segment in that way. ``lacking_below``: offsets of it below this
+    one may be on no replica."""
+    closed = meta.chain[-2]
+    invariant(closed.index == close.segment, "what was allowed is done", segment=closed.index)
+    assert closed.tail_lsn is not None
+    begins_lsn = max(close.begins_lsn, closed.base_lsn + lacking_below if lacking_below else 0)
+    done = msgspec.structs.replace(close, tail_lsn=closed.tail_lsn, begins_lsn=begins_lsn)
+    return msgspec.structs.replace(
+        meta, unsafe=(*meta.unsafe, done), trim_lsn=max(meta.trim_lsn, begins_lsn)
+    )
+
+
+def closed_unsafely(meta: PartitionMeta, segment: int) -> UnsafeClose | None:
+    """How a segment was closed, if not by the rules."""
+    return next((close for close in meta.unsafe if close.segment == segment), None)
+
+
+def forsaken(meta: PartitionMeta, applied_lsn: int, applied_epoch: int) -> UnsafeClose | None:
+    """The close that took back what such tables have applied last; None: they can go on.
+
+    Records carry their segment's epoch (I-13): what lies at or beyond the tail and is not of a
+    later segment was cut off.
+    """
+    for close in meta.unsafe:
+        if applied_lsn >= close.tail_lsn and applied_epoch <= close.epoch:
+            return close
+    return None
 
 
 def trim_prefix(meta: PartitionMeta, below_lsn: int) -> PartitionMeta:

@@ -80,12 +80,14 @@ class RepairSegment(Request[Repaired], frozen=True, tag=0x0108):
 
 
 class CloseSegment(Message, frozen=True, tag=0x010A):
-    """Version ``version`` of the chain says that the segment ends at ``tail``."""
+    """Version ``version`` of the chain says that the segment ends at ``tail``; ``is_unsafe``: even
+    where commits beyond it are known."""
 
     partition: int
     segment: int
     tail: int
     version: int
+    is_unsafe: bool = False
 
 
 class TrimSegment(Message, frozen=True, tag=0x010B):
@@ -120,7 +122,8 @@ class ReadSegment(Request[Records], frozen=True, tag=0x010E):
     """Stream the records in ``[lower, upper)`` as far as they may be shown.
 
     ``for_repair``: a recoverer reads a sealed segment; it may see what is not committed.
-    ``closed_tail``: what version ``version`` of the chain says, in case the replica has not heard.
+    ``closed_tail``: what version ``version`` of the chain says, in case the replica has not heard;
+    ``is_unsafe`` as in ``CloseSegment``.
     """
 
     partition: int
@@ -130,6 +133,7 @@ class ReadSegment(Request[Records], frozen=True, tag=0x010E):
     for_repair: bool = False
     closed_tail: int | None = None
     version: int = 0
+    is_unsafe: bool = False
 
 
 class TailState(Message, frozen=True, tag=0x0111):

@@ -8,7 +8,7 @@ replica of the nodeset has is data loss, reported and never skipped (I-12). A re
 
 from dataclasses import dataclass
 
-from perdure.cluster.core.chain import PartitionMeta, SegmentMeta, segment_at
+from perdure.cluster.core.chain import PartitionMeta, SegmentMeta, forsaken, segment_at
 from perdure.cluster.core.log_messages import Records, TailState
 from perdure.cluster.core.types import Member, SegmentKey
 from perdure.core.invariant import invariant
@@ -59,14 +59,26 @@ class Missing:
     lsn: int
 
 
-Step = ReadChain | WaitTail | Fetch | WaitSource | TrimGap | Missing
+@dataclass(frozen=True, slots=True)
+class Forsaken:
+    """What was read or applied last was cut off by an unsafe close: there is no way on from it."""
+
+    lsn: int
+    epoch: int
+
+
+Step = ReadChain | WaitTail | Fetch | WaitSource | TrimGap | Missing | Forsaken
 
 
 class ReaderCore:
-    """Reads one partition from ``next_lsn`` on. ``home`` is the replica that is asked first."""
+    """Reads one partition from ``next_lsn`` on. ``home`` is the replica that is asked first;
+    ``epoch`` that of the record before."""
 
-    def __init__(self, partition: int, next_lsn: int, home: Member | None) -> None:
+    def __init__(
+        self, partition: int, next_lsn: int, home: Member | None, epoch: int | None = None
+    ) -> None:
         self.next_lsn = next_lsn
+        self._epoch = epoch
         self._partition = partition
         self._home = home
         self._meta: PartitionMeta | None = None
@@ -121,6 +133,7 @@ class ReaderCore:
             if lsn == self.next_lsn and piece.first_offset + number < fetch.upper:
                 found.append(record)
                 self.next_lsn += 1
+                self._epoch = record.epoch
         if found and self._home is not None:
             self._absent.discard(self._home)  # it costs nothing to ask
         return found
@@ -154,6 +167,8 @@ class ReaderCore:
         if meta is None or self._is_stale:
             return ReadChain()
         lsn = self.next_lsn
+        if meta.unsafe and self._epoch is not None and forsaken(meta, lsn - 1, self._epoch):
+            return Forsaken(lsn - 1, self._epoch)
         # A chain may begin in the midst of a segment: where a single node had let go of the rest.
         first = max(meta.chain[0].base_lsn if meta.chain else 0, meta.trim_lsn)
         if lsn < first:

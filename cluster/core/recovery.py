@@ -7,6 +7,9 @@ nothing on disk: a recoverer that dies is simply followed by another.
 Invariants: only durably sealed members of the nodeset count, by node and disk · the tail is the
 first offset at or above the highest kgt that none of them holds (I-8) · it is ``Recovered`` only
 when every offset from kgt to the tail has R durable copies (I-9), unless ``degraded`` allows fewer.
+
+With a ``Remnant`` it does without a quorum: an operator has said that the others are lost for good.
+Then all that are left must answer, and commits that none of them has are cut off.
 """
 
 from collections.abc import Collection
@@ -52,11 +55,25 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Remnant:
+    """All replicas that are left of a segment. ``tail_min``: everything below is known to have been
+    committed, whether they have it or not."""
+
+    members: tuple[Member, ...]
+    tail_min: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered:
-    """Every offset below ``tail`` that isn't committed elsewhere has R durable copies."""
+    """Every offset below ``tail`` that isn't committed elsewhere has R durable copies.
+
+    ``lacking_below``: of a remnant, offsets below may be on no replica; 0: none are missing above
+    what it knew to be committed.
+    """
 
     tail: int
     is_under_replicated: bool = False
+    lacking_below: int = 0
 
 
 Step = Seal | Copy | Wait | Recovered
@@ -65,31 +82,42 @@ Step = Seal | Copy | Wait | Recovered
 class RecoveryCore:
     """One recovery of one segment."""
 
-    def __init__(self, params: SegmentParams, *, is_degraded_allowed: bool = False) -> None:
+    def __init__(
+        self,
+        params: SegmentParams,
+        *,
+        is_degraded_allowed: bool = False,
+        remnant: Remnant | None = None,
+    ) -> None:
         self._params = params
-        self._is_degraded_allowed = is_degraded_allowed
+        self._remnant = remnant
+        self._members = params.nodeset if remnant is None else remnant.members
+        self._needed = params.seal_quorum if remnant is None else len(remnant.members)
+        self._is_degraded_allowed = is_degraded_allowed or remnant is not None
         self._replies: dict[Member, SealOk] = {}
         self._crcs: dict[int, int] = {}
         self._copies: dict[int, set[Member]] = {}
         self._absent: set[Member] = set()
         self._kgt = 0
         self._tail: int | None = None
+        if not self._needed:
+            self._find_tail()
 
     @property
     def missing(self) -> tuple[Member, ...]:
-        """Members of the nodeset that have not answered."""
-        return tuple(m for m in self._params.nodeset if m not in self._replies)
+        """Members of the nodeset that have not answered, of those that are waited for."""
+        return tuple(m for m in self._members if m not in self._replies)
 
     # --- What happened --------------------------------------------------------------------------
 
     def on_sealed(self, reply: SealOk) -> None:
         """A replica is sealed, durably."""
         member = reply.member
-        if member not in self._params.nodeset or self._tail is not None:
+        if member not in self._members or self._tail is not None:
             return
         self._absent.discard(member)
         self._replies[member] = reply
-        if len(self._replies) >= self._params.seal_quorum:
+        if len(self._replies) >= self._needed:
             self._find_tail()
 
     def on_repaired(self, repair: Repair) -> None:
@@ -120,28 +148,33 @@ class RecoveryCore:
             needed = self._params.replication - len(copies)
             if needed <= 0:
                 continue
-            sources = [m for m in self._params.nodeset if m in copies - self._absent]
+            sources = [m for m in self._members if m in copies - self._absent]
             targets = self._targets(copies)
             is_short = is_short or len(targets) < needed
             if not sources:
-                return Wait("repair_source", tuple(m for m in self._params.nodeset if m in copies))
+                return Wait("repair_source", tuple(m for m in self._members if m in copies))
             for target in targets[:needed]:
                 repairs.setdefault((sources[0], target), []).append(offset)
         if repairs:
             return Copy(tuple(_ranges(repairs)))
         if is_short and not self._is_degraded_allowed:
-            return Wait(
-                "repair_copies", tuple(m for m in self._params.nodeset if m in self._absent)
-            )
+            return Wait("repair_copies", tuple(m for m in self._members if m in self._absent))
+        if self._remnant is not None:
+            return Recovered(self._tail, True, self._lacking_below(self._tail))
         return Recovered(self._tail, is_short)
+
+    def _lacking_below(self, tail: int) -> int:
+        """Behind the last offset from kgt on that nobody holds; below kgt it can't be told here."""
+        offsets = range(tail - 1, self._kgt - 1, -1)
+        return next((offset + 1 for offset in offsets if offset not in self._copies), 0)
 
     def _targets(self, copies: Collection[Member]) -> list[Member]:
         """Members to copy to; those that are sealed already come first."""
-        able = [m for m in self._params.nodeset if m not in copies and m not in self._absent]
+        able = [m for m in self._members if m not in copies and m not in self._absent]
         return sorted(able, key=lambda member: member not in self._replies)
 
     def _find_tail(self) -> None:
-        self._kgt = max(reply.kgt for reply in self._replies.values())
+        self._kgt = max((reply.kgt for reply in self._replies.values()), default=0)
         for reply in self._replies.values():
             for offset, crc in reply.held:
                 if offset < self._kgt:
@@ -151,7 +184,8 @@ class RecoveryCore:
                     known == crc, "one content per offset (I-2)", offset=offset, at=reply.member
                 )
                 self._copies.setdefault(offset, set()).add(reply.member)
-        self._tail = recovered_tail(self._kgt, self._copies)
+        known = self._remnant.tail_min if self._remnant is not None else 0
+        self._tail = recovered_tail(max(self._kgt, known), self._copies)
         self._copies = {o: members for o, members in self._copies.items() if o < self._tail}
 
     def check(self, first_offset: int, crcs: Collection[int]) -> None:

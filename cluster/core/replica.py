@@ -6,7 +6,8 @@ their sync, and only then are the replies of those frames sent.
 Invariants: one writer per segment for ever (I-1) · an offset never holds two contents (I-2) ·
 replies only after the sync (I-3) · holes only below the known global tail (I-5) · a sealed replica
 takes no stores and reports the frozen tail (I-6) · repair never moves the known global tail (I-7) ·
-a closed segment's tail covers every commit and never changes (I-8, I-11).
+a closed segment's tail never changes (I-11) and covers every commit (I-8), unless it was closed
+unsafely: a disk that comes back may know of commits beyond.
 """
 
 from collections.abc import Iterable
@@ -50,6 +51,7 @@ class SegmentSummary(msgspec.Struct, frozen=True, array_like=True):
     tail_at_seal: int | None
     closed_tail: int | None
     crcs: list[tuple[int, int]]
+    is_unsafe: bool = False
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
@@ -68,6 +70,7 @@ class Segment:
 
     ``crcs`` holds (offset -> CRC of the record) from ``kgt`` on: what recovery may have to name.
     ``unsynced``: repaired offsets whose frames are not durable yet, so that no reply names them.
+    ``is_unsafe``: it was closed by an operator's word, whatever its writer has committed.
     """
 
     epoch: int
@@ -80,6 +83,7 @@ class Segment:
     closed_tail: int | None = None
     crcs: dict[int, int] = field(default_factory=dict[int, int])
     unsynced: set[int] = field(default_factory=set[int])
+    is_unsafe: bool = False
 
     def raise_kgt(self, kgt: int) -> None:
         """Commits have come so far; below, recovery needs no names any more."""
@@ -179,7 +183,7 @@ class ReplicaCore:
         segment = self._segments.get(ref.key)
         if segment is None or (segment.epoch, segment.incarnation) != (ref.epoch, ref.incarnation):
             return False
-        if kgt <= segment.kgt:
+        if kgt <= segment.kgt or segment.is_unsafe:
             return False
         self._check_tail(segment, ref.key, kgt)
         segment.raise_kgt(kgt)
@@ -303,7 +307,9 @@ class ReplicaCore:
 
     # --- Consequences of the chain --------------------------------------------------------------
 
-    def close(self, key: SegmentKey, tail: int, version: int) -> Frame | None:
+    def close(
+        self, key: SegmentKey, tail: int, version: int, *, is_unsafe: bool = False
+    ) -> Frame | None:
         """Version ``version`` of the chain fixed the segment's tail: nothing at or beyond it
         exists. None: known, or told by a chain older than one acted on before."""
         if not self._is_current(key[0], version):
@@ -314,6 +320,7 @@ class ReplicaCore:
         if segment.closed_tail is not None:
             invariant(tail == segment.closed_tail, "closed once (I-11)", key=key, tail=tail)
             return None
+        segment.is_unsafe = is_unsafe
         self._check_tail(segment, key, segment.kgt, tail)
         segment.closed_tail = tail
         if segment.tail_at_seal is None:
@@ -321,7 +328,8 @@ class ReplicaCore:
         segment.crcs = {}
         segment.unsynced = set()
         segment.kgt = tail
-        return _meta_frame(FrameType.CLOSE, key, segment, tail, version.to_bytes(8, "little"))
+        body = version.to_bytes(8, "little") + b"!" * is_unsafe
+        return _meta_frame(FrameType.CLOSE, key, segment, tail, body)
 
     def trim(self, key: SegmentKey, up_to: int) -> Frame | None:
         """Records below ``up_to`` may go; None when that is known."""
@@ -363,6 +371,7 @@ class ReplicaCore:
                 segment.tail_at_seal,
                 segment.closed_tail,
                 sorted(segment.crcs.items()),
+                segment.is_unsafe,
             )
             for key, segment in sorted(self._segments.items())
         ]
@@ -408,6 +417,7 @@ class ReplicaCore:
                 if segment.tail_at_seal is None:
                     segment.tail_at_seal = segment.local_tail
                 segment.crcs = {}
+                segment.is_unsafe = len(body) > 8
                 version = int.from_bytes(body[:8], "little")
                 self._versions[header.partition] = max(version, self.version_seen(header.partition))
             case FrameType.PIN | FrameType.KGT:
@@ -427,6 +437,7 @@ class ReplicaCore:
                 summary.tail_at_seal,
                 summary.closed_tail,
                 dict(summary.crcs),
+                is_unsafe=summary.is_unsafe,
             )
             for summary in checkpoint.segments
         }
@@ -460,7 +471,7 @@ class ReplicaCore:
     ) -> None:
         closed = tail if tail is not None else segment.closed_tail
         invariant(
-            closed is None or kgt <= closed,
+            closed is None or kgt <= closed or segment.is_unsafe,
             "a chain tail covers commits (I-8)",
             segment=key,
             kgt=kgt,

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from perdure.cluster.core.chain import SegmentMeta
+from perdure.cluster.core.chain import SegmentMeta, UnsafeClose, closed_unsafely
 from perdure.cluster.core.types import Member
+from perdure.cluster.core.unsafe_close import Examination
 from perdure.cluster.verify import LsnRange, SegmentReport
 from perdure.node.admin.requests import moment
 from perdure.node.log_desk import SealResult, Verification
@@ -34,7 +35,8 @@ def log_row(part: PartitionStanding, seen: ClusterStanding) -> Document:
 def log_detail(part: PartitionStanding, seen: ClusterStanding) -> Document:
     """With each segment."""
     rows = [_segment_row(segment, seen) for segment in part.meta.chain]
-    return {**log_row(part, seen), "chain": rows}
+    closes = [_close_row(done) for done in part.meta.unsafe]
+    return {**log_row(part, seen), "chain": rows, "unsafe_closes": closes}
 
 
 def verification_row(found: Verification, seen: ClusterStanding) -> Document:
@@ -61,6 +63,49 @@ def seal_row(part: PartitionStanding, done: SealResult, seen: ClusterStanding) -
         "sealed": _names(done.sealed, seen),
         "absent": _names(done.absent, seen),
         "is_ended": len(done.sealed) >= done.needed,
+    }
+
+
+def unsafe_row(part: PartitionStanding, found: Examination, seen: ClusterStanding) -> Document:
+    """What is left of a segment that the rules can't close; ``done``: how it was closed. LSNs are
+    those of the last record, 0 for none."""
+    segment = found.segment
+    done = closed_unsafely(part.meta, segment.index)
+    row: Document = {
+        "partition": part.partition,
+        "segment": segment.index,
+        "base_lsn": segment.base_lsn,
+        "replication": segment.replication,
+        "needed": found.needed,
+        "counted": [
+            {
+                "name": seen.name_of(replica.member.node),
+                "committed_lsn": replica.committed_lsn - 1,
+                "last_lsn": replica.tail_lsn - 1,
+            }
+            for replica in found.counted
+        ],
+        "silent": _names(found.silent, seen),
+        "given_up": _names(found.given_up, seen),
+        "tables": [{"name": seen.name_of(node), "applied_lsn": lsn} for node, lsn in found.tables],
+        "committed_lsn": found.known_lsn - 1,
+        "last_lsn": found.tail_lsn - 1,
+        "begins_lsn": max(found.begins_lsn, part.meta.trim_lsn),
+        "refusal": found.refusal,
+        "is_allowed": part.meta.allowed is not None and done is None,
+    }
+    if done is not None:
+        row["done"] = _close_row(done)
+    return row
+
+
+def _close_row(done: UnsafeClose) -> Document:
+    return {
+        "segment": done.segment,
+        "tail_lsn": done.tail_lsn,
+        "begins_lsn": done.begins_lsn,
+        "by": done.by,
+        "at": moment(done.at_ms),
     }
 
 

@@ -1,12 +1,14 @@
 """The logs of partitions for operators: their chains, comparing replicas, ending open segments.
 
-Nothing here writes a register: a segment is only ever followed by a take-over.
+A segment is only ever followed by a take-over: the one register that is written here allows that to
+do without replicas that are lost.
 """
 
 import asyncio
 
-from perdure.cluster.core.chain import open_segment
-from perdure.core.errors import MembershipRefused, NotFound, PartitionUnavailable
+from perdure.cluster.core.chain import closed_unsafely, open_segment
+from perdure.cluster.core.types import NodeId
+from perdure.core.errors import BadRequest, MembershipRefused, NotFound, PartitionUnavailable
 from perdure.core.limits import FD_TICK_MS, HAND_OVER_MS
 from perdure.node.admin.cluster import find_partition, plane_of
 from perdure.node.admin.context import Context, Endpoint
@@ -14,12 +16,16 @@ from perdure.node.admin.log_rows import (
     log_detail,
     log_row,
     seal_row,
+    unsafe_row,
     verification_row,
 )
 from perdure.node.admin.requests import Reply, Request, json_reply
 from perdure.node.admin.routes import Route
 from perdure.node.log_desk import LogDesk
 from perdure.node.standing import PartitionStanding
+
+_SEGMENT_MAX = (1 << 32) - 1
+_NAME_MAX = 100
 
 
 async def list_logs(context: Context, request: Request) -> Reply:
@@ -81,6 +87,45 @@ async def reconfigure(context: Context, request: Request) -> Reply:
     return json_reply(status, log_detail(part, context.cluster.standing()))
 
 
+async def examine_unsafe_close(context: Context, request: Request) -> Reply:
+    """What is left of the open segment, and whether it may be closed with that. Changes nothing."""
+    plane = plane_of(context)
+    desk, part = await _fresh(context, request)
+    nodes = plane.membership.nodes
+    found = await desk.unsafe.examine(part.partition, part.meta, nodes, _tables(part))
+    return json_reply(200, unsafe_row(part, found, context.cluster.standing()))
+
+
+async def close_unsafely(context: Context, request: Request) -> Reply:
+    """Allow it, and wait until it is done; 202 when that takes longer."""
+    plane = plane_of(context)
+    desk, part = await _fresh(context, request)
+    segment = request.number("segment", -1, 0, _SEGMENT_MAX)
+    opened = open_segment(part.meta)
+    if segment < 0 or opened is None or opened.index != segment:
+        index = opened.index if opened is not None else "none"
+        raise BadRequest(f"query parameter 'segment': name the open segment, which is {index}")
+    nodes = plane.membership.nodes
+    found = await desk.unsafe.examine(part.partition, part.meta, nodes, _tables(part))
+    by = request.query.get("by", "")[:_NAME_MAX] or "somebody"
+    await desk.unsafe.allow(plane.membership, part.partition, found, by)
+    deadline = context.clock.monotonic() + HAND_OVER_MS / 1000
+    while True:
+        part = find_partition(context.cluster.standing(), request)
+        is_done = closed_unsafely(part.meta, segment) is not None
+        if is_done or context.clock.monotonic() >= deadline:
+            row = unsafe_row(part, found, context.cluster.standing())
+            return json_reply(200 if is_done else 202, row)
+        await asyncio.sleep(FD_TICK_MS / 1000)
+        plane.membership.look_at(part.partition)
+
+
+def _tables(part: PartitionStanding) -> dict[NodeId, int]:
+    """Of nodes that live. After an earlier close, those that can't go on may have what it cut."""
+    without = ("gone", "unknown", "absent") if part.meta.unsafe else ("gone", "unknown")
+    return {item.node: item.applied_lsn for item in part.replicas if item.role not in without}
+
+
 def _is_reopened(part: PartitionStanding, before: int) -> bool:
     opened = open_segment(part.meta)
     return opened is not None and opened.epoch > before and part.leader is not None
@@ -107,4 +152,6 @@ ROUTES: list[Route[Endpoint]] = [
     Route("GET", "/perdure/logs/{partition}/verify", get_verification),
     Route("PATCH", "/perdure/logs/{partition}/seal", seal),
     Route("PATCH", "/perdure/logs/{partition}/reconfigure", reconfigure),
+    Route("GET", "/perdure/logs/{partition}/unsafe-close", examine_unsafe_close),
+    Route("PATCH", "/perdure/logs/{partition}/unsafe-close", close_unsafely),
 ]

@@ -50,6 +50,25 @@ OPERATOR_OPERATIONS: dict[tuple[str, str], Operation] = {
         },
         refusals=(404, 409, 503),
     ),
+    ("GET", "/perdure/logs/{partition}/unsafe-close"): Operation(
+        id="examine_unsafe_close",
+        group=_LOGS,
+        summary="What is left of the open segment once too many of its disks are lost, and whether "
+        "it may be closed with that. Changes nothing.",
+        successes={200: Success("It; `refusal` says why not.", "LogUnsafeClose")},
+        refusals=(404, 409, 503),
+    ),
+    ("PATCH", "/perdure/logs/{partition}/unsafe-close"): Operation(
+        id="close_log_unsafely",
+        group=_LOGS,
+        summary="Close the open segment with what is left. Acknowledged records may be lost.",
+        successes={
+            200: Success("It was closed, and the next one is open.", "LogUnsafeClose"),
+            202: Success("Whoever takes over will, and it takes longer.", "LogUnsafeClose"),
+        },
+        refusals=(400, 404, 409, 503),
+        query={"segment": {"type": "integer"}, "by": {"type": "string"}},
+    ),
     ("GET", "/perdure/metadata"): Operation(
         id="get_metadata",
         group=_METADATA,

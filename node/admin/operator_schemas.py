@@ -39,6 +39,9 @@ _SEGMENT = object_of(
     },
     {"tail_lsn": NUMBER},
 )
+_CLOSE = object_of(
+    {"segment": NUMBER, "tail_lsn": NUMBER, "begins_lsn": NUMBER, "by": TEXT, "at": TIME}
+)
 _REPORT = object_of(
     {
         "segment": NUMBER,
@@ -57,7 +60,10 @@ _PLACE = object_of({"place": TEXT, "state": TEXT, "term": NUMBER, "detail": TEXT
 OPERATOR_SCHEMAS: dict[str, Schema] = {
     "Logs": object_of({"logs": list_of(named("Log"))}),
     "Log": object_of(_LOG, {"replication": NUMBER}),
-    "LogDetail": object_of({**_LOG, "chain": list_of(_SEGMENT)}, {"replication": NUMBER}),
+    "LogDetail": object_of(
+        {**_LOG, "chain": list_of(_SEGMENT), "unsafe_closes": list_of(_CLOSE)},
+        {"replication": NUMBER},
+    ),
     "LogVerification": object_of(
         {
             "partition": NUMBER,
@@ -76,6 +82,27 @@ OPERATOR_SCHEMAS: dict[str, Schema] = {
             "absent": _NAMES,
             "is_ended": FLAG,
         }
+    ),
+    "LogUnsafeClose": object_of(
+        {
+            "partition": NUMBER,
+            "segment": NUMBER,
+            "base_lsn": NUMBER,
+            "replication": NUMBER,
+            "needed": NUMBER,
+            "counted": list_of(
+                object_of({"name": TEXT, "committed_lsn": NUMBER, "last_lsn": NUMBER})
+            ),
+            "silent": _NAMES,
+            "given_up": _NAMES,
+            "tables": list_of(object_of({"name": TEXT, "applied_lsn": NUMBER})),
+            "committed_lsn": NUMBER,
+            "last_lsn": NUMBER,
+            "begins_lsn": NUMBER,
+            "refusal": nullable(TEXT),
+            "is_allowed": FLAG,
+        },
+        {"done": _CLOSE},
     ),
     "Metadata": object_of(
         {"backend": {"enum": ["local", "members", "etcd"]}, "places": list_of(_PLACE)},

@@ -1,8 +1,12 @@
 """``perdure log``: the logs of partitions, and whether their replicas agree."""
 
+import getpass
+import os
+import socket
 import threading
 from collections.abc import Iterable
 from typing import cast
+from urllib.parse import urlencode
 
 import click
 
@@ -117,6 +121,85 @@ def seal(session: Session, partition: int, yes: bool) -> None:
     if not document.get("is_ended"):
         say("Too few replicas were reached: the leader may still commit. Repeat it.")
         raise click.exceptions.Exit(1)
+
+
+@log.command("unsafe-close")
+@partition_argument
+@click.option("--segment", type=click.IntRange(0), help="The open segment, with --yes.")
+@click.option("--yes", is_flag=True, help="Do it.")
+@admin_options
+def unsafe_close(session: Session, partition: int, segment: int | None, yes: bool) -> None:
+    """Close the open segment of PARTITION with what is left of it, once disks are lost for good.
+
+    The last resort: acknowledged records that were only on the lost disks are gone. Without --yes
+    it shows what is known, and changes nothing. It is refused while the rules can close the
+    segment, or a disk may come back that was not given up with `perdure nodes mark-lost`.
+    """
+    path = f"/perdure/logs/{partition}/unsafe-close"
+    if not yes:
+        document = session.client.get(path)
+        session.emit(document, lambda: _show_remains(document))
+        if document.get("refusal"):
+            raise click.exceptions.Exit(1)
+        return
+    if segment is None:
+        raise click.UsageError("with --yes, name the segment: --segment N")
+    query = urlencode({"segment": segment, "by": f"{_user()}@{socket.gethostname()}"})
+    answer = session.client.request("PATCH", f"{path}?{query}")
+    session.emit(answer.document, lambda: _show_remains(answer.document))
+    if answer.status != 200:
+        say("It is allowed, and not done yet: `perdure cluster status` says what is missing.")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in some containers
+        return str(os.getuid())
+
+
+def _show_remains(document: Document) -> None:
+    done = cast(Document, document.get("done") or {})
+    emit_facts(
+        [
+            ("partition", document.get("partition")),
+            ("segment", document.get("segment")),
+            ("begins at", document.get("base_lsn")),
+            ("replicas needed", document.get("needed")),
+            ("given up", _names(document.get("given_up")) or "-"),
+            ("away", _names(document.get("silent")) or "-"),
+            ("committed for sure", document.get("committed_lsn")),
+            ("kept up to", _before(done.get("tail_lsn")) or document.get("last_lsn")),
+            ("log begins then at", document.get("begins_lsn")),
+        ]
+    )
+    click.echo()
+    rows = rows_of(document, "counted")
+    columns = ("name", "committed_lsn", "last_lsn")
+    emit_table(
+        ["REPLICA LEFT", "COMMITTED", "LAST"], ([row.get(c) for c in columns] for row in rows)
+    )
+    click.echo()
+    rows = rows_of(document, "tables")
+    emit_table(
+        ["TABLES ON", "APPLIED"], ([row.get("name"), row.get("applied_lsn")] for row in rows)
+    )
+    if done:
+        say(f"It ends with record {_before(done.get('tail_lsn'))} now, and the partition goes on.")
+    elif document.get("refusal"):
+        say(f"It can't be closed unsafely: {document['refusal']}.")
+    else:
+        number, last = document.get("partition"), document.get("last_lsn")
+        say(
+            f"Lost will be whatever was acknowledged after record {last} and is only on "
+            f"{_names(document.get('given_up'))}; nobody can tell any more whether there is any. "
+            "Nodes that have applied such records must be wiped. To do it:\n"
+            f"perdure log unsafe-close {number} --segment {document.get('segment')} --yes"
+        )
+
+
+def _before(lsn: object) -> int | None:
+    return lsn - 1 if isinstance(lsn, int) else None
 
 
 def _verify(session: Session, partition: int) -> Document:

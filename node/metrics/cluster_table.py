@@ -182,6 +182,13 @@ PARTITION: tuple[Row[PartitionStanding], ...] = (
         "partition",
     ),
     gauge(
+        "perdure_cluster_partition_unsafe_closes",
+        "Segments of the partition's log that operators had closed without a quorum of its "
+        "replicas, ever: each may have lost acknowledged records.",
+        lambda p: len(p.meta.unsafe),
+        "partition",
+    ),
+    gauge(
         "perdure_cluster_partition_is_leader",
         "1 where this node leads the partition.",
         lambda p: p.state is ReplicaState.LEADER,

@@ -23,6 +23,7 @@ from perdure.cluster.takeover import Plan, Takeover, take_over
 from perdure.cluster.transport import Transport
 from perdure.core.errors import LogDamaged, LogTrimmed
 from perdure.core.invariant import invariant
+from perdure.core.loss_errors import HistoryForsaken
 from perdure.core.offload import Offload
 from perdure.engine.commands import Announce
 from perdure.node.partition.archive import Archive
@@ -146,6 +147,7 @@ class PartitionReplica:
             on_claimed=on_claimed,
             on_waiting=self._on_waiting,
             is_degraded_allowed=ports.is_short(self._partition),
+            applied_epoch=self._processor.store.applied_epoch,
         )
         taken = await take_over(
             self._partition,
@@ -232,14 +234,18 @@ class PartitionReplica:
         source = FollowerPorts(
             metadata=ports.metadata, server=ports.server, transport=ports.transport
         )
-        # What is committed here already, and waits to be applied, is not read again.
-        self._follower = Follower(self._partition, self._processor.next_lsn, source)
+        # What is committed here already must not be read again, nor judged before it is applied.
+        applied = asyncio.Event()
+        self._processor.when_applied(applied.set)
+        await applied.wait()
+        epoch = self._processor.store.applied_epoch
+        self._follower = Follower(self._partition, self._processor.next_lsn, source, epoch)
         try:
             await self._follower.run(self._deliver)
         except LogTrimmed as gap:
             self._tables.want(gap.lsn)
             self._tell(self._ports.seat().on_gap)
-        except LogDamaged as failure:
+        except (HistoryForsaken, LogDamaged) as failure:
             self._break(str(failure))
 
     async def _get_tables(self) -> None:

@@ -149,11 +149,13 @@ class Life:
         self.start(self.follower(after, metadata).run(deliver))
         return found
 
-    def follower(self, after: int = 0, metadata: MetadataStore | None = None) -> Follower:
+    def follower(
+        self, after: int = 0, metadata: MetadataStore | None = None, epoch: int | None = None
+    ) -> Follower:
         ports = FollowerPorts(
             metadata=metadata or self.world.metadata, server=self.server, transport=self.fabric
         )
-        return Follower(0, after + 1, ports)
+        return Follower(0, after + 1, ports, epoch)
 
     async def read(self, until: int, after: int = 0) -> list[tuple[int, bytes]]:
         """All records below ``until``."""

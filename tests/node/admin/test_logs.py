@@ -35,6 +35,8 @@ def test_a_single_node_s_log_is_not_taken_away(world: World) -> None:
     for verb in ("seal", "reconfigure"):
         refused = world.admin("PATCH", f"/perdure/logs/0/{verb}")
         assert (refused.status, refused.json()["restate_code"]) == (409, "MEMB0001")
+    refused = world.admin("GET", "/perdure/logs/0/unsafe-close")
+    assert (refused.status, refused.json()["restate_code"]) == (409, "MEMB0001")
 
 
 def test_registers_are_shown_for_people(world: World) -> None:

@@ -1,15 +1,23 @@
 """``perdure log`` and ``perdure metadata``: what they show, ask for, and refuse."""
 
 import base64
+import getpass
+import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+import msgspec
 import pytest
 from tests.node.cli.answers import Answers
 from tests.node.cli.standings import ONE, THREE, TWO, cluster
 from tests.node.cli.terminal import Terminal
 
-from perdure.cluster.core.types import Member
+from perdure.cluster.core import chain
+from perdure.cluster.core.chain import UnsafeClose
+from perdure.cluster.core.types import Member, SegmentState
+from perdure.cluster.core.unsafe_close import examine
 from perdure.cluster.metadata.places import PlaceStanding
 from perdure.cluster.metadata.provision import encode_backup
 from perdure.cluster.metadata.store import Versioned
@@ -20,11 +28,14 @@ from perdure.node.admin.log_rows import (
     register_row,
     seal_row,
     store_row,
+    unsafe_row,
     verification_row,
 )
 from perdure.node.cli import exits
 from perdure.node.log_desk import SealResult, Verification
+from perdure.node.problems import problems
 from perdure.node.register_desk import Register, StoreStanding
+from perdure.node.standing import PartitionStanding
 
 SEEN = cluster()
 PART = SEEN.partitions[0]
@@ -100,6 +111,54 @@ def test_a_log_is_reconfigured(terminal: Terminal, answers: Answers) -> None:
     assert (done.code, done.err) == (0, "")
     answers.documents["PATCH", path] = (202, log_detail(PART, SEEN))
     assert "no new segment yet" in terminal.type("log", "reconfigure", "0", *where).err
+
+
+def _remains(part: PartitionStanding = PART, refused: bool = False) -> Any:
+    """Two of three disks were given up, the third has some records; unless one may come back."""
+    (segment,) = PART.meta.chain
+    one, two, three = segment.nodeset
+    state = SegmentState(segment.params(0).ref, 9, 9, 7, 0, None, None)
+    gone = {two} if refused else {two, three}
+    return unsafe_row(part, examine(segment, {one: state}, gone, {ONE: 6}, ()), SEEN)
+
+
+def test_a_log_is_closed_unsafely_only_by_the_name_of_its_segment(
+    terminal: Terminal, answers: Answers
+) -> None:
+    path = "/perdure/logs/0/unsafe-close"
+    answers.documents["GET", path] = (200, _remains())
+    where = ("--admin-url", answers.url)
+    looked = terminal.type("log", "unsafe-close", "0", *where)
+    assert looked.code == 0
+    assert ["node-1", "7", "9"] in looked.table
+    assert "after record 9 and is only on node-2, node-3" in looked.err
+    assert "perdure log unsafe-close 0 --segment 0 --yes" in looked.err
+    answers.documents["GET", path] = (200, _remains(refused=True))
+    looked = terminal.type("log", "unsafe-close", "0", *where)
+    assert (looked.code, "may come back" in looked.err) == (exits.FAILED, True)
+    assert terminal.type("log", "unsafe-close", "0", "--yes", *where).code == exits.USAGE
+    assert {method for method, _ in answers.asked} == {"GET"}
+
+    (segment,) = PART.meta.chain
+    allowed = UnsafeClose(0, segment.epoch, 8, 0, segment.nodeset[:1], "root@h", 1_000)
+    claimed = chain.claim(PART.meta, segment.writer, "test")
+    assert claimed.claim is not None
+    extended = chain.extend(claimed, claimed.claim, 9, segment.nodeset[:2], 2, True)
+    assert extended is not None
+    part = replace(PART, meta=chain.note_unsafe(extended, allowed, 0))
+    by = f"{getpass.getuser()}@{socket.gethostname()}"
+    asked = f"{path}?{urlencode({'segment': 0, 'by': by})}"
+    answers.documents["PATCH", asked] = (200, _remains(part))
+    done = terminal.type("log", "unsafe-close", "0", "--segment", "0", "--yes", *where)
+    assert (done.code, "It ends with record 9 now" in done.err) == (0, True)
+    waiting = replace(PART, meta=msgspec.structs.replace(PART.meta, allowed=allowed))
+    answers.documents["PATCH", asked] = (202, _remains(waiting))
+    done = terminal.type("log", "unsafe-close", "0", "--segment", "0", "--yes", *where)
+    assert (done.code, "not done yet" in done.err) == (0, True)
+    told = [problem.what for problem in problems(cluster(part=waiting))]
+    assert any("is to be closed unsafely, as root@h has allowed" in what for what in told)
+    told = [problem.what for problem in problems(cluster(part=part))]
+    assert any("root@h closed segment 0 unsafely before record 10" in what for what in told)
 
 
 # --- Metadata -----------------------------------------------------------------------------------

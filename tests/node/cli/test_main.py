@@ -9,7 +9,7 @@ import pytest
 from tests.node.cli.terminal import Terminal
 
 import perdure
-from perdure.core import attempt_errors
+from perdure.core import attempt_errors, loss_errors
 from perdure.core.errors import (
     AddressInUse,
     DataDirectoryLocked,
@@ -90,7 +90,8 @@ def test_errors_have_exit_codes(error: type[PerdureError], code: int) -> None:
 
 
 def test_every_error_has_an_exit_code_that_is_listed() -> None:
-    assert attempt_errors.AttemptError.code in catalogue()  # the whole table is loaded
+    kinds = (attempt_errors.AttemptError, loss_errors.HistoryForsaken)
+    assert {kind.code for kind in kinds} <= catalogue().keys()  # the whole table is loaded
     assert {exits.exit_code(kind("")) for kind in catalogue().values()} <= set(exits.MEANINGS)
 
 
