@@ -16,10 +16,13 @@ from perdure.node.cli.refused import Refused
 Document = dict[str, object]
 
 DEFAULT_ADMIN_URL = "http://localhost:9070"
-# Long enough for a discovery that is retried, short enough to notice a wrong address.
-_TIMEOUT_SECONDS = 60.0
+# Long enough for a discovery that is retried, and for the node to say that a statement took too
+# long; short enough to notice a wrong address.
+_TIMEOUT_SECONDS = 75.0
 _CONNECT_SECONDS = 5.0
 _ANSWER_BYTES_MAX = 256 * 1024 * 1024
+# How the other port of a node signs its errors.
+_INGRESS = "ingress"
 _CODE_PREFIX = re.compile(r"\[([A-Z]{2,5}[0-9]{4})\]\s*", re.ASCII)
 
 
@@ -65,6 +68,8 @@ class AdminClient:
         request = f"{method} {self.url}{target}"
         status, content = self._exchange(method, target, body)
         document = _decode(content)
+        if status >= 400 and document is not None and document.get("source") == _INGRESS:
+            raise UnexpectedAnswer(f"{self.url} is a node's ingress, where services are called")
         if status >= 400:
             raise _refused(request, status, document, content)
         if document is None and content:

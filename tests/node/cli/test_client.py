@@ -108,6 +108,14 @@ def test_what_is_no_json_is_no_node(script: Script, url: str, terminal: Terminal
     assert "next:  " in done.err
 
 
+def test_an_ingress_is_no_admin_api(script: Script, url: str, terminal: Terminal) -> None:
+    script.status = 400
+    script.body = b'{"code": 400, "message": "bad path", "source": "ingress"}'
+    done = terminal.type("services", "list", "--admin-url", url)
+    assert done.code == exits.UNREACHABLE
+    assert "is a node's ingress" in done.err and "port 9070" in done.err
+
+
 def test_answers_cannot_drive_the_terminal(script: Script, url: str, terminal: Terminal) -> None:
     script.status, script.body = 500, b'{"message": "\\u001b[2J\\u0007evil"}'
     done = terminal.type("services", "list", "--admin-url", url)
