@@ -1,18 +1,22 @@
 """Asking whoever leads: how soon a question goes to a new leader."""
 
 import asyncio
+from typing import cast
 
 from tests.cluster.fabric_rig import Rig, on_sim, peer, until
+from tests.sim.loop import SimLoop
+from tests.sim.node_world import HEALED, PARTITIONS, NodeLife, NodeWorld
 
 from perdure.cluster.core.messages import Peer
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.transport import Answer
 from perdure.core.errors import PerdureError
-from perdure.core.ids import InvocationId, PartitionId
+from perdure.core.ids import InvocationId, PartitionId, partition_key_of, partition_of
 from perdure.core.limits import ROUTE_RETRY_MS_MAX
-from perdure.node.partition.gateway import Found
+from perdure.node.partition.gateway import Found, LedPartition
 from perdure.node.partition.messages import Known, LookUp
 from perdure.node.partition.routing import RoutedGateway
+from perdure.storage.tables.invocations import Completed, Result
 
 TWO = NodeId(2)
 PARTITION = PartitionId(0)
@@ -59,3 +63,39 @@ def test_who_waits_for_a_leader_asks_as_soon_as_there_is_one() -> None:
         await gateway.aclose()
 
     on_sim(check)
+
+
+def test_who_waits_for_what_has_ended_meanwhile_is_told() -> None:
+    """It may end after its command was applied again and before anybody waits for it."""
+
+    async def check(rig: Rig) -> None:
+        one = await rig.start(peer(1))
+        world = NodeWorld(2)
+        life = NodeLife(world, HEALED, cast(SimLoop, asyncio.get_running_loop()))
+        await life.boot()
+        gateway = RoutedGateway(NodeId(1), life.host.led, PARTITIONS, Leaders(), one.fabric)
+        command = next(
+            request.command
+            for request in world.requests
+            if request.command.target.service == "Counter"
+        )
+        key = partition_key_of(command.id)
+        led = life.host.led[partition_of(key, PARTITIONS)]
+        applied: list[object] = []
+        for repeats in (1, 2):
+            gateway.propose(command, key, applied.append, applied.append)
+            await until(lambda repeats=repeats: len(applied) == repeats)  # type: ignore[misc]
+            await until(lambda: has_ended(led, command.id))
+        told: list[Result | PerdureError] = []
+        gateway.wait(command.id, told.append)
+        await until(lambda: told)
+        assert isinstance(told[0], Result)
+        assert (gateway.pending, led.leader.waiting()) == (0, 0)
+        await gateway.aclose()
+        await life.host.close()
+
+    on_sim(check)
+
+
+def has_ended(led: LedPartition, invocation: InvocationId) -> bool:
+    return isinstance(led.processor.store.invocations.get(invocation), Completed)
