@@ -7,7 +7,7 @@ log in windows and reads in small pieces, so that neither this node nor the othe
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from perdure.cluster.core.chain import PartitionMeta, SegmentMeta
@@ -20,6 +20,8 @@ from perdure.core.limits import DIGEST_EXTENT_RECORDS, RECOVERY_REQUEST_MS
 from perdure.core.limits_telling import (
     VERIFY_CATCH_UP_MS,
     VERIFY_POLL_MS,
+    VERIFY_QUIET_SHARE,
+    VERIFY_QUIET_WINDOW_RECORDS,
     VERIFY_WINDOW_RECORDS,
 )
 
@@ -56,6 +58,23 @@ class SegmentReport:
         return not (self.missing or self.under_replicated or self.diverging)
 
 
+def still_in(report: SegmentReport, meta: PartitionMeta) -> SegmentReport | None:
+    """What of a report is of the log as it is now, when a comparison took long; None: nothing."""
+    if all(segment.index != report.segment for segment in meta.chain):
+        return None
+
+    def clip(found: tuple[LsnRange, ...]) -> tuple[LsnRange, ...]:
+        trim = meta.trim_lsn
+        return tuple(LsnRange(max(r.lower, trim), r.upper) for r in found if r.upper > trim)
+
+    return replace(
+        report,
+        missing=clip(report.missing),
+        under_replicated=clip(report.under_replicated),
+        diverging=clip(report.diverging),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     """Trim point and kgt of a replica, in offsets."""
@@ -65,11 +84,15 @@ class _Held:
 
 
 class Verifier:
-    """Asks the replicas here and on other nodes."""
+    """Asks the replicas here and on other nodes. ``is_quiet``: a little at a time, with rests."""
 
-    def __init__(self, server: LogServer, transport: Transport | None = None) -> None:
+    def __init__(
+        self, server: LogServer, transport: Transport | None = None, *, is_quiet: bool = False
+    ) -> None:
         self._server = server
         self._transport = transport
+        self._window = VERIFY_QUIET_WINDOW_RECORDS if is_quiet else VERIFY_WINDOW_RECORDS
+        self._share = VERIFY_QUIET_SHARE if is_quiet else 1.0
 
     async def verify(self, partition: int, meta: PartitionMeta) -> list[SegmentReport]:
         """A report per segment of the chain."""
@@ -81,9 +104,12 @@ class Verifier:
         lower = max([trimmed, *(state.trim for state in states.values())])
         found = _Findings(segment.replication)
         answering = list(states)
-        for first in range(lower, upper, VERIFY_WINDOW_RECORDS):
-            end = min(first + VERIFY_WINDOW_RECORDS, upper)
+        loop = asyncio.get_running_loop()
+        for first in range(lower, upper, self._window):
+            began = loop.time()
+            end = min(first + self._window, upper)
             await self._compare((partition, segment.index), answering, first, end, found)
+            await asyncio.sleep((loop.time() - began) * (1 / self._share - 1))
         # What was trimmed meanwhile is missing by right.
         later = [await self._state(member, segment, partition) for member in answering]
         trims = [state.trim for state in later if state is not None]

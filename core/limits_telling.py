@@ -15,6 +15,11 @@ VERIFY_WINDOW_RECORDS = 65_536
 # … after they were given a moment to hear of the last commits.
 VERIFY_CATCH_UP_MS = 2_000
 VERIFY_POLL_MS = 50
+# Comparisons that nobody waits for take smaller bites, and rest for nine tenths of the time …
+VERIFY_QUIET_WINDOW_RECORDS = 4_096
+VERIFY_QUIET_SHARE = 0.1
+# … and look so often whether one is due, or can be made now that all replicas are there.
+VERIFY_DUE_LOOK_MS = 600_000
 # How often a node looks how the places are that hold the metadata.
 METADATA_LOOK_MS = 10_000
 # Segments of one partition's log from which on it is told that trimming doesn't keep up.

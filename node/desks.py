@@ -5,6 +5,7 @@
 
 import asyncio
 
+from perdure.cluster.core.chain import PartitionMeta
 from perdure.cluster.core.membership import Addresses
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.transport import Transport
@@ -36,7 +37,8 @@ class Desks:
         self._host = host
         self._transport = transport
         self._addresses = Addresses(admin=config.admin.advertised_address or "")
-        self._looking: asyncio.Task[None] | None = None
+        self._verify_interval_ms = config.worker.log_verify_interval_ms
+        self._looking: list[asyncio.Task[None]] = []
         self.logs = LogDesk(host.log_server, transport, clock)
         self.registers = RegisterDesk(registers, host.identity.fingerprint.hex())
         backend = "local"
@@ -59,8 +61,20 @@ class Desks:
     def start(self, supervisor: Supervisor, ingress_url: str) -> None:
         """Look at what has to be asked for, now and then."""
         self._addresses = Addresses(ingress=ingress_url, admin=self._addresses.admin)
-        if self._transport is not None:
-            self._looking = supervisor.start("desks.metadata", self.registers.run())
+        if self._transport is None:
+            return
+        self._looking.append(supervisor.start("desks.metadata", self.registers.run()))
+        if self._verify_interval_ms is not None:
+            work = self.logs.run(self._verify_interval_ms, self._led)
+            self._looking.append(supervisor.start("desks.logs", work))
+
+    def _led(self) -> dict[int, PartitionMeta]:
+        """The logs of partitions that this node leads."""
+        host = self._host
+        if not isinstance(host, ClusterHost):
+            return {}
+        known = host.plane.membership.partitions
+        return {number: known[number] for number, _ in host.plane.leaderships.led()}
 
     def standing(self) -> ClusterStanding:
         """How the cluster stands as this node sees it."""
@@ -75,7 +89,7 @@ class Desks:
 
     async def aclose(self) -> None:
         """End what is under way."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        for task in self._looking:
+            task.cancel()
+        await asyncio.gather(*self._looking, return_exceptions=True)
         await self.logs.aclose()

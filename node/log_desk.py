@@ -1,10 +1,12 @@
 """The logs of partitions for operators: comparing their replicas, and ending an open segment.
 
 A comparison reads a whole log, so it runs beside everything else, one at a time, and its result
-stays to be looked at: status, metrics and alarms know the latest one of each partition.
+stays to be looked at: status, metrics and alarms know the latest one of each partition. Besides
+those that are asked for, who leads a partition compares its log now and then, quietly.
 """
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from perdure.cluster.core.chain import PartitionMeta, open_segment
@@ -12,10 +14,11 @@ from perdure.cluster.core.log_messages import SealSegment
 from perdure.cluster.core.types import Member, Refused, SealOk, SegmentParams
 from perdure.cluster.log_server import LogServer
 from perdure.cluster.transport import Transport
-from perdure.cluster.verify import SegmentReport, Verifier
+from perdure.cluster.verify import SegmentReport, Verifier, still_in
 from perdure.core.clock import Clock
 from perdure.core.errors import PartitionUnavailable, PerdureError
 from perdure.core.limits import RECOVERY_REQUEST_MS
+from perdure.core.limits_telling import VERIFY_DUE_LOOK_MS
 from perdure.core.telemetry import logger
 from perdure.node.unsafe_desk import UnsafeDesk
 
@@ -62,6 +65,7 @@ class LogDesk:
         self._transport = transport
         self._clock = clock
         self._verifier = Verifier(server, transport)
+        self._quiet = Verifier(server, transport, is_quiet=True)
         self.unsafe = UnsafeDesk(server, transport, clock)
         self._turn = asyncio.Lock()
         self._under_way: dict[int, asyncio.Task[None]] = {}
@@ -115,6 +119,50 @@ class LogDesk:
         )
         return result
 
+    async def run(self, interval_ms: int, led: Callable[[], Mapping[int, PartitionMeta]]) -> None:
+        """Compare the log of each partition that is led here once in so long, until cancelled.
+
+        One of which a replica is away is put off: what it lacks for that would be no finding.
+        """
+        compared: dict[int, float] = {}
+        while True:
+            await asyncio.sleep(min(interval_ms, VERIFY_DUE_LOOK_MS) / 1000)
+            for partition in sorted(led()):
+                latest = compared.get(partition)
+                now = self._clock.monotonic()
+                is_due = latest is None or now - latest >= interval_ms / 1000
+                if is_due and await self._compare_quietly(partition, led):
+                    compared[partition] = self._clock.monotonic()
+
+    async def _compare_quietly(
+        self, partition: int, led: Callable[[], Mapping[int, PartitionMeta]]
+    ) -> bool:
+        """Whether it came to anything."""
+        began_at_ms = self._clock.now_ms()
+        meta = led().get(partition)
+        if meta is None or partition in self._under_way:
+            return False
+        try:
+            found = await self._quiet.verify(partition, meta)
+        except PerdureError as failure:
+            log.warning("log.verify.failed", partition=partition, reason=failure)
+            return False
+        meta = led().get(partition)
+        if meta is None or partition in self._under_way:
+            return False
+        reports = tuple(each for report in found if (each := still_in(report, meta)) is not None)
+        if any(report.absent for report in reports) and not any(r.diverging for r in reports):
+            return False
+        self._note(
+            Verification(
+                partition=partition,
+                began_at_ms=began_at_ms,
+                ended_at_ms=self._clock.now_ms(),
+                reports=reports,
+            )
+        )
+        return True
+
     async def aclose(self) -> None:
         """End what is under way."""
         tasks = list(self._under_way.values())
@@ -129,13 +177,16 @@ class LogDesk:
                 found = replace(self._found[partition], reports=tuple(reports))
             except PerdureError as failure:
                 found = replace(self._found[partition], failure=str(failure))
-        found = self._found[partition] = replace(found, ended_at_ms=self._clock.now_ms())
+        self._note(replace(found, ended_at_ms=self._clock.now_ms()))
+
+    def _note(self, found: Verification) -> None:
+        self._found[found.partition] = found
         if found.is_sound:
-            log.info("log.verified", partition=partition)
+            log.info("log.verified", partition=found.partition)
             return
         log.error(
             "log.unsound",
-            partition=partition,
+            partition=found.partition,
             missing=found.count("missing"),
             under_replicated=found.count("under_replicated"),
             diverging=found.count("diverging"),

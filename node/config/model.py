@@ -161,6 +161,12 @@ class WorkerConfig:
         "For so long the log keeps what it could let go of, for replicas that were just away. "
         "`auto`: 10 minutes where snapshots count, else 10 seconds, which is the least.",
     )
+    log_verify_interval_ms: int | None = _setting(
+        _DAY_MS,
+        optional(duration(_SECOND_MS), "never"),
+        "Among several nodes, who leads a partition compares the replicas of its log so often by "
+        "digest, in the background: `perdure log verify` does it at once.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
