@@ -226,7 +226,8 @@ PARTITION: tuple[Row[PartitionStatistics], ...] = (
     gauge(
         "restate_partition_applied_lsn_lag",
         "Records of the log not yet applied.",
-        lambda p: p.leader.log.tail_lsn - 1 - p.processor.applied_lsn,
+        # Who follows knows the log as it was when it led, if it ever did.
+        lambda p: max(p.leader.log.tail_lsn - 1 - p.processor.applied_lsn, 0),
         "partition",
     ),
     counter(
