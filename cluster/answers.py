@@ -35,7 +35,7 @@ async def _answer(work: Awaitable[Message], answer: Answer) -> None:
     except PerdureError as error:
         answer(error)
     except Exception as failure:  # bulkhead: a bug costs its question
-        log.error("fabric.handler.failed", cause=failure)
+        log.error("fabric.answer.failed", cause=failure)
         answer(AnswerLost("a bug met the question: see the log of the node asked"))
     else:
         answer(result)
