@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Annotated
 
 import msgspec
@@ -18,9 +19,11 @@ from perdure.core.errors import (
 )
 from perdure.core.ids import (
     InvocationId,
+    PartitionId,
     format_invocation_id,
     make_invocation_id,
     partition_key_of,
+    partition_of,
 )
 from perdure.core.limits import BATCH_INVOCATIONS_MAX
 from perdure.core.telemetry import logger
@@ -36,6 +39,7 @@ from perdure.engine.commands import (
     Resume,
 )
 from perdure.node.admin.context import Context, Endpoint
+from perdure.node.admin.elsewhere import Forward
 from perdure.node.admin.requests import (
     Reply,
     Request,
@@ -64,6 +68,7 @@ log = logger("admin")
 
 _KEEP, _LATEST = "keep", "latest"
 _JOURNAL_INDEX_MAX = 0xFFFF_FFFF
+_BATCH_PATH = "/internal/invocations_batch_operations"
 _WORKFLOWS = (HandlerKind.WORKFLOW_RUN, HandlerKind.WORKFLOW_SHARED)
 _VERBS: dict[str, type[Cancel | Kill | Purge | PurgeJournal | Pause]] = {
     "cancel": Cancel,
@@ -79,6 +84,13 @@ class InvocationBatch(msgspec.Struct):
 
     invocation_ids: list[str]
     deployment: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+
+
+class BatchOutcome(msgspec.Struct):
+    """What became of a batch; ``failed`` with the reasons."""
+
+    succeeded: list[object]
+    failed: list[dict[str, str]]
 
 
 # --- What is done -------------------------------------------------------------------------------
@@ -207,45 +219,92 @@ def _batch(verb: str) -> Endpoint:
     async def endpoint(context: Context, request: Request) -> Reply:
         body = request.json(InvocationBatch)
         targets = _targets(body)
-        if verb == "restart-as-new":
-            return await _batch_restart(context, targets, _choice(body.deployment, _LATEST))
-        deployment = _choice(body.deployment, _KEEP)
+        deployment = _choice(body.deployment, _LATEST if verb == "restart-as-new" else _KEEP)
 
         async def one(target: InvocationId) -> object:
+            if verb == "restart-as-new":
+                fresh = await restart(context, target, 0, deployment)
+                return {
+                    "old_invocation_id": format_invocation_id(target),
+                    "new_invocation_id": format_invocation_id(fresh),
+                }
             if verb == "resume":
                 await resume(context, target, deployment)
             else:
                 await act(context, target, verb)
             return format_invocation_id(target)
 
-        return await _gather(targets, one)
+        if verb in _VERBS:  # commands find their way by themselves
+            outcomes = [await _gather(targets, one)]
+        else:
+            here, elsewhere = _by_home(context, targets)
+            outcomes = await asyncio.gather(
+                _gather(here, one),
+                *(
+                    _gather_elsewhere(context, partition, verb, theirs, body.deployment)
+                    for partition, theirs in elsewhere.items()
+                ),
+            )
+        succeeded = list(chain.from_iterable(outcome.succeeded for outcome in outcomes))
+        failed = list(chain.from_iterable(outcome.failed for outcome in outcomes))
+        return json_reply(200, {"succeeded": succeeded, "failed": failed})
 
     return endpoint
 
 
-async def _batch_restart(context: Context, targets: list[InvocationId], deployment: str) -> Reply:
-    async def one(target: InvocationId) -> object:
-        fresh = await restart(context, target, 0, deployment)
-        return {
-            "old_invocation_id": format_invocation_id(target),
-            "new_invocation_id": format_invocation_id(fresh),
-        }
+def _by_home(
+    context: Context, targets: list[InvocationId]
+) -> tuple[list[InvocationId], dict[PartitionId, list[InvocationId]]]:
+    """What is decided by tables is decided where they are led: those here, those elsewhere."""
+    here: list[InvocationId] = []
+    elsewhere: dict[PartitionId, list[InvocationId]] = {}
+    for target in targets:
+        home = partition_of(partition_key_of(target), context.gateway.partition_count)
+        if context.elsewhere.is_here(home):
+            here.append(target)
+        else:
+            elsewhere.setdefault(home, []).append(target)
+    return here, elsewhere
 
-    return await _gather(targets, one)
+
+async def _gather_elsewhere(
+    context: Context,
+    partition: PartitionId,
+    verb: str,
+    targets: list[InvocationId],
+    deployment: str | None,
+) -> BatchOutcome:
+    batch = InvocationBatch([format_invocation_id(target) for target in targets], deployment)
+    body, path = msgspec.json.encode(batch), f"{_BATCH_PATH}/{verb}"
+    asked = Forward(partition, "POST", path, "application/json", None, body)
+    try:
+        reply = await context.elsewhere.ask(asked)
+        return msgspec.json.decode(reply.body, type=BatchOutcome)
+    except PerdureError as error:
+        return _all_failed(targets, str(error))
+    except msgspec.MsgspecError:  # of a release that answers otherwise
+        return _all_failed(targets, f"the leader of partition {partition} refused the batch")
+
+
+def _all_failed(targets: list[InvocationId], reason: str) -> BatchOutcome:
+    failed = [
+        {"invocation_id": format_invocation_id(target), "error": reason} for target in targets
+    ]
+    return BatchOutcome([], failed)
 
 
 async def _gather(
     targets: list[InvocationId], one: Callable[[InvocationId], Awaitable[object]]
-) -> Reply:
+) -> BatchOutcome:
     outcomes = await asyncio.gather(*(_outcome(one, target) for target in targets))
-    succeeded: list[object] = []
-    failed: list[dict[str, str]] = []
+    done = BatchOutcome([], [])
     for target, outcome in zip(targets, outcomes, strict=True):
         if isinstance(outcome, PerdureError):
-            failed.append({"invocation_id": format_invocation_id(target), "error": str(outcome)})
+            error = {"invocation_id": format_invocation_id(target), "error": str(outcome)}
+            done.failed.append(error)
         else:
-            succeeded.append(outcome)
-    return json_reply(200, {"succeeded": succeeded, "failed": failed})
+            done.succeeded.append(outcome)
+    return done
 
 
 async def _outcome(
@@ -365,8 +424,6 @@ def _targets(body: InvocationBatch) -> list[InvocationId]:
     except BadRequest as error:
         raise Unprocessable(error.message) from error
 
-
-_BATCH_PATH = "/internal/invocations_batch_operations"
 
 ROUTES: list[Route[Endpoint]] = [
     *(Route("PATCH", f"/invocations/{{id}}/{verb}", _acting(verb)) for verb in _VERBS),

@@ -1,8 +1,10 @@
 """Which partition a request is about, and what becomes of it while nobody leads that."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 from tests.cluster.fabric_rig import Rig, on_uvloop
 
@@ -17,7 +19,9 @@ from perdure.core.ids import (
 )
 from perdure.node.admin import elsewhere as module
 from perdure.node.admin.elsewhere import Elsewhere, Forward, home_of
-from perdure.node.admin.requests import Reply
+from perdure.node.admin.invocations import ROUTES
+from perdure.node.admin.requests import Reply, Request
+from perdure.node.admin.routes import Router
 from perdure.node.partition.members import Members
 
 COUNT = 4
@@ -61,6 +65,8 @@ class Node:
         self.leaders = leaders
         self.me = rig_member.fabric.me.node
         self.failures: list[Exception] = []
+        self.asked: list[Forward] = []
+        self.reply: Reply | None = None
         members = Members(self.me, self, rig_member.fabric)
         self.elsewhere = Elsewhere(cast(Any, self), members, self.serve)
 
@@ -72,8 +78,11 @@ class Node:
         return NodeId(node) if node is not None else None
 
     async def serve(self, request: Forward) -> Reply:
+        self.asked.append(request)
         if self.failures:
             raise self.failures.pop()
+        if self.reply is not None:
+            return self.reply
         return Reply(200, [(b"content-type", b"text/plain")], b"node %d" % self.me)
 
 
@@ -104,6 +113,49 @@ def test_an_answer_that_no_message_takes_is_refused(monkeypatch: pytest.MonkeyPa
             await asking.elsewhere.ask(GET)
 
     on_uvloop(check)
+
+
+def test_a_batch_that_needs_tables_is_done_where_they_are_led(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ROUTE_PATIENCE_MS", 50)
+
+    async def check(rig: Rig) -> None:
+        one, two = await rig.pair()
+        asking, other = Node(one, {0}, {3: 2}), Node(two, {3}, {})
+        ids = [format_invocation_id(make_invocation_id(3 << 62, number)) for number in range(3)]
+        nobodys = format_invocation_id(make_invocation_id(2 << 62, 7))
+        told = {"succeeded": [ids[0], ids[2]], "failed": [{"invocation_id": ids[1], "error": "x"}]}
+        other.reply = Reply(200, [], msgspec.json.encode(told))
+        context = SimpleNamespace(
+            gateway=SimpleNamespace(partition_count=COUNT), elsewhere=asking.elsewhere
+        )
+        router = Router(ROUTES)
+        target = "/internal/invocations_batch_operations/restart-as-new"
+        match = router.match("POST", target)
+        body = {"invocation_ids": [*ids, nobodys], "deployment": "keep"}
+        reply = await match.endpoint(cast(Any, context), _post(msgspec.json.encode(body)))
+        document = msgspec.json.decode(reply.body)
+        assert document["succeeded"] == [ids[0], ids[2]]
+        failed = {each["invocation_id"]: each["error"] for each in document["failed"]}
+        assert failed[ids[1]] == "x"
+        assert "partition 2 has no leader" in failed[nobodys]
+        (asked,) = other.asked
+        assert (asked.partition, asked.method, asked.target) == (3, "POST", target)
+        assert msgspec.json.decode(asked.body) == {"invocation_ids": ids, "deployment": "keep"}
+
+    on_uvloop(check)
+
+
+def _post(body: bytes) -> Request:
+    return Request(
+        method="POST",
+        version=0,
+        parameters={},
+        query={},
+        content_type="application/json",
+        body=body,
+    )
 
 
 def test_without_a_leader_it_fails_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
