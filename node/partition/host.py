@@ -7,6 +7,7 @@ to services) comes in as ports, so the simulator opens the very same host.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,13 +32,15 @@ from perdure.node.partition.assembly import Assembly
 from perdure.node.partition.gateway import LedPartition, LocalGateway
 from perdure.node.partition.leader import LeaderStatistics
 from perdure.node.partition.ports import HostOptions, HostPorts
-from perdure.node.partition.processor import ProcessorStatistics, Proposed
+from perdure.node.partition.processor import Processor, ProcessorStatistics, Proposed
 from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.timers import Outgoing
 from perdure.storage.wal import Wal, WalIdentity, WalStatistics
 from perdure.storage.wal_recovery import open_wal
 
 log = logger("node")
+
+_FLUSH_LOOK_S = 0.1  # a flush that fails tells nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,17 @@ def partition_statistics(led: LedPartition) -> PartitionStatistics:
     """How a partition of this node is."""
     processor = led.processor
     return PartitionStatistics(processor.partition, processor.statistics(), led.leader.statistics())
+
+
+async def flush_at_end(processor: Processor) -> None:
+    """Make durable what is applied, unless the disk refuses it: then the log alone has it."""
+    flushed = asyncio.Event()
+    if processor.halted is None:
+        processor.flush(flushed.set)
+    while not (flushed.is_set() or processor.halted is not None or processor.is_unwritable):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_LOOK_S):
+                await flushed.wait()
 
 
 class Host:
@@ -286,7 +300,7 @@ class Host:
         """Stop leading, flush what is applied, close log and tables."""
         for led in self.led:
             led.leader.resign()
-        await asyncio.gather(*(self._flush(led) for led in self.led))
+        await asyncio.gather(*(flush_at_end(led.processor) for led in self.led))
         await self.abandon()
 
     async def abandon(self) -> None:
@@ -307,9 +321,3 @@ class Host:
             self._wal.close()
         for store in self._stores:
             store.close()
-
-    async def _flush(self, led: LedPartition) -> None:
-        if led.processor.halted is None:
-            flushed = asyncio.Event()
-            led.processor.flush(flushed.set)
-            await flushed.wait()

@@ -396,6 +396,22 @@ def test_tables_that_cant_be_flushed_end_the_wait_and_the_hold() -> None:
     play(body)
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_node_stops_although_its_disk_refuses_the_tables(is_known: bool) -> None:
+    async def body(rig: Rig) -> None:
+        await rig.open()
+        await rig.accept()
+        for tables in rig.world.tables:
+            tables.refusals = 1_000_000
+        if is_known:
+            await asyncio.sleep(10)
+        began = rig.loop.time()
+        await rig.life.host.close()
+        assert rig.loop.time() - began < 10
+
+    play(body)
+
+
 @pytest.mark.parametrize("reason", ["full", "failing"])
 def test_without_room_for_copies_nothing_is_left_behind(reason: str) -> None:
     async def body(rig: Rig) -> None:
