@@ -22,6 +22,8 @@ __all__ = ["ClientLimits", "ClientStatistics", "CoreFactory", "HttpClient"]
 CoreFactory = Callable[[str, bool], ClientCore]
 """Makes a core for an HTTP version (``HTTP/1.1`` or ``HTTP/2.0``); the flag: over TLS."""
 
+_LOOKS = 4  # in the time for which a process may stand still
+
 
 @dataclass(frozen=True, slots=True)
 class ClientStatistics:
@@ -75,6 +77,8 @@ class _Pool:
         self._tls: ssl.SSLContext | None = None
         self._connected = self._failed = 0
         self._past = ClientStatistics()  # what connections did that are gone
+        self._ran_at = 0.0  # when this process was last known not to stand still
+        self._look: asyncio.TimerHandle | None = None
 
     def submit(self, stream: RequestStream) -> None:
         """Give the stream to a connection, now or as soon as there is one."""
@@ -83,6 +87,7 @@ class _Pool:
             connection.open(stream, self._authority)
         else:
             self._waiting.append(stream)
+            self._watch()
             self._connect_more()
 
     def on_capacity(self, connection: Connection) -> None:
@@ -121,6 +126,8 @@ class _Pool:
         return sum((_traffic(connection) for connection in self._connections), now) + self._past
 
     def close(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
         for task in self._connecting:
             task.cancel()
         self._fail_waiting(StreamFailure("connect", "the client is closed"))
@@ -133,7 +140,34 @@ class _Pool:
         self._connected += 1
         self._version = connection.core.http_version
 
+    def _watch(self) -> None:
+        """Look, while streams wait, whether the process stands still."""
+        longest_ms = self._ways.limits.stand_still_ms_max
+        if longest_ms is not None and self._look is None:
+            self._ran_at = self._ways.clock.monotonic()
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(longest_ms / 1000 / _LOOKS, self._go_on_watching)
+
+    def _go_on_watching(self) -> None:
+        self._drop_stale()
+        self._look = None
+        if self._waiting:
+            self._watch()
+
+    def _drop_stale(self) -> None:
+        """What waited while the process stood still is not sent any more."""
+        longest_ms = self._ways.limits.stand_still_ms_max
+        if longest_ms is None or self._look is None:
+            return
+        now = self._ways.clock.monotonic()
+        stood_ms = (now - self._ran_at) * 1000
+        if stood_ms > longest_ms:
+            self._ran_at = now
+            reason = "this process stood still while the request waited for a connection"
+            self._fail_waiting(StreamFailure("refused", reason))
+
     def _serve_waiting(self) -> None:
+        self._drop_stale()
         while self._waiting:
             if self._waiting[0].is_closed:
                 self._waiting.popleft()
