@@ -19,7 +19,7 @@ from perdure.cluster.log import LogBatcher, SegmentLog
 from perdure.cluster.log_server import LogServer
 from perdure.cluster.metadata.store import MetadataStore, Versioned
 from perdure.cluster.replica_links import ReplicaLinks
-from perdure.cluster.takeover import Plan, Takeover, take_over
+from perdure.cluster.takeover import Plan, Takeover, check_history, decode_meta, take_over
 from perdure.cluster.transport import Transport
 from perdure.core.errors import LogDamaged, LogTrimmed
 from perdure.core.invariant import invariant
@@ -100,7 +100,12 @@ class PartitionReplica:
         self._has_read = asyncio.Event()
         self._news: asyncio.Handle | None = None  # what leadership is about to hear of our tables
         self._tables = WantedTables(
-            parts.processor, ports.storage, ports.transport, ports.archive, ports.holders
+            parts.processor,
+            ports.storage,
+            ports.transport,
+            ports.archive,
+            ports.holders,
+            self._check_tables,
         )
         self._opened: SegmentParams | None = None
         self._log: SegmentLog[Proposed] | None = None
@@ -247,6 +252,11 @@ class PartitionReplica:
             self._tell(self._ports.seat().on_gap)
         except (HistoryForsaken, LogDamaged) as failure:
             self._break(str(failure))
+
+    def _check_tables(self, applied_lsn: int, applied_epoch: int) -> None:
+        """Raise HistoryForsaken for tables that have what an unsafe close has cut off."""
+        meta = decode_meta(self._ports.known(self._partition))
+        check_history(self._partition, meta, applied_lsn, applied_epoch)
 
     async def _get_tables(self) -> None:
         await self._tables.get()

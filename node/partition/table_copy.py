@@ -32,6 +32,12 @@ log = logger("partition")
 
 _FIRST, _BEYOND = b"", b"\xff"  # tables are named by bytes below
 Row = tuple[bytes, bytes]
+Check = Callable[[int, int], None]
+"""Given the applied LSN and epoch of tables, raises PerdureError if they are of no use."""
+
+
+def _take_any(applied_lsn: int, applied_epoch: int) -> None:
+    """All are good."""
 
 
 class TableDesk:
@@ -62,7 +68,7 @@ class WantedTables:
 
     One per partition and process. What was begun stays wanted until it is whole, whoever gives up
     in between: nothing may be applied to what a copy has left behind. ``holders``: other nodes that
-    have the partition's tables.
+    have the partition's tables. ``check`` raises PerdureError for tables that are no good.
     """
 
     def __init__(
@@ -72,7 +78,9 @@ class WantedTables:
         transport: Transport,
         archive: Archive | None,
         holders: Callable[[int], list[NodeId]],
+        check: Check = _take_any,
     ) -> None:
+        self._check = check
         self._processor = processor
         self._storage = storage
         self._transport = transport
@@ -114,11 +122,12 @@ class WantedTables:
         if self._archive is not None:
             rows = self._archive.rows(processor.partition, begins - 1)
             async with aclosing(rows):
-                copying = replace_tables(store, self._storage, rows, begins - 1)
+                copying = replace_tables(store, self._storage, rows, begins - 1, self._check)
                 if await self._has_got(copying, "snapshot"):
                     return True
         for node in self._holders(processor.partition):
-            copying = copy_tables(store, self._storage, self._transport, node, begins - 1)
+            source = self._transport, node
+            copying = copy_tables(store, self._storage, source, begins - 1, self._check)
             if await self._has_got(copying, node):
                 return True
         return False
@@ -139,22 +148,32 @@ class WantedTables:
 
 
 async def copy_tables(
-    store: PartitionStore, storage: Offload, transport: Transport, source: NodeId, lsn_min: int
+    store: PartitionStore,
+    storage: Offload,
+    source: tuple[Transport, NodeId],
+    lsn_min: int,
+    check: Check = _take_any,
 ) -> None:
     """Replace the store's content by the source's, which must have applied ``lsn_min``.
 
     No flush may be under way until this returns. Raises PerdureError: the source has no such
     tables, or can't be reached; what is here is gone then if any of it had arrived.
     """
-    stream = transport.stream(source, CopyTables(store.opened.partition))
+    transport, node = source
+    stream = transport.stream(node, CopyTables(store.opened.partition))
+    pieces = (list(piece.rows) async for piece in stream)
     try:
-        await replace_tables(store, storage, (list(piece.rows) async for piece in stream), lsn_min)
+        await replace_tables(store, storage, pieces, lsn_min, check)
     finally:
         await close_stream(stream)
 
 
 async def replace_tables(
-    store: PartitionStore, storage: Offload, pieces: AsyncIterator[list[Row]], lsn_min: int
+    store: PartitionStore,
+    storage: Offload,
+    pieces: AsyncIterator[list[Row]],
+    lsn_min: int,
+    check: Check = _take_any,
 ) -> None:
     """Replace the store's content by rows, which must have applied ``lsn_min``; as above.
 
@@ -166,7 +185,7 @@ async def replace_tables(
     meta: Row | None = None
     async for rows in pieces:
         if meta is None:  # it sorts before all other rows
-            meta = _checked(store, rows.pop(0), lsn_min)
+            meta = _checked(store, rows.pop(0), lsn_min, check)
             store.forget()
             await _commit(store.env, storage, [(_FIRST, _BEYOND)], [])
             store.reload()
@@ -187,7 +206,7 @@ def drop_partial(env: Env) -> None:
         env.refresh()
 
 
-def _checked(store: PartitionStore, row: Row, lsn_min: int) -> Row:
+def _checked(store: PartitionStore, row: Row, lsn_min: int, check: Check) -> Row:
     partition = store.opened.partition
     if row[0] != META_KEY:
         raise PartitionUnavailable(f"the tables of partition {partition} there are not whole")
@@ -200,6 +219,7 @@ def _checked(store: PartitionStore, row: Row, lsn_min: int) -> Row:
             f"the tables of partition {partition} there end at {found.applied_lsn}, the log begins "
             f"after {lsn_min}"
         )
+    check(found.applied_lsn, found.applied_epoch)
     return row
 
 

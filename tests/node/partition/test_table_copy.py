@@ -13,6 +13,7 @@ from tests.sim.ports import SimEnv, SimOffload, SimTables
 from perdure.cluster.core.types import NodeId
 from perdure.core.errors import PartitionUnavailable
 from perdure.core.ids import PartitionId
+from perdure.core.loss_errors import HistoryForsaken
 from perdure.engine.commands import RECORD_KIND_COMMAND, Announce, encode_command
 from perdure.node.partition.processor import Processor
 from perdure.node.partition.table_copy import (
@@ -36,7 +37,7 @@ def test_tables_are_replaced_by_those_of_another_node(tmp_path: Path) -> None:
         source = _processor(theirs, ROWS)
         TableDesk([source], other.fabric)
         store = _processor(ours, 3, first=ROWS).store
-        await copy_tables(store, _thread(), one.fabric, _id(other), 2)
+        await copy_tables(store, _thread(), (one.fabric, _id(other)), 2)
         assert (store.applied_lsn, store.durable_lsn, store.applied_epoch) == (2, 2, 1)
         assert store.sequences.scan(b"", 2 * ROWS) == source.store.sequences.scan(b"", 2 * ROWS)
         ours.close()
@@ -57,9 +58,38 @@ def test_tables_that_are_too_old_or_not_there_replace_nothing(lsn_min: int, part
         store = PartitionStore(env, FINGERPRINT, partition)
         store.sequences.put(b"kept", 1)
         with pytest.raises(PartitionUnavailable):
-            await copy_tables(store, _thread(), one.fabric, _id(other), lsn_min)
+            await copy_tables(store, _thread(), (one.fabric, _id(other)), lsn_min)
         assert store.durable_lsn == 0
         assert store.sequences.get(b"kept") == 1
+
+    on_sim(check)
+
+
+def test_tables_of_a_history_that_is_gone_are_had_from_somebody_else() -> None:
+    async def check(rig: Rig) -> None:
+        one, other = await rig.pair()
+        theirs = _tables()
+        TableDesk([_processor(SimEnv(theirs), 5)], other.fabric)
+        asked: list[tuple[int, int]] = []
+
+        def refuse_first(applied_lsn: int, applied_epoch: int) -> None:
+            asked.append((applied_lsn, applied_epoch))
+            if len(asked) == 1:
+                raise HistoryForsaken("cut off")
+
+        tables, thread = _tables(), _thread()
+        wanted = WantedTables(
+            _dirty_processor(SimEnv(tables), thread),
+            thread,
+            one.fabric,
+            None,
+            lambda _partition: [_id(other), _id(other)],
+            refuse_first,
+        )
+        wanted.want(3)
+        await wanted.get()
+        assert asked == [(2, 1), (2, 1)]
+        assert tables.committed == theirs.committed
 
     on_sim(check)
 
@@ -71,7 +101,7 @@ def test_a_copy_whose_source_moves_on_meanwhile_has_applied_nothing() -> None:
         tables = _tables()
         store = _processor(SimEnv(tables), 5).store
         with pytest.raises(PartitionUnavailable, match="moved on"):
-            await copy_tables(store, _thread(), one.fabric, _id(other), 2)
+            await copy_tables(store, _thread(), (one.fabric, _id(other)), 2)
         assert (store.applied_lsn, store.durable_lsn) == (0, 0)
         assert PartitionStore(SimEnv(tables), FINGERPRINT, 0).applied_lsn == 0
 
