@@ -42,7 +42,7 @@ _SECTIONS = (
         "restate_",
         "## Names that dashboards know",
         "Dashboards made for Restate servers work with these. Series of parts that perdure doesn't "
-        "have (RocksDB, Kafka, gossip, a metadata server) are left out.",
+        "have (RocksDB, Kafka), or has in its own way (gossip, metadata), are left out.",
     ),
     ("perdure_", "## perdure's own", "Every queue and every watermark."),
     ("process_", "## The process", "Under the names that all Prometheus clients use."),

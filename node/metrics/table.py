@@ -24,7 +24,8 @@ NODE: tuple[Row[NodeStatistics], ...] = (
     ),
     gauge(
         "restate_partition_num_unknown_applied_lsn_lag",
-        "Partitions whose lag is unknown: none, the log's tail is known here.",
+        "Partitions whose lag is unknown: none; how far followers are is told by leaders, as "
+        "`perdure_cluster_replica_lag_records`.",
         lambda n: 0,
     ),
     counter(
@@ -225,9 +226,8 @@ PARTITION: tuple[Row[PartitionStatistics], ...] = (
     ),
     gauge(
         "restate_partition_applied_lsn_lag",
-        "Records of the log not yet applied.",
-        # Who follows knows the log as it was when it led, if it ever did.
-        lambda p: max(p.leader.log.tail_lsn - 1 - p.processor.applied_lsn, 0),
+        "Records of the log not yet applied, of partitions led from here; 0 for others.",
+        lambda p: _lag(p),
         "partition",
     ),
     counter(
@@ -433,3 +433,8 @@ SNAPSHOTS: tuple[Row[SnapshotterStatistics], ...] = (
         lambda s: s.stored_bytes,
     ),
 )
+
+
+def _lag(p: PartitionStatistics) -> int:
+    """Who follows knows the log as it was when it led, if it ever did."""
+    return p.leader.log.tail_lsn - 1 - p.processor.applied_lsn if p.leader.is_leading else 0
