@@ -193,7 +193,8 @@ def _show_remains(document: Document) -> None:
         say(
             f"Lost will be whatever was acknowledged after record {last} and is only on "
             f"{_names(document.get('given_up'))}; nobody can tell any more whether there is any. "
-            "Nodes that have applied such records must be wiped. To do it:\n"
+            "Nodes that have applied such records must be wiped; calls between this partition and "
+            "others that were in them stay unanswered, and hold up later ones. To do it:\n"
             f"perdure log unsafe-close {number} --segment {document.get('segment')} --yes"
         )
 

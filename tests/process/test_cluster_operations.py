@@ -141,6 +141,13 @@ def check_logs_and_metadata(servers: ClusterServers) -> None:
     code, sealed = perdure(one, "log", "seal", "1", "--yes")
     assert (code, sealed["absent"]) == (0, [])
 
+    code, looked = perdure(two, "log", "unsafe-close", "2")
+    assert (code, looked["silent"], looked["given_up"]) == (1, [], [])
+    assert "by the rules" in looked["refusal"]
+    segment = str(looked["segment"])
+    code, refused = perdure(two, "log", "unsafe-close", "2", "--segment", segment, "--yes")
+    assert (code, "LOG0009" in refused) == (1, True)
+
     code, status = perdure(two, "metadata", "status")
     assert (code, status["backend"], len(status["places"])) == (0, "members", 3)
     assert [place["state"] for place in status["places"]].count("leader") == 1
