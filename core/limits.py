@@ -35,7 +35,7 @@ SECTOR_BYTES = 512
 # What one write and sync may cover; beyond it the rest waits for the next group.
 WAL_GROUP_BYTES_MAX = 4 * MIB
 # After this silence a MARK frame names the last synced group (cluster log design, "Recovery").
-WAL_MARK_IDLE_MS = 5
+WAL_MARK_IDLE_MS = 50
 # Above this, syncing inline would stall the loop longer than handing over to the writer thread.
 WAL_INLINE_SYNC_MS_MAX = 0.5
 # As long as syncs are rare, they may stall it for longer.
@@ -69,7 +69,7 @@ STORE_RETRY_MS = 2_000
 # Without a commit for so long, the leader looks for another nodeset.
 COMMIT_STALL_MS = 5_000
 # A follower learns of commits at the latest so long after them; often sooner, with the next store.
-RELEASE_DELAY_MS = 5
+RELEASE_DELAY_MS = 20
 # How often sequencers look for answers that don't come, and send to those who can wait.
 LINK_TICK_MS = 50
 # A read waits so long for the proof that its leader still leads.

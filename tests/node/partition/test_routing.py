@@ -13,8 +13,10 @@ from perdure.cluster.transport import Answer
 from perdure.core.errors import PerdureError
 from perdure.core.ids import InvocationId, PartitionId, partition_key_of, partition_of
 from perdure.core.limits import ROUTE_RETRY_MS_MAX
+from perdure.engine.actions import Accepted, Existing
 from perdure.node.partition.gateway import Found, LedPartition
 from perdure.node.partition.messages import Known, LookUp
+from perdure.node.partition.remote import RemoteDesk
 from perdure.node.partition.routing import RoutedGateway
 from perdure.storage.tables.invocations import Completed, Result
 
@@ -91,6 +93,49 @@ def test_who_waits_for_what_has_ended_meanwhile_is_told() -> None:
         await until(lambda: told)
         assert isinstance(told[0], Result)
         assert (gateway.pending, led.leader.waiting()) == (0, 0)
+        await gateway.aclose()
+        await life.host.close()
+
+    on_sim(check)
+
+
+def test_a_call_that_ends_soon_is_answered_once() -> None:
+    """Taken and ended in one answer; nobody is asked for the result."""
+
+    async def check(rig: Rig) -> None:
+        one, two = await rig.start(peer(1)), rig.make(peer(2))
+        world = NodeWorld(2)
+        life = NodeLife(world, HEALED, cast(SimLoop, asyncio.get_running_loop()))
+        await life.boot()
+        RemoteDesk(life.host.led, two.fabric)
+        two.place = type(two.place)(address=await two.fabric.listen())
+        rig.introduce(one, two)
+        await until(lambda: one.fabric.session(TWO) is not None)
+        leaders = Leaders()
+        leaders.leader = TWO
+        gateway = RoutedGateway(NodeId(1), [], PARTITIONS, leaders, one.fabric)
+        command = next(
+            request.command
+            for request in world.requests
+            if request.command.target.service == "Counter"
+        )
+        key = partition_key_of(command.id)
+        for is_awaited in (True, False):
+            before = one.fabric.statistics().messages_received
+            told: list[Result | PerdureError] = []
+
+            def applied(outcome: object, told: list[Result | PerdureError] = told) -> None:
+                if isinstance(outcome, Existing) and outcome.result is not None:
+                    told.append(outcome.result)
+                else:
+                    assert isinstance(outcome, Accepted)
+                    gateway.wait(command.id, told.append)
+
+            gateway.propose(command, key, applied, told.append, is_awaited=is_awaited)
+            await until(lambda told=told: told)  # type: ignore[misc]
+            assert isinstance(told[0], Result)
+            assert one.fabric.statistics().messages_received == before + 1
+        assert gateway.pending == 0
         await gateway.aclose()
         await life.host.close()
 
