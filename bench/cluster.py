@@ -200,7 +200,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=300, help="of one client, per node")
     parser.add_argument("--seconds", type=float, default=8.0, help="for how long a crowd calls")
-    parser.add_argument("--kills", type=int, default=4, help="per round")
+    parser.add_argument("--kills", type=int, default=3, help="per round")
     parser.add_argument("--moves", type=int, default=6, help="hand-overs per round")
     return parser.parse_args()
 
