@@ -20,7 +20,6 @@ from perdure.cluster.core.sequencer import (
     Event,
     Lost,
     PeerStatistics,
-    Proposal,
     SequencerCore,
     Stalled,
     Stopped,
@@ -28,6 +27,7 @@ from perdure.cluster.core.sequencer import (
 from perdure.cluster.core.types import (
     Member,
     NodeId,
+    Proposal,
     Refused,
     SegmentParams,
     SegmentState,

@@ -23,6 +23,7 @@ from perdure.storage.keys import after_prefix, invocation_key, split_invocation_
 from perdure.storage.memtable import MISSING, ROW_OVERHEAD_BYTES, Group, Memtable
 from perdure.storage.tables.invocations import CallerSink, Invocation, Result, Status
 from perdure.storage.tables.journal import Entry, Event
+from perdure.storage.tables.meta import Meta
 from perdure.storage.tables.objects import Lock, ObjectNames, Promise, StateEntry, Waiting
 from perdure.storage.tables.timers import Outgoing
 
@@ -70,17 +71,6 @@ _OF_INVOCATIONS = frozenset(
 _TABLE_COUNT = len(TableId)
 META_KEY = bytes([TableId.META]) + b"meta"
 _ENCODE = msgspec.msgpack.Encoder().encode
-
-
-class Meta(msgspec.Struct, frozen=True, array_like=True):
-    """Written with every flush: identity, and how far the tables are."""
-
-    format: int
-    fingerprint: bytes
-    partition: int
-    applied_lsn: int
-    applied_epoch: int
-    time_ms: int
 
 
 @dataclass(frozen=True, slots=True)

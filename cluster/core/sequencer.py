@@ -25,6 +25,7 @@ from perdure.cluster.core.types import (
     REFUSED_WRONG_WRITER,
     Member,
     NodeId,
+    Proposal,
     Refused,
     SegmentParams,
     SegmentState,
@@ -42,7 +43,7 @@ from perdure.core.limits import (
     WINDOW_RECORDS_MAX,
 )
 from perdure.core.limits_log import LATE_BYTES_MAX, PEER_SLOW_MS
-from perdure.storage.wal_format import ProducerKind, Record, encode_record
+from perdure.storage.wal_format import Record, encode_record
 
 _OFFSETS_MAX = 1 << 31
 
@@ -140,18 +141,6 @@ class _Batch:
     @property
     def end(self) -> int:
         return self.store.first_offset + len(self.store.records)
-
-
-class Proposal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a proposer asks to be appended; the sequencer adds LSN, epoch and checksum."""
-
-    kind: int
-    payload: bytes
-    created_at_ms: int
-    key_hash: int = 0
-    producer_kind: int = ProducerKind.OWN
-    producer_id: int = 0
-    producer_seq: int = 0
 
 
 class SequencerCore:

@@ -5,6 +5,8 @@ from typing import NewType
 
 import msgspec
 
+from perdure.storage.wal_format import ProducerKind
+
 NodeId = NewType("NodeId", int)
 """Plain id of a node, u16, from 1."""
 
@@ -64,6 +66,18 @@ class SegmentParams:
     def seal_quorum(self) -> int:
         """n - R + 1: meets every write quorum of R."""
         return len(self.nodeset) - self.replication + 1
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a proposer asks to be appended; the sequencer adds LSN, epoch and checksum."""
+
+    kind: int
+    payload: bytes
+    created_at_ms: int
+    key_hash: int = 0
+    producer_kind: int = ProducerKind.OWN
+    producer_id: int = 0
+    producer_seq: int = 0
 
 
 class Store(msgspec.Struct, frozen=True, array_like=True):

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from perdure.cluster.core.sequencer import Proposal
+from perdure.cluster.core.types import Proposal
 from perdure.cluster.log import SegmentLog, SegmentLogStatistics
 from perdure.core.clock import Clock
 from perdure.core.errors import OutcomeUnknown, PartitionUnavailable, PerdureError

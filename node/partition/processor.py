@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from perdure.cluster.core.sequencer import Proposal
+from perdure.cluster.core.types import Proposal
 from perdure.cluster.log import CommittedRecord
 from perdure.core.errors import DiskFull, PartitionUnavailable, PerdureError
 from perdure.core.ids import PartitionId

@@ -17,8 +17,7 @@ from tests.sim.ports import SimClock, SimEntropy, SimOffload
 from perdure.cluster.core.handshake import ClusterIdentity
 from perdure.cluster.core.messages import Peer
 from perdure.cluster.core.replica import ReplicaCore
-from perdure.cluster.core.sequencer import Proposal
-from perdure.cluster.core.types import Member, NodeId, Writer
+from perdure.cluster.core.types import Member, NodeId, Proposal, Writer
 from perdure.cluster.fabric import Fabric
 from perdure.cluster.follower import Follower, FollowerPorts
 from perdure.cluster.log import CommittedRecord, LogBatcher, SegmentLog, Trouble

@@ -9,8 +9,7 @@ from tests.cluster.rigs import ME, Rig, turn
 from tests.sim.disk import SimDisk
 from tests.sim.loop import SimLoop, run
 
-from perdure.cluster.core.sequencer import Proposal
-from perdure.cluster.core.types import NodeId, SegmentParams, Writer
+from perdure.cluster.core.types import NodeId, Proposal, SegmentParams, Writer
 from perdure.cluster.log import CommittedRecord, SegmentLog
 from perdure.core.errors import DiskFull, Overloaded, RecordTooLarge
 from perdure.core.limits import RECORD_BYTES_MAX, WAITING_PROPOSALS_MAX, WINDOW_RECORDS_MAX

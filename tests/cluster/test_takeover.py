@@ -10,8 +10,7 @@ from tests.sim.disk import SimDisk
 from tests.sim.loop import SimLoop, run
 
 from perdure.cluster.core.chain import PartitionMeta
-from perdure.cluster.core.sequencer import Proposal
-from perdure.cluster.core.types import NodeId, Writer
+from perdure.cluster.core.types import NodeId, Proposal, Writer
 from perdure.cluster.log import SegmentLog
 from perdure.cluster.log_reader import liveness
 from perdure.cluster.metadata.local import LocalMetadata

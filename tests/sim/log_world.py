@@ -17,8 +17,7 @@ from tests.sim.loop import SimLoop
 from tests.sim.ports import SimClock, SimEntropy, SimEnv, SimOffload, SimTables
 
 from perdure.cluster.core.replica import ReplicaCore
-from perdure.cluster.core.sequencer import Proposal
-from perdure.cluster.core.types import Member, NodeId, Writer
+from perdure.cluster.core.types import Member, NodeId, Proposal, Writer
 from perdure.cluster.log import CommittedRecord, LogBatcher, SegmentLog
 from perdure.cluster.log_reader import IsDead, ReplayIndex, liveness
 from perdure.cluster.log_server import LogServer

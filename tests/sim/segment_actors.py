@@ -16,10 +16,11 @@ from perdure.cluster.core import chain
 from perdure.cluster.core.chain import Claim, SegmentMeta
 from perdure.cluster.core.recovery import Copy, Recovered, RecoveryCore, Repair, Seal
 from perdure.cluster.core.replica import ReplicaCore
-from perdure.cluster.core.sequencer import Committed, Event, Proposal, SequencerCore, Stopped
+from perdure.cluster.core.sequencer import Committed, Event, SequencerCore, Stopped
 from perdure.cluster.core.types import (
     Member,
     NodeId,
+    Proposal,
     Refused,
     SealOk,
     SegmentKey,

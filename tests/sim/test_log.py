@@ -10,7 +10,8 @@ import pytest
 from tests.sim.log_world import World
 from tests.sim.seeds import batches, chosen
 
-from perdure.cluster.core.replica import Checkpoint, ReplicaCore
+from perdure.cluster.core.checkpoint import Checkpoint
+from perdure.cluster.core.replica import ReplicaCore
 from perdure.core.errors import PerdureError
 from perdure.core.invariant import InvariantViolation
 from perdure.storage.wal import Wal

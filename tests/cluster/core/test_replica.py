@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from perdure.cluster.core.replica import Checkpoint, ReplicaCore
+from perdure.cluster.core.checkpoint import Checkpoint
+from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import (
     Member,
     NodeId,

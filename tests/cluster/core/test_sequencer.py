@@ -13,7 +13,6 @@ from perdure.cluster.core.sequencer import (
     Committed,
     Contested,
     Lost,
-    Proposal,
     SequencerCore,
     Stalled,
     Stopped,
@@ -21,6 +20,7 @@ from perdure.cluster.core.sequencer import (
 from perdure.cluster.core.types import (
     Member,
     NodeId,
+    Proposal,
     Refused,
     SegmentParams,
     SegmentRef,

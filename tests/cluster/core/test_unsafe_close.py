@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from perdure.cluster.core import chain
 from perdure.cluster.core.chain import PartitionMeta, SegmentMeta, UnsafeClose
+from perdure.cluster.core.checkpoint import Checkpoint
 from perdure.cluster.core.log_messages import TailState
 from perdure.cluster.core.membership import NodeMeta
 from perdure.cluster.core.reader import Fetch, Forsaken, ReaderCore, TrimGap
 from perdure.cluster.core.recovery import Copy, Recovered, RecoveryCore, Remnant, Seal, Wait
-from perdure.cluster.core.replica import Checkpoint, ReplicaCore
+from perdure.cluster.core.replica import ReplicaCore
 from perdure.cluster.core.types import (
     Member,
     NodeId,
