@@ -54,7 +54,11 @@ class MemberProcess:
         failures = 0
         while True:
             started = self._clock.monotonic()
-            code = await self._live()
+            code: int | str
+            try:
+                code = await self._live()
+            except OSError as failure:  # no room for another process, for now
+                code = str(failure)
             lived = self._clock.monotonic() - started
             failures = 1 if lived > _STEADY_S else failures + 1
             delay_ms = with_jitter(_RETRY.delay_ms(failures) or 0.0, self._entropy)
@@ -64,7 +68,7 @@ class MemberProcess:
     async def _live(self) -> int:
         """One life of the child; its exit code."""
         self.starts += 1
-        child = await asyncio.create_subprocess_exec(*self._command, stdin=asyncio.subprocess.PIPE)
+        child = await _spawn(self._command)
         self.process_id = child.pid
         log.info("metadata.process.started", process=child.pid, starts=self.starts)
         try:
@@ -78,6 +82,18 @@ class MemberProcess:
             self.process_id = None
             if child.returncode is None:
                 await _stop(child)
+
+
+async def _spawn(command: Sequence[str]) -> asyncio.subprocess.Process:
+    spawning = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+    )
+    try:
+        return await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await _stop(await spawning)  # nobody else knows of it
+        raise
 
 
 async def _stop(child: asyncio.subprocess.Process) -> None:

@@ -240,9 +240,13 @@ def test_a_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
     assert "CONF0001" in said
 
 
-def test_a_process_that_ends_at_once_is_started_with_growing_pauses() -> None:
+@pytest.mark.parametrize(
+    "command", [(sys.executable, "-c", "raise SystemExit(3)"), ("/there/is/no/such/program",)]
+)
+def test_a_process_that_ends_at_once_is_started_with_growing_pauses(
+    command: tuple[str, ...],
+) -> None:
     async def main() -> None:
-        command = (sys.executable, "-c", "raise SystemExit(3)")
         process = MemberProcess(b"{}", SystemClock(), SystemEntropy(), command)
         task = asyncio.create_task(process.run())
         loop = asyncio.get_running_loop()
