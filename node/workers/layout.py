@@ -24,6 +24,8 @@ SECRET = "workers.secret"
 _FORMAT = 1
 _SECRET_BITS = 256
 _LOOPBACK = "127.0.0.1"
+# Folders of workers, and what a file system has at its top.
+_NO_NODE = re.compile(r"worker-\d+|lost\+found")
 
 
 class _Marker(msgspec.Struct, frozen=True):
@@ -105,7 +107,7 @@ def _check_new(base: Path, count: int) -> None:
     others = [
         entry.name
         for entry in base.iterdir()
-        if entry.is_dir() and not re.fullmatch(r"worker-\d+", entry.name)
+        if entry.is_dir() and not _NO_NODE.fullmatch(entry.name)
     ]
     if others:
         raise InvalidConfiguration(

@@ -55,6 +55,7 @@ def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
 def test_a_start_that_was_cut_short_is_made_good(tmp_path: Path) -> None:
     (tmp_path / SECRET).touch(0o600)
     (tmp_path / "worker-1").mkdir()
+    (tmp_path / "lost+found").mkdir()  # a disk of its own
     prepare(configured(tmp_path), 2, SystemEntropy())
     assert len((tmp_path / SECRET).read_text().strip()) == 64
 
