@@ -93,7 +93,7 @@ FD_PEERS_PER_TICK = 2
 FD_DEAD_TICKS = 8
 # Once its connection is lost: processes that die reset theirs, nodes that are cut off are heard of
 # through others.
-FD_RESET_TICKS = 4
+FD_RESET_TICKS = 6
 # Once its machine says that no process listens there any more.
 FD_VACANT_TICKS = 2
 # What came back from the dead is not given work for five seconds.
@@ -176,8 +176,9 @@ OFFER_WAIT_MS = 2_000
 # A leader that can't commit, or that nobody hears, starts nothing new, then gives up.
 CUT_OFF_PAUSE_MS = 5_000
 CUT_OFF_RESIGN_MS = 15_000
-# Attempts start while the node was surely leading so lately: half of what others take to notice.
-FENCE_FRESH_MS = 1_000
+# Services are told something while the node was surely leading so lately, and only so soon after it
+# was decided: a process that stood still meanwhile may have a successor.
+FENCE_FRESH_MS = 750
 FENCE_SAMPLE_MS = 50
 FENCE_ASK_MS = 100
 
@@ -468,6 +469,8 @@ assert RESETS_PER_CONNECTION_MAX + STREAMS_PER_CONNECTION_MAX < 256
 assert IDENTITY_TOKEN_REUSED_S < IDENTITY_LEEWAY_S
 # Two ticks may be lost without harm, and the lonely learn it after others have taken them for dead.
 assert 2 <= FD_VACANT_TICKS < FD_RESET_TICKS < FD_DEAD_TICKS < FD_LONELY_TICKS < FD_SUSPECT_TICKS
+# The last sign of life may be a tick old, the tick that counts it too, and one is left to chance.
+assert FENCE_FRESH_MS <= FD_TICK_MS * (FD_RESET_TICKS - 3)
 assert 2 * CONTROLLER_TICK_MS < NOMINATION_VALID_MS < NOMINATION_GRACE_MS
 assert FD_TICK_MS * FD_DEAD_TICKS * 3 <= NOMINATION_GRACE_MS < CLAIM_TIMEOUT_MS
 assert CUT_OFF_PAUSE_MS < CUT_OFF_RESIGN_MS

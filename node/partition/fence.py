@@ -2,8 +2,9 @@
 
 A process that stood still for long wakes up as a leader in its own eyes. It can't commit any more,
 but it could call a service. So attempts start only while the node was the leader a moment ago: a
-record that it appended then has been committed, or its replicas have said so when asked. Others
-take seconds to notice that a node is gone, so a moment is too short for a successor.
+record that it appended then has been committed, or its replicas have said so when asked. A moment
+(``FENCE_FRESH_MS``) is shorter than the silence after which others take a node for dead, also
+where its connections were lost meanwhile, as long as its port is taken.
 """
 
 import asyncio
