@@ -304,6 +304,7 @@ class SegmentLog(Generic[C]):
 
     def on_down(self, node: NodeId) -> None:
         self._core.on_down(node)
+        self._send()  # to who takes its place
 
     def on_reply(self, node: NodeId, reply: StoreAck | Refused) -> None:
         if self._is_abandoned:

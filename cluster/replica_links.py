@@ -117,23 +117,21 @@ class ReplicaLinks:
             self._release_timer = self._loop.call_later(RELEASE_DELAY_MS / 1000, self.release)
 
     def release(self, *, to_late: bool = False) -> None:
-        """Tell replicas how far commits have come."""
+        """Tell replicas how far commits have come; late ones, too, if it is their turn."""
         if self._release_timer is not None:
             self._release_timer.cancel()
             self._release_timer = None
         logs, self._unreleased = self._unreleased, {}
-        self._tell_commits(logs, False)
         if to_late:
-            logs, self._untold = self._untold, {}
-            self._tell_commits(logs, True)
-
-    def _tell_commits(self, logs: dict[SegmentKey, WrittenHere], to_late: bool) -> None:
+            logs, self._untold = self._untold, {}  # all of the others are among them
         items: dict[NodeId, list[Release]] = {}
         for log in logs.values():
             params = log.params
             item = Release(params.ref, log.release())
             for member in params.nodeset:
-                if member.node != params.writer.node and log.is_late(member.node) is to_late:
+                if member.node == params.writer.node:
+                    continue
+                if to_late or not log.is_late(member.node):
                     items.setdefault(member.node, []).append(item)
         for node, releases in items.items():
             self.transport.send(node, Releases(tuple(releases)))

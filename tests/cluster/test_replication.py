@@ -13,6 +13,8 @@ from perdure.cluster.core.types import REFUSED_WRONG_WRITER, NodeId, Refused, St
 from perdure.cluster.metadata.store import CasOutcome, MetadataStore, Unknown, Versioned
 from perdure.cluster.takeover import decode_meta, partition_key
 from perdure.core.errors import MetadataConflict, OutcomeUnknown
+from perdure.core.limits import LINK_TICK_MS
+from perdure.core.limits_log import PEER_SLOW_MS
 from perdure.core.limits_telling import RECOVERY_TELL_MS
 
 Body = Callable[[World], Awaitable[None]]
@@ -57,6 +59,27 @@ def test_one_of_three_may_be_away_and_catches_up() -> None:
         await one.write(b"6")
         found = await back.read(until=7)
         assert found == [(n, b"%d" % n) for n in range(1, 7)]
+
+    simulate(body)
+
+
+@pytest.mark.parametrize("how", ["silent", "gone"])
+def test_another_takes_the_place_of_who_is_waited_for(how: str) -> None:
+    async def body(world: World) -> None:
+        one = world.nodes[0].up
+        await one.lead()
+        await one.write(b"1")
+        assert one.log is not None
+        (quick,) = [node for node in world.nodes[1:] if not one.log.is_late(node.id)]
+        if how == "gone":
+            one.append(b"2")
+            await quick.kill()
+        else:
+            world.network.isolate(quick.host)
+            one.append(b"2")
+        began = world.loop.time()
+        await world.until(lambda: len(one.committed) == 2)
+        assert world.loop.time() - began < (PEER_SLOW_MS + 3 * LINK_TICK_MS) / 1000
 
     simulate(body)
 
