@@ -203,6 +203,17 @@ class WalWriter:
         self._is_writing = False
         if self._is_failed:
             return
+        for item in group:  # first: somebody waits for them, and nobody for our notes
+            if item.on_durable is not None:
+                item.on_durable()
+        if self._is_failed:
+            return  # it was closed by one of them
+        self._note_group(group, elapsed_ms)
+        if self._staged or self._is_scheduled:
+            self._is_scheduled = False
+            self.request_flush()
+
+    def _note_group(self, group: list[_Staged], elapsed_ms: float) -> None:
         sample_ms = min(elapsed_ms, _SAMPLE_MS_MAX)
         self._sync_ms += (sample_ms - self._sync_ms) * (_SMOOTHING if self._groups else 1.0)
         self._groups += 1
@@ -217,12 +228,6 @@ class WalWriter:
             self._mark_timer = self._loop.call_later(WAL_MARK_IDLE_MS / 1000, self._mark)
         if not self._wal.has_spare and not self.is_full:
             self.ensure_spare()
-        for item in group:
-            if item.on_durable is not None:
-                item.on_durable()
-        if self._staged or self._is_scheduled:
-            self._is_scheduled = False
-            self.request_flush()
 
     def _mark(self) -> None:
         self._mark_timer = None

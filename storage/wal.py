@@ -14,6 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -97,8 +98,7 @@ class WalFile:
         return self.index.extents
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WalTail:
+class WalTail(NamedTuple):
     """Where the next group goes and what it continues. Offsets in bytes."""
 
     position: int

@@ -116,8 +116,7 @@ class ProducerKind(IntEnum):
     PARTITION = 1  # another partition's outbox: dense sequence per source
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record of a log: the payload is opaque here. The CRC travels with it end to end."""
 
     lsn: int

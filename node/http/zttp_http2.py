@@ -414,7 +414,8 @@ class Server(_Http2):
 
 def _put_together(pieces: dict[int, list[bytes]], events: list[Event]) -> None:
     """One event per stream for what came in many frames: most of a frame's cost is its event's."""
-    events += [_whole(stream, data) for stream, data in pieces.items()]
+    for stream, data in pieces.items():
+        events.append(Body(stream, data[0] if len(data) == 1 else b"".join(data)))
     pieces.clear()
 
 

@@ -12,6 +12,7 @@ in the order their frames came.
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -99,8 +100,7 @@ class Ended:
 Terminal = Failed | Suspended | Ended
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """What a chunk brought: effects to record, acks to remember for them, and perhaps the end."""
 
     effects: list[Effect]

@@ -289,12 +289,14 @@ class LiveAttempt:
     def _stir(self) -> None:
         """Something moves on the stream."""
         self.last_activity = self._loop.time()
-        if self._gate is None:
+        gate = self._gate
+        if gate is None:
             return
         if self.attempt.is_waiting:
-            self._gate.leave(self)
+            if self.is_busy:
+                gate.leave(self)
         elif not self.is_busy and not self._is_over:
-            self._gate.enter(self)
+            gate.enter(self)
 
     def _leave_gate(self) -> None:
         if self._gate is not None:
