@@ -385,7 +385,15 @@ class Session:
         op = Op.ANSWER
         if isinstance(message, PerdureError):
             op, message = Op.FAILED, Failed.of(message)
-        self.outbox.put(op, kind_of(type(message)), number, encode(message))
+        payload = encode(message)
+        if len(payload) > limits.FABRIC_MESSAGE_BYTES_MAX:
+            # How long an answer is may hang on what users store: no reason to stop.
+            kind = type(message).__name__
+            lost = AnswerLost(f"a {kind} of {len(payload)} bytes is too long for a message")
+            log.error("fabric.handler.failed", cause=lost, kind=kind, node=self.peer.node)
+            op, message = Op.FAILED, Failed.of(lost)
+            payload = encode(message)
+        self.outbox.put(op, kind_of(type(message)), number, payload)
         self._limit_queue()
 
     def _say_back(self, message: Message | PerdureError) -> None:

@@ -89,6 +89,23 @@ def test_messages_of_any_size_up_to_the_limit_arrive_whole(on: Run) -> None:
     on(check)
 
 
+def test_an_answer_that_is_too_long_is_lost_and_nothing_else(
+    on: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(rig: Rig) -> None:
+        one, two = await rig.start(peer(1)), rig.make(peer(2))
+        two.fabric.serve(Count, lambda _, count, answer: answer(Blob(bytes(count.size))))
+        two.place = replace(two.place, address=await two.fabric.listen())
+        rig.introduce(one, two)
+        await until(lambda: is_up(one, two))
+        monkeypatch.setattr(limits, "FABRIC_MESSAGE_BYTES_MAX", 1_000)
+        with pytest.raises(AnswerLost, match="too long for a message"):
+            await one.fabric.ask(TWO, Count(1, 1_000), 5)
+        assert await one.fabric.ask(TWO, Count(1, 10), 5) == Blob(bytes(10))
+
+    on(check)
+
+
 def test_answers_may_come_late_and_in_any_order(on: Run) -> None:
     async def check(rig: Rig) -> None:
         one, two = await rig.start(peer(1)), rig.make(peer(2))
