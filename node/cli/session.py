@@ -16,10 +16,17 @@ ADMIN_VARIABLES = ["PERDURE_ADMIN_URL", "RESTATE_ADMIN_URL"]
 
 
 class Verbs(click.Group):
-    """Lists its commands in the order in which they are written."""
+    """Lists its commands in the order in which they are written, each with all of its first
+    paragraph."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, _first(command.help)) for name, command in self.commands.items()]
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +110,7 @@ def check_url(context: click.Context, parameter: click.Parameter, value: str | N
             f"{value!r}: write a URL such as {DEFAULT_ADMIN_URL}", context, parameter
         )
     return url
+
+
+def _first(help: str | None) -> str:
+    return " ".join((help or "").strip().partition("\n\n")[0].split())

@@ -57,6 +57,16 @@ def test_every_command_is_on_the_page(words: tuple[str, ...]) -> None:
     assert f"perdure {' '.join(words)}" in PAGE.read_text()
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_lists_of_commands_cut_nothing_off(terminal: Terminal, verb: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    shown = " ".join(terminal.type(verb, "--help").out.split())
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        first = (inner.help or "").partition("\n\n")[0]
+        assert first and f"{inner.name} {' '.join(first.split())}" in shown
+
+
 def test_the_list_of_verbs_says_what_the_verbs_say() -> None:
     context = click.Context(cli)
     for name, (_, line) in VERBS.items():
