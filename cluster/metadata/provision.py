@@ -24,6 +24,7 @@ from perdure.storage.disk import Disk
 
 _NAME = "member"
 _STARTS = "starts"
+_PEERS = "peers"
 _BASE = "base"
 _BACKUP_HEAD = b"perdure metadata backup 1\n"
 
@@ -109,6 +110,26 @@ def count_start(disk: Disk) -> int:
         raise DataDirectoryDamaged(f"the metadata member's file {_STARTS} is damaged") from error
     disk.replace(_STARTS, _checked(b"%d" % (known + 1)))
     return known + 1
+
+
+def read_peers(disk: Disk) -> dict[int, tuple[int, int]]:
+    """The last life of each other member that this one has met: its start and incarnation.
+
+    Raises:
+        DataDirectoryDamaged: the file is not what was written.
+    """
+    if not disk.exists(_PEERS):
+        return {}
+    try:
+        content = _unchecked(disk.read_file(_PEERS))
+        return msgspec.json.decode(content, type=dict[int, tuple[int, int]])
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise DataDirectoryDamaged(f"the metadata member's file {_PEERS} is damaged") from error
+
+
+def note_peers(disk: Disk, lives: dict[int, tuple[int, int]]) -> None:
+    """Keep what ``read_peers`` reads."""
+    disk.replace(_PEERS, _checked(msgspec.json.encode(lives)))
 
 
 def encode_backup(cluster: str, registers: dict[str, Versioned]) -> bytes:

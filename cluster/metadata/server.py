@@ -21,7 +21,7 @@ from perdure.cluster.core.messages import Peer
 from perdure.cluster.core.types import NodeId
 from perdure.cluster.fabric import Fabric
 from perdure.cluster.metadata.local_door import LocalServer
-from perdure.cluster.metadata.peer_link import FabricLink, serve_peers
+from perdure.cluster.metadata.peer_link import FabricLink, PeerLives, serve_peers
 from perdure.cluster.metadata.provision import count_start, read_identity
 from perdure.cluster.metadata.quorum import FIRST
 from perdure.cluster.metadata.raft import MemberPorts, RaftMember, Timing
@@ -121,7 +121,7 @@ async def run(settings: MemberSettings, stopped: asyncio.Event) -> BaseException
     )
     service = MemberService(member, clock, entropy)
     door = LocalServer(folder, service.answer)
-    serve_peers(fabric, service)
+    serve_peers(fabric, service, PeerLives(disk))
     try:
         await fabric.listen()
         fabric.set_directory(

@@ -102,8 +102,9 @@ class MemberService:
 
     # --- From peers -------------------------------------------------------------------------------
 
-    def receive(self, peer: int, frame: bytes) -> None:
-        self._guarded(lambda: self._member.receive(peer, frame))
+    def receive(self, peer: int, frame: bytes, may_count: Callable[[], bool]) -> None:
+        """Take a frame of a peer, if that may be listened to."""
+        self._guarded(lambda: self._member.receive(peer, frame) if may_count() else None)
         self._poke()
 
     def disconnect(self, peer: int) -> None:

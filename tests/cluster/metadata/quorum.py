@@ -21,8 +21,16 @@ from perdure.cluster.core.types import NodeId
 from perdure.cluster.fabric import Fabric
 from perdure.cluster.metadata.client import DoorClosed, RaftMetadata
 from perdure.cluster.metadata.fabric_door import VisitorDoor, serve_questions
-from perdure.cluster.metadata.messages import Answer, Ask, decode_answer, decode_ask, encode
-from perdure.cluster.metadata.peer_link import FabricLink, serve_peers
+from perdure.cluster.metadata.messages import (
+    Answer,
+    Ask,
+    Look,
+    Standing,
+    decode_answer,
+    decode_ask,
+    encode,
+)
+from perdure.cluster.metadata.peer_link import FabricLink, PeerLives, serve_peers
 from perdure.cluster.metadata.provision import count_start, draw_storages, provision
 from perdure.cluster.metadata.raft import MemberPorts, RaftMember
 from perdure.cluster.metadata.raft_links import MemberIdentity
@@ -118,7 +126,7 @@ class SimQuorum:
             MemberPorts(disk=disk, link=FabricLink(fabric), clock=self.clock, entropy=self.entropy),
         )
         service = MemberService(member, self.clock, self.entropy)
-        serve_peers(fabric, service)
+        serve_peers(fabric, service, PeerLives(disk))
         self.lives[node] = _Life(service, fabric, wires, self.supervisor)
         await fabric.listen()
         fabric.set_directory({peer: Place(address=f"member-{peer}:5123") for peer in self.nodes})
@@ -145,6 +153,20 @@ class SimQuorum:
         with contextlib.suppress(PowerLoss):
             await life.service.aclose()
         await life.fabric.aclose()
+
+    async def meet(self, node: NodeId, peer: NodeId) -> None:
+        """Wait until a member is connected to another one's present life."""
+        deadline = self.clock.monotonic() + 20
+        while not await self._have_met(node, peer):
+            assert self.clock.monotonic() < deadline, "they don't meet"
+            await asyncio.sleep(0.01)
+
+    async def _have_met(self, node: NodeId, peer: NodeId) -> bool:
+        here, there = self.lives[node], self.lives[peer]
+        standing = await here.service.answer(Look())
+        assert isinstance(standing, Standing)
+        is_there = here.fabric.session(peer) == there.fabric.me
+        return is_there and peer in standing.connected
 
     def isolate(self, node: NodeId) -> None:
         """Cut a member from the others."""

@@ -58,6 +58,44 @@ def test_a_lost_leader_costs_a_second() -> None:
     tell(2, story)
 
 
+@pytest.mark.parametrize("is_older", [False, True])
+def test_a_member_whose_disk_was_rolled_back_is_not_counted_on(is_older: bool) -> None:
+    """It has forgotten what it acknowledged, and what it voted for: also where its next start has
+    the number of one that was met."""
+
+    async def story(quorum: SimQuorum) -> None:
+        one, two, three = quorum.nodes
+        client = quorum.client(OUTSIDER)
+        await client.cas("a", None, b"1")
+        copy = quorum.disks[three].copy()
+        await restart(quorum, three)
+        await quorum.meet(one, three)
+        if is_older:
+            await restart(quorum, three)
+            await quorum.meet(one, three)
+        await quorum.lose_power(one)
+        assert await client.cas("a", 1, b"2") == Versioned(2, b"2")
+        await quorum.lose_power(two)
+        await quorum.lose_power(three)
+        quorum.disks[three] = copy
+        await quorum.boot(one)
+        await quorum.boot(three)
+        with pytest.raises(MetadataUnavailable):
+            await client.get("a")
+        await restart(quorum, one)
+        with pytest.raises(MetadataUnavailable):
+            await client.get("a")
+        await quorum.boot(two)
+        assert await client.get("a") == Versioned(2, b"2")
+
+    tell(5, story)
+
+
+async def restart(quorum: SimQuorum, node: NodeId) -> None:
+    await quorum.lose_power(node)
+    await quorum.boot(node)
+
+
 def test_without_a_quorum_the_outcome_is_unknown_and_may_come_later() -> None:
     async def story(quorum: SimQuorum) -> None:
         client = quorum.client(OUTSIDER)
