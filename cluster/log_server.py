@@ -40,7 +40,8 @@ class LogServer:
     def __init__(self, core: ReplicaCore, writer: WalWriter) -> None:
         self._core = core
         self._writer = writer
-        self._watchers: dict[SegmentKey, set[asyncio.Event]] = {}
+        # Told in the order in which they came, so that simulations can be repeated.
+        self._watchers: dict[SegmentKey, dict[asyncio.Event, None]] = {}
         self._recent: dict[SegmentKey, RecentRecords] = {}  # of those watched
         self.pin_conflicts = 0  # stores of a second writer of a segment, which must never be (I-20)
 
@@ -186,12 +187,12 @@ class LogServer:
 
     def watch(self, key: SegmentKey, changed: asyncio.Event) -> Callable[[], None]:
         """Set ``changed`` whenever the segment's tail moves; returns how to end it."""
-        self._watchers.setdefault(key, set()).add(changed)
+        self._watchers.setdefault(key, {})[changed] = None
         self._recent.setdefault(key, RecentRecords())
 
         def forget() -> None:
-            watchers = self._watchers.get(key, set())
-            watchers.discard(changed)
+            watchers = self._watchers.get(key, {})
+            watchers.pop(changed, None)
             if not watchers:
                 self._watchers.pop(key, None)
                 self._recent.pop(key, None)

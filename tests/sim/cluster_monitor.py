@@ -27,6 +27,7 @@ from perdure.engine.apply import Machine as Engine
 from perdure.engine.apply import Origin
 from perdure.engine.commands import Command, Invoke
 from perdure.node.partition.processor import Processor
+from perdure.storage.partition_store import PartitionStore
 from perdure.storage.wal_format import Frame
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Monitor:
     def __init__(self) -> None:
         self.is_register_honest = True
         self.found: list[Violation] = []
+        self.copies = 0  # of tables, begun
         self.applied_invocations: set[InvocationId] = set()
         self._history: dict[int, dict[int, Applied]] = defaultdict(dict)
         self._inbound: dict[tuple[int, int], int] = defaultdict(int)
@@ -168,6 +170,15 @@ class Monitor:
             if led.processor.store.durable_lsn < told:
                 self._find(f"I-26: {life.machine.name} lost what it told to be durable: {told}")
 
+    def on_forgotten(self, life: "ClusterLife", partition: int) -> None:
+        """Its tables are about to be replaced by others."""
+        self.copies += 1
+        self._durable.pop((life.machine.name, partition), None)
+
+    def on_reloaded(self, life: "ClusterLife", store: PartitionStore) -> None:
+        """It has other tables, or none."""
+        self._durable[life.machine.name, store.opened.partition] = store.durable_lsn
+
     def on_wiped(self, machine: "Machine") -> None:
         """Its disk is a new one."""
         for place in [place for place in self._durable if place[0] == machine.name]:
@@ -254,6 +265,24 @@ def _see_flush(monitor: Monitor, done: Callable[..., Any]) -> Callable[..., Any]
     return seen
 
 
+def _see_forget(monitor: Monitor, forget: Callable[..., Any]) -> Callable[..., Any]:
+    def seen(store: PartitionStore) -> None:
+        if (life := _life()) is not None:
+            monitor.on_forgotten(life, store.opened.partition)
+        forget(store)
+
+    return seen
+
+
+def _see_reload(monitor: Monitor, reload: Callable[..., Any]) -> Callable[..., Any]:
+    def seen(store: PartitionStore) -> None:
+        reload(store)
+        if (life := _life()) is not None and life.is_up:
+            monitor.on_reloaded(life, store)
+
+    return seen
+
+
 _SEEN: tuple[tuple[type, str, Callable[[Monitor, Callable[..., Any]], Callable[..., Any]]], ...] = (
     (ReplicaCore, "store", _see_store),
     (ReplicaCore, "trim", _see_trim),
@@ -261,4 +290,6 @@ _SEEN: tuple[tuple[type, str, Callable[[Monitor, Callable[..., Any]], Callable[.
     (WalWriter, "_written", _see_written),
     (Engine, "apply", _see_apply),
     (Processor, "_flush_done", _see_flush),
+    (PartitionStore, "forget", _see_forget),
+    (PartitionStore, "reload", _see_reload),
 )

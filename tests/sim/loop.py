@@ -92,6 +92,15 @@ def _fill(
     handle._source_traceback = None
 
 
+class _Task(asyncio.Task[Any]):
+    """Tells others apart by its number: sets of tasks must not be in the order of addresses."""
+
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
 class SimLoop(asyncio.BaseEventLoop):
     """Runs on virtual seconds from 0. ``failures`` collects what no callback caught."""
 
@@ -103,15 +112,27 @@ class SimLoop(asyncio.BaseEventLoop):
         self._dice = random.Random(seed)
         self._timers: list[tuple[float, int, _Timer]] = []
         self._timers_made = 0
+        self._tasks_made = 0
         self._timers_cancelled = 0
         self._stopping = False
         self._stopped: dict[object, list[_Handle | _Timer]] = {}
         self._dead: set[object] = set()
         self.failures: list[BaseException] = []
         self.set_exception_handler(self._collect)
+        self.set_task_factory(self._make_task)
 
     def time(self) -> float:
         return self._now
+
+    def _make_task(
+        self, _: asyncio.AbstractEventLoop, work: Any, context: Context | None = None
+    ) -> asyncio.Task[Any]:
+        # The number comes first: a task's own set is filled while it is made.
+        self._tasks_made += 1
+        made = _Task.__new__(_Task)
+        made.number = self._tasks_made
+        made.__init__(work, loop=self, context=context)  # type: ignore[misc]
+        return made
 
     def call_soon(
         self,

@@ -11,7 +11,7 @@ from tests.sim import cluster_run
 from tests.sim.cluster_faults import DARK, PLAIN, ROUGH, STALE
 from tests.sim.cluster_mutations import MUTATIONS, Mutation
 from tests.sim.cluster_seed import Setting, live, live_with_lies, plan_of, setting_of
-from tests.sim.cluster_world import THREE, ClusterWorld, Less
+from tests.sim.cluster_world import SPREAD, THREE, ClusterWorld, Less
 from tests.sim.cost_curve import measure
 from tests.sim.loop import SimLoop, run
 from tests.sim.seeds import batches, chosen
@@ -56,6 +56,9 @@ def test_a_seed_is_one_run() -> None:
     assert one == other
     assert one != live(setting_of(4))
     assert one != live(setting_of(3), Less(faults=frozenset({0, 1})))
+    for seed in (0, 1, 3):  # followers that read from others, and choices among many
+        setting = Setting(seed=seed, shape=SPREAD, kinds=PLAIN, has_knobs=False)
+        assert live(setting) == live(setting)
 
 
 @pytest.mark.slow
