@@ -17,8 +17,7 @@ from perdure.cluster.core.recovery import (
 from perdure.cluster.core.types import Member, Refused, SealOk, SegmentParams
 from perdure.cluster.log_server import LogServer
 from perdure.cluster.replica_links import ReplicaLinks
-from perdure.core.errors import PerdureError, Unreachable
-from perdure.core.invariant import invariant
+from perdure.core.errors import LogDamaged, PerdureError, Unreachable
 from perdure.core.limits import RECOVERY_REQUEST_MS, RECOVERY_RETRY_MS
 from perdure.core.limits_telling import RECOVERY_TELL_MS
 from perdure.core.telemetry import logger
@@ -156,9 +155,14 @@ class Recoverer:
         """At least one record. Raises PerdureError."""
         key = self._params.key
         if source == self._server.member:
-            found = self._server.read(key, lower, upper, for_repair=True)
-            invariant(found is not None, "what a seal named is here", segment=key, offset=lower)
-            assert found is not None
+            try:
+                found = self._server.read(key, lower, upper, for_repair=True)
+            except LogDamaged as damage:
+                log.error("log.recovery.damaged", partition=key[0], segment=key[1], reason=damage)
+                raise
+            # Another claimant may have recovered the segment meanwhile, and have let it go.
+            if found is None or found.first_offset != lower or not found.records:
+                raise Unreachable(f"record {lower} of segment {key} isn't here any more")
             return found.records
         if self._links is None:
             raise Unreachable(f"node {source.node} isn't reached from here")

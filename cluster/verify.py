@@ -142,11 +142,9 @@ class Verifier:
                 members.remove(member)
             else:
                 digests[member] = extents
-        for first, count in differing(digests):
-            singles = {
-                member: await self._digest(member, key, (first, first + count, 1)) or []
-                for member in digests
-            }
+        for block in suspicious(digests, DIGEST_EXTENT_RECORDS):
+            span = max(block, lower), min(block + DIGEST_EXTENT_RECORDS, upper), 1
+            singles = {member: await self._digest(member, key, span) or [] for member in digests}
             found.diverging.extend((offset, offset + 1) for offset, _ in differing(singles))
         found.count(digests.values(), lower, upper)
 
@@ -227,6 +225,19 @@ class _Findings:
                 self.missing.append((first, end))
             if copies < self._replication:
                 self.short.append((first, end))
+
+
+def suspicious(digests: Mapping[Member, Sequence[Extent]], step: int) -> list[int]:
+    """Where blocks of ``step`` begin of which two replicas hold something, and not the same:
+    their records differ, or others are missing."""
+    held: dict[int, set[tuple[Extent, ...]]] = {}
+    for extents in digests.values():
+        blocks: dict[int, list[Extent]] = {}
+        for extent in extents:
+            blocks.setdefault(extent.first_offset // step, []).append(extent)
+        for block, pieces in blocks.items():
+            held.setdefault(block, set()).add(tuple(pieces))
+    return [block * step for block, found in sorted(held.items()) if len(found) > 1]
 
 
 def differing(digests: Mapping[Member, Sequence[Extent]]) -> list[tuple[int, int]]:

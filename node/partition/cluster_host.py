@@ -43,7 +43,12 @@ from perdure.node.partition.assembly import Assembly
 from perdure.node.partition.cluster_cut import CutDesk
 from perdure.node.partition.cluster_sets import ClusterSets, ClusterSetsPorts
 from perdure.node.partition.gateway import LedPartition
-from perdure.node.partition.host import BootFigures, HostStatistics, partition_statistics
+from perdure.node.partition.host import (
+    BootFigures,
+    HostStatistics,
+    flush_at_end,
+    partition_statistics,
+)
 from perdure.node.partition.messages import Deliver, Delivered, Led
 from perdure.node.partition.ports import HostOptions, HostPorts
 from perdure.node.partition.remote import RemoteDesk
@@ -380,7 +385,7 @@ class ClusterHost:
         for replica in self._replicas.values():
             replica.close()
         await self.gateway.aclose()
-        await asyncio.gather(*(self._flush(led) for led in self.led))
+        await asyncio.gather(*(flush_at_end(led.processor) for led in self.led))
         self._let_go()
 
     async def abandon(self) -> None:
@@ -410,13 +415,6 @@ class ClusterHost:
         self._wal.close()
         for store in self._stores:
             store.close()
-
-    @staticmethod
-    async def _flush(led: LedPartition) -> None:
-        if led.processor.halted is None:
-            flushed = asyncio.Event()
-            led.processor.flush(flushed.set)
-            await flushed.wait()
 
 
 def identity_of(joined: Joined) -> Identity:

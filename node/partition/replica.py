@@ -252,6 +252,8 @@ class PartitionReplica:
             self._tell(self._ports.seat().on_gap)
         except (HistoryForsaken, LogDamaged) as failure:
             self._break(str(failure))
+        except Exception as failure:  # bulkhead: who reads no more must say so
+            self._break(f"following the log failed: {failure!r}")
 
     def _check_tables(self, applied_lsn: int, applied_epoch: int) -> None:
         """Raise HistoryForsaken for tables that have what an unsafe close has cut off."""
@@ -259,7 +261,11 @@ class PartitionReplica:
         check_history(self._partition, meta, applied_lsn, applied_epoch)
 
     async def _get_tables(self) -> None:
-        await self._tables.get()
+        try:
+            await self._tables.get()
+        except Exception as failure:  # bulkhead: as in following
+            self._break(f"getting tables failed: {failure!r}")
+            return
         self._tell(self._ports.seat().on_bootstrapped)
 
     async def _deliver(self, records: list[Record]) -> None:

@@ -18,6 +18,7 @@ from perdure.cluster.verify import (
     Verifier,
     coverage,
     differing,
+    suspicious,
 )
 
 Body = Callable[[World], Awaitable[None]]
@@ -88,6 +89,15 @@ def test_the_same_place_with_another_content_differs() -> None:
     assert differing({ONE: same, TWO: same}) == []
     assert differing({ONE: same, TWO: [Extent(0, 4, 7), Extent(4, 2, 9)]}) == [(4, 2)]
     assert differing({ONE: same, TWO: [Extent(1, 3, 9)]}) == []
+
+
+def test_a_block_is_looked_into_where_replicas_hold_it_differently() -> None:
+    whole = [Extent(0, 4, 7), Extent(4, 4, 8)]
+    assert suspicious({ONE: whole, TWO: whole}, 4) == []
+    assert suspicious({ONE: whole, TWO: [Extent(4, 4, 8)]}, 4) == [], "one has nothing of it"
+    assert suspicious({ONE: whole, TWO: [Extent(0, 4, 7), Extent(4, 4, 9)]}, 4) == [4]
+    beside_a_hole = [Extent(0, 1, 5), Extent(2, 2, 6), Extent(4, 4, 8)]
+    assert suspicious({ONE: whole, TWO: beside_a_hole}, 4) == [0]
 
 
 Spans = list[tuple[int, int]]
