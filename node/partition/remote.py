@@ -8,6 +8,7 @@ import msgspec
 
 from perdure.cluster.answers import LateAnswers
 from perdure.cluster.core.messages import Peer
+from perdure.cluster.core.types import Writer
 from perdure.cluster.transport import Answer, Transport
 from perdure.core.errors import PartitionUnavailable, PerdureError
 from perdure.core.ids import InvocationId, PartitionId
@@ -32,6 +33,9 @@ from perdure.node.partition.routing import find_surely, gone
 from perdure.storage.tables.invocations import Result
 from perdure.storage.tables.timers import Outgoing
 
+_Ticket = tuple[Writer, int]
+"""A process, and what it calls its question."""
+
 
 class RemoteDesk:
     """Serves the messages of ``node/partition/messages.py``."""
@@ -39,7 +43,7 @@ class RemoteDesk:
     def __init__(self, partitions: list[LedPartition], transport: Transport) -> None:
         self._here = {led.processor.partition: led for led in partitions}
         self._transport = transport
-        self._watches: dict[tuple[int, int], Callable[[], None]] = {}
+        self._watches: dict[_Ticket, Callable[[], None]] = {}
         self._answers = LateAnswers()
         self._loop = asyncio.get_running_loop()
         transport.serve(Propose, self._propose)
@@ -49,6 +53,7 @@ class RemoteDesk:
         transport.serve(Deliver, self._deliver)
         transport.serve(Delivered, self._delivered)
         transport.serve(Undelivered, self._undelivered)
+        transport.on_session(self._on_session)
 
     @property
     def watching(self) -> int:
@@ -108,7 +113,7 @@ class RemoteDesk:
         if found.result is not None:
             answer(Ended(found.result))
             return
-        ticket = (peer.incarnation, request.ticket)
+        ticket = peer.writer, request.ticket
 
         def told(result: Result | PerdureError) -> None:
             self._watches.pop(ticket, None)
@@ -122,7 +127,17 @@ class RemoteDesk:
         raise gone(request.invocation)
 
     def _unwatch(self, peer: Peer, message: Unwatch, _: Answer) -> None:
-        if (forget := self._watches.pop((peer.incarnation, message.ticket), None)) is not None:
+        self._forget((peer.writer, message.ticket))
+
+    def _on_session(self, peer: Peer, is_up: bool) -> None:
+        """The processes that the node had before wait for nothing any more."""
+        if is_up:
+            for ticket in [*self._watches]:
+                if ticket[0].node == peer.node and ticket[0] != peer.writer:
+                    self._forget(ticket)
+
+    def _forget(self, ticket: _Ticket) -> None:
+        if (forget := self._watches.pop(ticket, None)) is not None:
             forget()
 
     def _deliver(self, _: Peer, message: Deliver, answer: Answer) -> None:

@@ -235,8 +235,8 @@ class RoutedGateway:
             request = Watch(partition, invocation, ticket)
             try:
                 return (await self._transport.ask(node, request, ROUTE_WATCH_MS / 1000)).result
-            except asyncio.CancelledError:
-                self._transport.send(node, Unwatch(ticket))
+            except (asyncio.CancelledError, OutcomeUnknown):
+                self._transport.send(node, Unwatch(ticket))  # who asks again has another ticket
                 raise
 
         try:

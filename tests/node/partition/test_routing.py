@@ -3,6 +3,7 @@
 import asyncio
 from typing import cast
 
+import msgspec
 from tests.cluster.fabric_rig import Rig, on_sim, peer, until
 from tests.sim.loop import SimLoop
 from tests.sim.node_world import HEALED, PARTITIONS, NodeLife, NodeWorld
@@ -12,7 +13,7 @@ from perdure.cluster.core.types import NodeId
 from perdure.cluster.transport import Answer
 from perdure.core.errors import PerdureError
 from perdure.core.ids import InvocationId, PartitionId, partition_key_of, partition_of
-from perdure.core.limits import ROUTE_RETRY_MS_MAX
+from perdure.core.limits import ROUTE_RETRY_MS_MAX, ROUTE_WATCH_MS
 from perdure.engine.actions import Accepted, Existing
 from perdure.node.partition.gateway import Found, LedPartition
 from perdure.node.partition.messages import Known, LookUp
@@ -136,6 +137,41 @@ def test_a_call_that_ends_soon_is_answered_once() -> None:
             assert isinstance(told[0], Result)
             assert one.fabric.statistics().messages_received == before + 1
         assert gateway.pending == 0
+        await gateway.aclose()
+        await life.host.close()
+
+    on_sim(check)
+
+
+def test_who_waits_for_long_is_noted_once() -> None:
+    """Also when its question was asked again, and after its process has died."""
+
+    async def check(rig: Rig) -> None:
+        one, two = await rig.start(peer(1)), rig.make(peer(2))
+        world = NodeWorld(2)
+        life = NodeLife(world, HEALED, cast(SimLoop, asyncio.get_running_loop()))
+        await life.boot()
+        desk = RemoteDesk(life.host.led, two.fabric)
+        two.place = type(two.place)(address=await two.fabric.listen())
+        rig.introduce(one, two)
+        await until(lambda: one.fabric.session(TWO) is not None)
+        leaders = Leaders()
+        leaders.leader = TWO
+        gateway = RoutedGateway(NodeId(1), [], PARTITIONS, leaders, one.fabric)
+        in_a_year = life.clock.now_ms() + 365 * 86_400_000
+        command = msgspec.structs.replace(world.requests[0].command, execute_at_ms=in_a_year)
+        taken: list[object] = []
+        gateway.propose(command, partition_key_of(command.id), taken.append, taken.append)
+        await until(lambda: taken)
+        gateway.wait(command.id, taken.append)
+        await until(lambda: desk.watching == 1)
+        await asyncio.sleep(3.5 * ROUTE_WATCH_MS / 1000)
+        assert desk.watching == 1
+        await one.fabric.aclose()
+        again = await rig.start(peer(1, 2))
+        rig.introduce(again, two)
+        await until(lambda: desk.watching == 0)
+        assert len(taken) == 1
         await gateway.aclose()
         await life.host.close()
 
