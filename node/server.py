@@ -24,7 +24,7 @@ from perdure.cluster.core.types import NodeId
 from perdure.cluster.metadata.local import LocalMetadata
 from perdure.cluster.metadata.store import MetadataStore
 from perdure.cluster.registers import insist
-from perdure.core import limits, telemetry
+from perdure.core import build, limits, telemetry
 from perdure.core.clock import SystemClock
 from perdure.core.entropy import SystemEntropy
 from perdure.core.errors import AddressInUse, DiskFull, Draining, PerdureError
@@ -406,6 +406,7 @@ class Node:
         log.info(
             "node.started",
             version=perdure.__version__,
+            is_compiled=build.IS_COMPILED,
             generation=host.identity.generation,
             data_directory=str(self._folder),
             records_replayed=info.records_replayed,

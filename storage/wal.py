@@ -49,6 +49,8 @@ FOLDER = "wal"
 RESERVE = f"{FOLDER}/reserve"
 _SPARE_PREFIX = "spare-"
 _SPARES_MAX = 1
+# Sequence number of the file; partition, segment and end of each extent in it.
+_Index = tuple[int, list[tuple[int, int, int]]]
 _CHANGED = "a frame that was intact is not so any more"
 
 log = logger("wal")
@@ -401,15 +403,10 @@ def activate(disk: Disk, spare: str, handle: File, header: FileHeader) -> WalFil
     return WalFile(header.file_seq, header.nonce, header.file_bytes, handle)
 
 
-class _Index(msgspec.Struct, array_like=True, frozen=True):
-    seq: int
-    extents: list[tuple[int, int, int]]
-
-
 def encode_index(file: WalFile) -> bytes:
     """The sidecar of a full file: its extents and a CRC."""
     extents = sorted((*segment, end) for segment, end in file.extents.items())
-    body = msgspec.msgpack.encode(_Index(file.seq, extents))
+    body = msgspec.msgpack.encode((file.seq, extents))
     return zlib.crc32(body).to_bytes(4, "little") + body
 
 
@@ -417,10 +414,10 @@ def decode_index(content: bytes, seq: int) -> dict[SegmentKey, int] | None:
     """The extents in a sidecar; None when it isn't intact or of another file."""
     if len(content) <= 4 or int.from_bytes(content[:4], "little") != zlib.crc32(content[4:]):
         return None
-    index = msgspec.msgpack.decode(content[4:], type=_Index)
-    if index.seq != seq:
+    written_for, extents = msgspec.msgpack.decode(content[4:], type=_Index)
+    if written_for != seq:
         return None
-    return {(partition, segment): end for partition, segment, end in index.extents}
+    return {(partition, segment): end for partition, segment, end in extents}
 
 
 def damage(seq: int, position: int, reason: str) -> LogDamaged:

@@ -72,7 +72,7 @@ VERBS = {
     ),
     "version": (
         "perdure.node.cli.version:version",
-        "Show the version, and the service protocol versions it speaks.",
+        "Show the version, the service protocol versions it speaks, and whether it is compiled.",
     ),
 }
 

@@ -440,11 +440,11 @@ class LiveAttempt:
         if not self._is_half_closed:
             left = effective.inactivity_timeout_ms - idle_ms
             if self.attempt.is_replaying or self._in_flight or self._held:
-                left = effective.inactivity_timeout_ms
+                left = float(effective.inactivity_timeout_ms)
             elif left <= 0:
                 self._half_close()
                 self.last_activity = self._loop.time()
-                left = effective.abort_timeout_ms
+                left = float(effective.abort_timeout_ms)
         else:
             left = effective.abort_timeout_ms - idle_ms
             if left <= 0:

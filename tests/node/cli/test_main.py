@@ -10,6 +10,7 @@ from tests.node.cli.terminal import Terminal
 
 import perdure
 from perdure.core import attempt_errors, loss_errors
+from perdure.core.build import IS_COMPILED
 from perdure.core.errors import (
     AddressInUse,
     DataDirectoryLocked,
@@ -109,6 +110,9 @@ def test_version(terminal: Terminal) -> None:
     assert terminal.type("--version").out == f"perdure {perdure.__version__}\n"
     assert terminal.type("version", "--json").json["version"] == perdure.__version__
     assert perdure.__version__ in terminal.type("version").out
+    assert terminal.type("version", "--json").json["code"] == (
+        "compiled" if IS_COMPILED else "interpreted"
+    )
 
 
 def test_a_wrong_command_line_is_a_usage_error(terminal: Terminal) -> None:
