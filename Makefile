@@ -8,7 +8,7 @@ SEEDS ?= 2000
 KILLS ?= 200
 ROUNDS ?= 3
 
-.PHONY: help links install demo cluster-demo check test compat proto bench bench-cluster chaos crash grow sim sim-cluster soak-http
+.PHONY: help links install demo cluster-demo check test test-compiled compat proto bench bench-cluster chaos crash grow sim sim-cluster soak-http
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -38,6 +38,9 @@ check: install  ## Lint, types, layout and tidy rules.
 
 test: install  ## The whole test suite.
 	$(BIN)/python -m pytest
+
+test-compiled: install  ## The test suite against a compiled build, made in a copy (TESTS=: options of pytest).
+	$(BIN)/python -m tests.compiled $(TESTS)
 
 compat: install  ## The conformance suite against perdure and the reference server, and where they differ.
 	$(BIN)/python -m tests.conformance.compare

@@ -23,6 +23,7 @@ from bench.rounds import Rounds, say
 from bench.sizes import FULL, QUICK, Sizes
 from bench.systems import SYSTEMS
 from bench.workloads import WORKLOADS
+from perdure.core.build import IS_COMPILED
 
 RESULTS = ROOT / "bench" / "results"
 PUBLISHED = ROOT / "docs" / "benchmarks"
@@ -120,7 +121,8 @@ def _about() -> dict[str, str]:
     described = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(described, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     return {
-        "perdure": f"{perdure.__version__} ({commit or 'no commit'})",
+        "perdure": f"{perdure.__version__} ({commit or 'no commit'}), "
+        + ("compiled" if IS_COMPILED else "interpreted"),
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d %H:%M"),

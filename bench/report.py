@@ -9,7 +9,11 @@ from bench import svg
 from bench.results import FLOORS, Results
 from bench.targets import added_ms, hops_ms, middle_ratio, targets
 
-_PAIRS = (("perdure", "reference", "ratio"), ("perdure-ts", "reference-ts", "ratio of -ts"))
+_PAIRS = (
+    ("perdure", "reference", "ratio"),
+    ("perdure-ts", "reference-ts", "ratio of -ts"),
+    ("perdure-compiled", "perdure", "compiled to not"),
+)
 """Ours, theirs, and what their ratio is called."""
 
 _GROUPS = {

@@ -78,10 +78,11 @@ def _costs(results: Results) -> list[Target]:
     found: list[Target] = []
     for steps, bound_ms in ((0, 0.6), (3, 1.5)):
         key = f"cpu: {steps} steps, system, ms"
-        what = f"CPU of a {steps}-step invocation"
-        ratio = results.ratio(key, "perdure", "reference")
-        found.append(Target(f"{what}, to the reference's", ratio, 0.25, True, "x"))
-        found.append(Target(what, results.middle("perdure", key), bound_ms, True, "ms"))
+        for ours, build in (("perdure", ""), ("perdure-compiled", ", compiled")):
+            what = f"CPU of a {steps}-step invocation{build}"
+            ratio = results.ratio(key, ours, "reference")
+            found.append(Target(f"{what}, to the reference's", ratio, 0.25, True, "x"))
+            found.append(Target(what, results.middle(ours, key), bound_ms, True, "ms"))
     return found
 
 

@@ -2,11 +2,12 @@
 
 from bench.systems.base import System
 from bench.systems.dbos import Dbos, DbosSqlite
-from bench.systems.restate_sdk import Perdure, PerdureTs, Reference, ReferenceTs
+from bench.systems.restate_sdk import Perdure, PerdureCompiled, PerdureTs, Reference, ReferenceTs
 from bench.systems.temporal import Temporal
 
 _KINDS: tuple[type[System], ...] = (
     Perdure,
+    PerdureCompiled,
     Reference,
     PerdureTs,
     ReferenceTs,

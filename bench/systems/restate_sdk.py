@@ -12,11 +12,13 @@ import urllib.request
 from abc import abstractmethod
 from pathlib import Path
 
+from bench.compiled import build_compiled, environment
 from bench.processes import CACHE, READY_SECONDS, ROOT, BenchFailed, NotHere, Process, free_port
 from bench.systems.base import System
 
 SDK_VERSION = "1.17.2"
 _OF_THE_SDK = frozenset({"start", "latency", "throughput", "object", "fan"})
+_COMPILED = CACHE / "compiled"
 
 
 class SdkServer(System):
@@ -69,10 +71,7 @@ class Perdure(SdkServer):
     @classmethod
     def provide(cls) -> None:
         super().provide()
-        # As pip leaves a package; a checkout has no bytecode where Python is told to write none.
-        for room in (ROOT / "src" / "perdure").iterdir():
-            if room.is_dir() and not compileall.compile_dir(str(room.resolve()), quiet=1):
-                raise BenchFailed(f"{room.name} has no bytecode")
+        write_bytecode(ROOT)
 
     def command(self) -> tuple[list[str], dict[str, str]]:
         arguments = [sys.executable, "-m", "perdure", "server", "--log-level", "error"]
@@ -80,6 +79,20 @@ class Perdure(SdkServer):
         arguments += ["--ingress-address", f"127.0.0.1:{self.port}"]
         arguments += ["--admin-address", f"127.0.0.1:{self.admin_port}"]
         return [*arguments, "--bind-address", f"127.0.0.1:{self.node_port}"], {}
+
+
+class PerdureCompiled(Perdure):
+    name = "perdure-compiled"
+    workloads = frozenset({"start", "latency", "throughput"})
+
+    @classmethod
+    def provide(cls) -> None:
+        super().provide()
+        build_compiled(_COMPILED)
+        write_bytecode(_COMPILED)
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        return super().command()[0], environment(_COMPILED)
 
 
 class Reference(SdkServer):
@@ -111,6 +124,13 @@ class ReferenceTs(Reference):
     name = "reference-ts"
     workloads = _OF_THE_SDK
     language = "typescript"
+
+
+def write_bytecode(checkout: Path) -> None:
+    """As pip leaves a package; a checkout has no bytecode where Python is told to write none."""
+    for room in (checkout / "src" / "perdure").iterdir():
+        if room.is_dir() and not compileall.compile_dir(str(room.resolve()), quiet=1):
+            raise BenchFailed(f"{room.name} has no bytecode")
 
 
 def start_service(language: str, folder: Path) -> tuple[Process, int]:
