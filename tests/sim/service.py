@@ -89,7 +89,8 @@ class SimService:
         is_flaky: bool,
         context: Context | None = None,
     ) -> None:
-        self.context = context or copy_context()  # the service's own process
+        # The service's own process; a context without variables is false.
+        self.context = copy_context() if context is None else context
         self.ledger = ledger
         self.clock = clock
         self.dice = dice
