@@ -1,7 +1,7 @@
 """Refuse to build from a checkout that lost its room links; compile the hot paths where asked.
 
 All else is in pyproject.toml. ``PERDURE_COMPILE=1 pip install …`` compiles the modules listed here
-with mypyc: the same sources, a fifth less CPU (docs/benchmarks.md). Where that can't be done, for
+with mypyc: the same sources, a tenth less CPU (docs/benchmarks.md). Where that can't be done, for
 want of a C compiler above all, it says so and installs perdure as it is.
 """
 
