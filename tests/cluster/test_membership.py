@@ -272,13 +272,22 @@ def test_when_everything_is_hinted_at_it_is_read_at_once() -> None:
     async def main() -> None:
         store = _store()
         follower = await _follower(store)
+        told: set[int] = set()
+        all_told = asyncio.Event()
+
+        def on_partition(partition: int, _: PartitionMeta) -> None:
+            told.add(partition)
+            if len(told) == 1_000:
+                all_told.set()
+
+        follower.on_partition(on_partition)
         running = asyncio.ensure_future(follower.run())
-        await asyncio.sleep(0.1)
         value = msgspec.msgpack.encode(msgspec.structs.replace(chain.empty(), epoch=7))
         store.found |= {f"p/{partition}": Versioned(1, value) for partition in range(1_000)}
         for partition in range(1_000):
             follower.look_at(partition)
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(0.1):
+            await all_told.wait()
         assert len(follower.partitions) == 1_000
         running.cancel()
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from tests.sim.leadership_world import SimNode, World
 from tests.sim.loop import SimLoop, run
+from tests.sim.seeds import repeatable
 
 Scenario = Callable[[World], Awaitable[None]]
 
@@ -19,11 +20,8 @@ def play(scenario: Scenario, seed: int = 1, size: int = 3, partitions: int = 6) 
         await scenario(world)
         await world.end()
 
-    try:
+    with repeatable(seed):
         run(seed, main)
-    except BaseException as failure:
-        failure.add_note(f"repeat with: SEED={seed} make sim")
-        raise
     return worlds[0]
 
 

@@ -1,6 +1,8 @@
 """Which seeds a test run lives through: ``SIM_SEEDS``, ``SIM_FIRST_SEED``, or ``SEED`` alone."""
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 
 
 def chosen(share: int = 1) -> range:
@@ -14,3 +16,13 @@ def chosen(share: int = 1) -> range:
 def batches(seeds: range, size: int) -> list[range]:
     """Seeds in portions that each make a test."""
     return [seeds[start : start + size] for start in range(0, len(seeds), size)]
+
+
+@contextmanager
+def repeatable(seed: int) -> Generator[None]:
+    """Have what fails say how to live through its seed again."""
+    try:
+        yield
+    except BaseException as failure:
+        failure.add_note(f"repeat with: SEED={seed} make sim")
+        raise

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.sim.cluster_growth import GrowthWorld
 from tests.sim.loop import SimLoop, run
-from tests.sim.seeds import batches, chosen
+from tests.sim.seeds import batches, chosen, repeatable
 
 from perdure.cluster.leadership import Replica
 from perdure.core.invariant import InvariantViolation
@@ -40,11 +40,8 @@ def live(seed: int) -> Counter[str]:
 @pytest.mark.parametrize("seeds", batches(chosen(share=8), 5), ids=str)
 def test_a_cluster_that_changes_keeps_its_promises(seeds: range) -> None:
     for seed in seeds:
-        try:
+        with repeatable(seed):
             live(seed)
-        except BaseException as failure:
-            failure.add_note(f"repeat with: SEED={seed} make sim")
-            raise
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from tests.sim.cluster_faults import PLAIN, ROUGH
 from tests.sim.cluster_snapshots import SnapshotClusterWorld
 from tests.sim.loop import SimLoop, run
 from tests.sim.node_world import Violation
-from tests.sim.seeds import batches, chosen
+from tests.sim.seeds import batches, chosen, repeatable
 
 from perdure.core.invariant import InvariantViolation
 from perdure.node.partition.cluster_cut import CutDesk, _Cut
@@ -37,11 +37,8 @@ def live(seed: int) -> Counter[str]:
 @pytest.mark.parametrize("seeds", batches(chosen(share=8), 5), ids=str)
 def test_sets_of_a_cluster_are_of_one_moment_and_make_another(seeds: range) -> None:
     for seed in seeds:
-        try:
+        with repeatable(seed):
             live(seed)
-        except BaseException as failure:
-            failure.add_note(f"repeat with: SEED={seed} make sim")
-            raise
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from collections import Counter
 import msgspec
 import pytest
 from tests.sim.log_world import World
-from tests.sim.seeds import batches, chosen
+from tests.sim.seeds import batches, chosen, repeatable
 
 from perdure.cluster.core.checkpoint import Checkpoint
 from perdure.cluster.core.replica import ReplicaCore
@@ -21,11 +21,8 @@ SEEDS = chosen()
 
 
 def _live(seed: int) -> Counter[str]:
-    try:
+    with repeatable(seed):
         return World(seed).run(lives=4).happened
-    except BaseException as failure:
-        failure.add_note(f"repeat with: SEED={seed} make sim")
-        raise
 
 
 @pytest.mark.slow

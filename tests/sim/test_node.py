@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from tests.sim.node_world import NodeWorld
 from tests.sim.ports import SimEnv
-from tests.sim.seeds import batches, chosen
+from tests.sim.seeds import batches, chosen, repeatable
 
 from perdure.cluster.wal_writer import WalWriter
 from perdure.core.errors import PerdureError
@@ -22,11 +22,8 @@ SEEDS = chosen(share=2)
 
 def _live(seed: int) -> NodeWorld:
     world = NodeWorld(seed)
-    try:
+    with repeatable(seed):
         world.run(lives=4)
-    except BaseException as failure:
-        failure.add_note(f"repeat with: SEED={seed} make sim")
-        raise
     return world
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from tests.sim.node_snapshots import SnapshotNodeWorld
 from tests.sim.node_world import Violation
-from tests.sim.seeds import batches, chosen
+from tests.sim.seeds import batches, chosen, repeatable
 
 SEEDS = chosen(share=2)
 
@@ -16,11 +16,8 @@ SEEDS = chosen(share=2)
 @pytest.mark.parametrize("seeds", batches(SEEDS, 10), ids=str)
 def test_sets_are_whole_and_of_one_moment(seeds: range, caplog: pytest.LogCaptureFixture) -> None:
     for seed in seeds:
-        try:
+        with repeatable(seed):
             SnapshotNodeWorld(seed).run(lives=3)
-        except BaseException as failure:
-            failure.add_note(f"repeat with: SEED={seed} make sim")
-            raise
         assert "snapshots.broken" not in caplog.text, f"SEED={seed} make sim"
 
 

@@ -1,10 +1,11 @@
 """Asking whoever leads: how soon a question goes to a new leader."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import cast
 
 import msgspec
-from tests.cluster.fabric_rig import Rig, on_sim, peer, until
+from tests.cluster.fabric_rig import Member, Rig, on_sim, peer, until
 from tests.sim.loop import SimLoop
 from tests.sim.node_world import HEALED, PARTITIONS, NodeLife, NodeWorld
 
@@ -33,6 +34,33 @@ class Leaders:
 
     def leader_of(self, partition: PartitionId) -> NodeId | None:
         return self.leader
+
+
+@dataclass(frozen=True)
+class LedElsewhere:
+    """Node 1 asks; node 2, a whole one, leads every partition."""
+
+    asking: Member
+    leading: Member
+    world: NodeWorld
+    life: NodeLife
+    desk: RemoteDesk
+    gateway: RoutedGateway
+
+    @classmethod
+    async def start(cls, rig: Rig) -> "LedElsewhere":
+        one, two = await rig.start(peer(1)), rig.make(peer(2))
+        world = NodeWorld(2)
+        life = NodeLife(world, HEALED, cast(SimLoop, asyncio.get_running_loop()))
+        await life.boot()
+        desk = RemoteDesk(life.host.led, two.fabric)
+        two.place = type(two.place)(address=await two.fabric.listen())
+        rig.introduce(one, two)
+        await until(lambda: one.fabric.session(TWO) is not None)
+        leaders = Leaders()
+        leaders.leader = TWO
+        gateway = RoutedGateway(NodeId(1), [], PARTITIONS, leaders, one.fabric)
+        return cls(one, two, world, life, desk, gateway)
 
 
 def test_who_waits_for_a_leader_asks_as_soon_as_there_is_one() -> None:
@@ -104,17 +132,8 @@ def test_a_call_that_ends_soon_is_answered_once() -> None:
     """Taken and ended in one answer; nobody is asked for the result."""
 
     async def check(rig: Rig) -> None:
-        one, two = await rig.start(peer(1)), rig.make(peer(2))
-        world = NodeWorld(2)
-        life = NodeLife(world, HEALED, cast(SimLoop, asyncio.get_running_loop()))
-        await life.boot()
-        RemoteDesk(life.host.led, two.fabric)
-        two.place = type(two.place)(address=await two.fabric.listen())
-        rig.introduce(one, two)
-        await until(lambda: one.fabric.session(TWO) is not None)
-        leaders = Leaders()
-        leaders.leader = TWO
-        gateway = RoutedGateway(NodeId(1), [], PARTITIONS, leaders, one.fabric)
+        there = await LedElsewhere.start(rig)
+        one, gateway, world = there.asking, there.gateway, there.world
         command = next(
             request.command
             for request in world.requests
@@ -138,7 +157,7 @@ def test_a_call_that_ends_soon_is_answered_once() -> None:
             assert one.fabric.statistics().messages_received == before + 1
         assert gateway.pending == 0
         await gateway.aclose()
-        await life.host.close()
+        await there.life.host.close()
 
     on_sim(check)
 
@@ -147,18 +166,9 @@ def test_who_waits_for_long_is_noted_once() -> None:
     """Also when its question was asked again, and after its process has died."""
 
     async def check(rig: Rig) -> None:
-        one, two = await rig.start(peer(1)), rig.make(peer(2))
-        world = NodeWorld(2)
-        life = NodeLife(world, HEALED, cast(SimLoop, asyncio.get_running_loop()))
-        await life.boot()
-        desk = RemoteDesk(life.host.led, two.fabric)
-        two.place = type(two.place)(address=await two.fabric.listen())
-        rig.introduce(one, two)
-        await until(lambda: one.fabric.session(TWO) is not None)
-        leaders = Leaders()
-        leaders.leader = TWO
-        gateway = RoutedGateway(NodeId(1), [], PARTITIONS, leaders, one.fabric)
-        in_a_year = life.clock.now_ms() + 365 * 86_400_000
+        there = await LedElsewhere.start(rig)
+        one, desk, gateway, world = there.asking, there.desk, there.gateway, there.world
+        in_a_year = there.life.clock.now_ms() + 365 * 86_400_000
         command = msgspec.structs.replace(world.requests[0].command, execute_at_ms=in_a_year)
         taken: list[object] = []
         gateway.propose(command, partition_key_of(command.id), taken.append, taken.append)
@@ -169,11 +179,11 @@ def test_who_waits_for_long_is_noted_once() -> None:
         assert desk.watching == 1
         await one.fabric.aclose()
         again = await rig.start(peer(1, 2))
-        rig.introduce(again, two)
+        rig.introduce(again, there.leading)
         await until(lambda: desk.watching == 0)
         assert len(taken) == 1
         await gateway.aclose()
-        await life.host.close()
+        await there.life.host.close()
 
     on_sim(check)
 
