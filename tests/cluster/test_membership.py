@@ -273,22 +273,24 @@ def test_when_everything_is_hinted_at_it_is_read_at_once() -> None:
         store = _store()
         follower = await _follower(store)
         told: set[int] = set()
-        all_told = asyncio.Event()
+        changed = asyncio.Event()
 
         def on_partition(partition: int, _: PartitionMeta) -> None:
             told.add(partition)
-            if len(told) == 1_000:
-                all_told.set()
+            changed.set()
 
         follower.on_partition(on_partition)
-        running = asyncio.ensure_future(follower.run())
         value = msgspec.msgpack.encode(msgspec.structs.replace(chain.empty(), epoch=7))
-        store.found |= {f"p/{partition}": Versioned(1, value) for partition in range(1_000)}
-        for partition in range(1_000):
+        store.found["p/0"] = Versioned(1, value)
+        running = asyncio.ensure_future(follower.run())
+        await changed.wait()  # it has read everything, and waits for hints from now on
+        store.found |= {f"p/{partition}": Versioned(1, value) for partition in range(1, 1_000)}
+        for partition in range(1, 1_000):
             follower.look_at(partition)
         async with asyncio.timeout(0.1):
-            await all_told.wait()
-        assert len(follower.partitions) == 1_000
+            while len(told) < 1_000:
+                changed.clear()
+                await changed.wait()
         running.cancel()
 
     _run(main())
