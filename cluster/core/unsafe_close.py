@@ -7,7 +7,7 @@ still do it, or a disk that is away might come back.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perdure.cluster.core.chain import SegmentMeta, UnsafeClose
 from perdure.cluster.core.membership import Nodes
@@ -133,9 +133,4 @@ def _judged(found: Examination, applied_lsn: int) -> Examination:
             f"more than record {applied_lsn}: nobody could go on from there; start a node that has "
             "more, or restore the cluster from its snapshots"
         )
-    if refusal is None:
-        return found
-    return Examination(
-        **{name: getattr(found, name) for name in found.__slots__ if name != "refusal"},
-        refusal=refusal,
-    )
+    return replace(found, refusal=refusal)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from itertools import count
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -44,6 +44,7 @@ from perdure.engine.commands import Command, Invoke, Signal, encode_command
 from perdure.node.invoker.run import Run
 from perdure.node.partition.gateway import Found, LedPartition, LocalGateway, find
 from perdure.node.partition.leader import Waiter
+from perdure.node.partition.members import Leaders
 from perdure.node.partition.messages import LookUp, Propose, Unwatch, Watch, unpack
 from perdure.storage.partition_store import PartitionStore
 from perdure.storage.tables.invocations import Result
@@ -53,14 +54,6 @@ T = TypeVar("T")
 # Worth another try at another leader, or at the same one a little later.
 _PASSING = (PartitionUnavailable, Unreachable, Overloaded)
 _REPEATABLE = (Invoke, Signal)
-
-
-class Leaders(Protocol):
-    """Who leads what, as far as this node knows."""
-
-    def leader_of(self, partition: PartitionId) -> NodeId | None:
-        """The node that leads the partition now; None while nobody is known to."""
-        ...
 
 
 class RoutedGateway:
