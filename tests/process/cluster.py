@@ -5,9 +5,7 @@ next one by itself, as it would behind a load balancer.
 """
 
 import asyncio
-import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -20,6 +18,7 @@ from tests.process.driver import CrashRun, RunOptions
 from tests.process.processes import (
     ManagedProcess,
     ServerProcess,
+    free_ports,
     led_by,
     wait_listening,
     watch,
@@ -28,18 +27,9 @@ from tests.process.programs import CELL
 
 NODES = 3
 PARTITIONS = 8
-_PORTS = range(20_000, 32_000)
 _PORTS_EACH = 5
 # Longer than the controller's pace.
 _KNOWN_SECONDS = 10.0
-
-
-def free_port_block(size: int) -> int:
-    """The first of so many ports in a row that nobody listens on."""
-    while True:
-        base = random.randrange(_PORTS.start, _PORTS.stop - size)
-        if all(_is_free(base + offset) for offset in range(size)):
-            return base
 
 
 class ClusterNode(ServerProcess):
@@ -105,7 +95,7 @@ class ClusterServers:
     """All of them."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
-        base = free_port_block(NODES * _PORTS_EACH)
+        base = free_ports(NODES * _PORTS_EACH)
         numbers = range(1, NODES + 1)
         bases = {number: base + (number - 1) * _PORTS_EACH for number in numbers}
         members = ", ".join(f"n{number}=127.0.0.1:{bases[number]}" for number in numbers)
@@ -219,12 +209,3 @@ class ClusterRun(CrashRun):
         """The longest wait for an answer that was over after ``since``."""
         waits = (ended - began for began, ended in self._waits if ended > since)
         self.pauses[what] = round(max(waits, default=0.0), 2)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

@@ -17,10 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.process.calls import Unanswered, request
-from tests.process.cluster import ClusterNode, ClusterRun, ClusterServers, free_port_block
+from tests.process.cluster import ClusterNode, ClusterRun, ClusterServers
 from tests.process.driver import RunOptions
 from tests.process.dying_server import VARIABLE
-from tests.process.processes import ROOT, ProcessFailed, surroundings, wait_listening, watch
+from tests.process.processes import (
+    ROOT,
+    ProcessFailed,
+    free_ports,
+    surroundings,
+    wait_listening,
+    watch,
+)
 from tests.process.programs import cell_key
 
 _MEMBERS = "PERDURE_CLUSTER__MEMBERS"
@@ -39,7 +46,7 @@ class GrowingServers(ClusterServers):
     """``nodes`` are those that run; ``all_nodes`` all that ever will."""
 
     def __init__(self, folder: Path) -> None:
-        base = free_port_block(_NODES_MAX * _PORTS_EACH)
+        base = free_ports(_NODES_MAX * _PORTS_EACH)
         bases = {number: base + (number - 1) * _PORTS_EACH for number in range(1, _NODES_MAX + 1)}
         members = ", ".join(f"n{number}=127.0.0.1:{bases[number]}" for number in (1, 2, 3))
         self.all_nodes = [ClusterNode(folder, n, at, members, {}) for n, at in bases.items()]

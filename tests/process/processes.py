@@ -27,6 +27,7 @@ EXIT_START = 4
 
 _POLL_SECONDS = 0.02
 _PORTS = range(20_000, 32_000)
+_given: set[int] = set()
 
 T = TypeVar("T")
 
@@ -43,14 +44,27 @@ def surroundings() -> dict[str, str]:
 
 def free_port() -> int:
     """A TCP port of the loopback interface that nobody listens on."""
+    return free_ports(1)
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on, nor is about to: none is given
+    twice, because who was given one may begin to listen much later."""
     while True:
-        port = random.choice(_PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        first = random.randrange(_PORTS.start, _PORTS.stop - count)
+        block = range(first, first + count)
+        if _given.isdisjoint(block) and all(map(_is_free, block)):
+            _given.update(block)
+            return first
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 @dataclass(slots=True)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.process.calls import request
-from tests.process.cluster import free_port_block
 from tests.process.crash import load
 from tests.process.driver import RunOptions
-from tests.process.processes import EXIT_CONFIGURATION, ManagedProcess
+from tests.process.processes import EXIT_CONFIGURATION, ManagedProcess, free_ports
 from tests.process.workers import WorkersProcess, WorkersRun
 
 from perdure.core.limits import WORKER_PORTS_EACH
@@ -56,7 +55,7 @@ def _runs(process: int) -> bool:
 
 @pytest.mark.slow
 def test_workers_lose_nothing_whichever_is_killed(tmp_path: Path) -> None:
-    server = WorkersProcess(tmp_path, _WORKERS, free_port_block(_WORKERS * WORKER_PORTS_EACH))
+    server = WorkersProcess(tmp_path, _WORKERS, free_ports(_WORKERS * WORKER_PORTS_EACH))
 
     async def play() -> WorkersRun:
         run = WorkersRun(tmp_path, RunOptions(seed=41, kills=0, clients=3), server)
