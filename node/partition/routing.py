@@ -8,6 +8,7 @@ unknown. Whatever can be done on this node is done without a task.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import TypeVar
@@ -113,8 +114,11 @@ class RoutedGateway:
                 else:
                     on_lost(error)
 
-            led.leader.propose(command, partition_key, on_applied, lost)
-            return
+            # A leader that hands over, or whose successor has begun, takes nothing more: the next
+            # one is asked.
+            with suppress(PartitionUnavailable, OutcomeUnknown):
+                led.leader.propose(command, partition_key, on_applied, lost)
+                return
         self._start(self._propose(command, partition_key, on_applied, on_lost, is_awaited))
 
     def wait(self, invocation: InvocationId, waiter: Waiter) -> Callable[[], None]:

@@ -188,5 +188,31 @@ def test_who_waits_for_long_is_noted_once() -> None:
     on_sim(check)
 
 
+def test_a_call_that_comes_to_a_leader_who_hands_over_goes_to_the_next() -> None:
+    async def check(rig: Rig) -> None:
+        there = await LedElsewhere.start(rig)
+        here = NodeLife(NodeWorld(2), HEALED, cast(SimLoop, asyncio.get_running_loop()))
+        await here.boot()
+        leaders = Leaders()
+        leaders.leader = TWO
+        gateway = RoutedGateway(NodeId(1), here.host.led, PARTITIONS, leaders, there.asking.fabric)
+        for led in here.host.led:
+            led.leader.stop_taking()
+        command = there.world.requests[0].command
+        told: list[object] = []
+        gateway.propose(command, partition_key_of(command.id), told.append, told.append)
+        assert (told, gateway.pending) == ([], 1)
+        for led in here.host.led:
+            led.leader.resign()
+        await until(lambda: told)
+        assert isinstance(told[0], Accepted)
+        await gateway.aclose()
+        await there.gateway.aclose()
+        await there.life.host.close()
+        await here.host.close()
+
+    on_sim(check)
+
+
 def has_ended(led: LedPartition, invocation: InvocationId) -> bool:
     return isinstance(led.processor.store.invocations.get(invocation), Completed)
