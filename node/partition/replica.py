@@ -21,7 +21,7 @@ from perdure.cluster.metadata.store import MetadataStore, Versioned
 from perdure.cluster.replica_links import ReplicaLinks
 from perdure.cluster.takeover import Plan, Takeover, check_history, decode_meta, take_over
 from perdure.cluster.transport import Transport
-from perdure.core.errors import LogDamaged, LogTrimmed
+from perdure.core.errors import LogDamaged, LogTrimmed, MetadataConflict
 from perdure.core.invariant import invariant
 from perdure.core.loss_errors import HistoryForsaken
 from perdure.core.offload import Offload
@@ -280,7 +280,12 @@ class PartitionReplica:
             self._has_read.set()
 
     async def _read_until(self, lsn: int) -> None:
-        """Have everything below ``lsn`` applied, and nothing read beyond."""
+        """Have everything below ``lsn`` applied, and nothing read beyond.
+
+        Raises:
+            MetadataConflict: there is something beyond: others have led since, while this process
+                stood still.
+        """
         self._until = lsn
         self._has_read.clear()
         if self._follower is not None:
@@ -290,6 +295,10 @@ class PartitionReplica:
                 await self._has_read.wait()
         finally:
             self._until = None
+        if self._processor.next_lsn > lsn:
+            raise MetadataConflict(
+                f"partition {self._partition} was taken over by another, who went on from {lsn}"
+            )
         self._stop_following()
         invariant(
             self._processor.next_lsn == lsn,

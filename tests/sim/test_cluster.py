@@ -30,6 +30,11 @@ def test_a_cluster_keeps_its_promises(seeds: range) -> None:
         live(setting_of(seed))
 
 
+def test_who_wakes_while_it_takes_over_follows_those_who_did() -> None:
+    """It has read beyond the end of the log that it meant to go on from."""
+    live(setting_of(320_506))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", batches(chosen(share=4), 20), ids=str)
 def test_the_first_leader_may_be_lost_right_after_the_start(seeds: range) -> None:
